@@ -1,0 +1,112 @@
+//! Rows on their way from a source to a writer.
+
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+
+use crate::model::checkpoint::Range;
+use crate::model::ids::PartitionId;
+
+/// Rows of one source partition as the source gave them, in order.
+#[derive(Debug, Clone)]
+pub struct RawBatch {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The positions this batch covers, rejects and blank rows included.
+    pub range: Range,
+    /// What a person would call the place: a file's location, a topic, `stdin`.
+    pub origin: Arc<str>,
+    /// The bytes that `rows` point into.
+    pub data: Bytes,
+    /// The rows, in order.
+    pub rows: Vec<RawRow>,
+    /// What the source itself could not make a row of.
+    pub rejects: Vec<Reject>,
+}
+
+/// One row's bytes within its batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawRow {
+    /// First byte in `RawBatch::data`.
+    pub start: u32,
+    /// One past its last byte.
+    pub end: u32,
+    /// Its number within `origin`: a line number from 1, a log offset.
+    pub number: u64,
+    /// When it was written, in milliseconds since the epoch, where the source knows.
+    pub timestamp_ms: Option<i64>,
+}
+
+impl RawBatch {
+    /// A row's bytes.
+    pub fn bytes(&self, row: RawRow) -> &[u8] {
+        &self.data[row.start as usize..row.end as usize]
+    }
+
+    /// The same, sharing the batch's memory.
+    pub fn slice(&self, row: RawRow) -> Bytes {
+        self.data.slice(row.start as usize..row.end as usize)
+    }
+}
+
+/// Decoded rows: every raw row is either in `rows` or in `rejects`.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The columns; field ids are in the Arrow fields' metadata under `PARQUET:field_id`.
+    pub rows: RecordBatch,
+    /// For each row of `rows` the index of its raw row.
+    pub source_rows: Vec<u32>,
+    /// What could not be decoded.
+    pub rejects: Vec<Reject>,
+}
+
+/// A row that is put aside, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    /// Where the row was read: as `RawBatch::origin`.
+    pub origin: Arc<str>,
+    /// Its number within `origin`.
+    pub number: u64,
+    /// Which stage refused it.
+    pub stage: Stage,
+    /// The column or JSON path concerned, empty where the row as a whole is.
+    pub field: String,
+    /// Why, as a sentence without a full stop.
+    pub reason: String,
+    /// The row's bytes, cut at [`Reject::RAW_MAX`].
+    pub raw: Bytes,
+}
+
+impl Reject {
+    /// How many bytes of a rejected row are kept.
+    pub const RAW_MAX: usize = 64 * 1024;
+}
+
+/// The stages of the stream path that may refuse a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// The source could not cut or decompress it.
+    Source,
+    /// No table for it.
+    Route,
+    /// Its bytes do not decode to the table's columns.
+    Decode,
+    /// It broke a rule on its values.
+    Quality,
+    /// It has no place in the table's layout, such as a partition value that cannot be made.
+    Write,
+}
+
+impl Stage {
+    /// The name used in the rejects table and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Route => "route",
+            Self::Decode => "decode",
+            Self::Quality => "quality",
+            Self::Write => "write",
+        }
+    }
+}

@@ -1,0 +1,91 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn partition(n: u8) -> PartitionId {
+    PartitionId::new(n.to_string())
+}
+
+fn positions(map: &BTreeMap<u8, i64>) -> Positions {
+    map.iter().map(|(p, offset)| (partition(*p), Position::Offset(*offset))).collect()
+}
+
+fn files(watermark: &str, open: Option<(&str, u64)>, late: &[&str]) -> Position {
+    Position::Files(FilesPosition {
+        watermark: watermark.into(),
+        open: open.map(|(name, rows)| OpenFile { name: name.into(), rows, tag: String::new() }),
+        late: late.iter().map(|&name| name.into()).collect(),
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_delta_stands_ahead_of_its_base_and_behind_its_result(
+        base in prop::collection::btree_map(0_u8..6, 0_i64..100, 0..6),
+        steps in prop::collection::btree_map(0_u8..6, 1_i64..50, 1..6),
+    ) {
+        let base = positions(&base);
+        let mut delta = Delta::default();
+        for (p, step) in steps {
+            let from = base.get(&partition(p)).cloned();
+            let start = match from { Some(Position::Offset(offset)) => offset, _ => -1 };
+            delta.extend(partition(p), Range { from, to: Position::Offset(start + step) }).expect("first range");
+        }
+        prop_assert_eq!(delta.standing(&base), Standing::Ahead);
+        let result = delta.apply(&base);
+        prop_assert_eq!(delta.standing(&result), Standing::Behind);
+        for (p, position) in &base {
+            prop_assert!(result[p].covers(position));
+        }
+    }
+
+    #[test]
+    fn records_read_back_what_they_print(offsets in prop::collection::btree_map(0_u8..6, 0_i64..100, 0..6), snapshot: i64, seq: i64) {
+        let record = Record {
+            v: RECORD_VERSION,
+            checkpoint: Checkpoint { positions: positions(&offsets), ..Checkpoint::default() },
+            origin: Origin { snapshot, seq, commit: "c".into() },
+            sealed: vec![],
+        };
+        prop_assert_eq!(Record::parse(&record.to_text()).expect("parses"), record);
+    }
+}
+
+#[test]
+fn a_delta_over_two_partitions_of_which_one_moved_is_fenced() {
+    let delta = Delta { ranges: [0, 1].map(|p| (partition(p), Range { from: None, to: Position::Offset(9) })).into() };
+    assert_eq!(delta.standing(&positions(&[(0, 9)].into())), Standing::Fenced);
+    assert_eq!(delta.standing(&positions(&[(0, 4), (1, 4)].into())), Standing::Fenced);
+}
+
+#[test]
+fn rows_that_do_not_follow_are_refused() {
+    let mut delta = Delta::default();
+    delta.extend(partition(0), Range { from: None, to: Position::Offset(5) }).expect("first");
+    delta.extend(partition(0), Range { from: Some(Position::Offset(5)), to: Position::Offset(7) }).expect("follows");
+    assert!(delta.extend(partition(0), Range { from: Some(Position::Offset(8)), to: Position::Offset(9) }).is_err());
+}
+
+#[test]
+fn file_positions_are_ordered_by_what_was_read() {
+    let cases = [
+        (files("b", None, &[]), files("a", None, &[]), true),
+        (files("a", None, &[]), files("b", None, &[]), false),
+        (files("b", None, &[]), files("a", Some(("b", 7)), &[]), true),
+        (files("a", Some(("b", 7)), &[]), files("a", Some(("b", 5)), &[]), true),
+        (files("a", Some(("b", 5)), &[]), files("a", Some(("b", 7)), &[]), false),
+        (files("c", None, &[]), files("b", None, &["a0"]), false),
+        (files("c", None, &["a0"]), files("b", None, &["a0"]), true),
+        (files("c", None, &[]), Position::Offset(1), false),
+    ];
+    for (a, b, covers) in cases {
+        assert_eq!(a.covers(&b), covers, "{a:?} covers {b:?}");
+    }
+}
+
+#[test]
+fn a_record_of_a_newer_version_or_none_at_all_is_an_error() {
+    for text in ["", "{}", r#"{"v":2,"map":{"positions":{}},"origin":{"snapshot":1,"seq":1,"commit":"c"}}"#] {
+        assert_eq!(Record::parse(text).expect_err(text).kind(), ErrorKind::Corrupt);
+    }
+}

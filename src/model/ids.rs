@@ -1,0 +1,136 @@
+//! Names of tables, pipelines and source partitions.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use iceberg::{NamespaceIdent, TableIdent};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The ref that is meant where nothing else is said.
+pub const MAIN: &str = "main";
+
+/// A table within a catalog: one or more namespace levels and a name, none of them empty.
+///
+/// As text: the parts joined by dots. A part that holds a dot can be named in a catalog, not in that text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableName {
+    namespace: Vec<String>,
+    name: String,
+}
+
+impl TableName {
+    /// A table name of its parts.
+    ///
+    /// # Errors
+    /// `Config` when the namespace has no level or a part is empty.
+    pub fn new(namespace: Vec<String>, name: impl Into<String>) -> Result<Self> {
+        let name = name.into();
+        if namespace.is_empty() || name.is_empty() || namespace.iter().any(String::is_empty) {
+            let text = namespace.iter().chain([&name]).map(String::as_str).collect::<Vec<_>>().join(".");
+            return Err(Error::new(ErrorKind::Config, format!("{text:?} is no table name"))
+                .with_hint("write it as namespace.table, every part non-empty"));
+        }
+        Ok(Self { namespace, name })
+    }
+
+    /// The namespace's levels, outermost first.
+    pub fn namespace(&self) -> &[String] {
+        &self.namespace
+    }
+
+    /// The name without its namespace.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The table beside this one whose name has `suffix` appended.
+    #[must_use]
+    pub fn with_suffix(&self, suffix: &str) -> Self {
+        Self { namespace: self.namespace.clone(), name: format!("{}{suffix}", self.name) }
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for level in &self.namespace {
+            write!(f, "{level}.")?;
+        }
+        f.write_str(&self.name)
+    }
+}
+
+impl FromStr for TableName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut parts: Vec<String> = text.split('.').map(str::to_owned).collect();
+        let name = parts.pop().unwrap_or_default();
+        Self::new(parts, name)
+    }
+}
+
+impl TryFrom<&TableName> for TableIdent {
+    type Error = Error;
+
+    fn try_from(table: &TableName) -> Result<Self> {
+        let namespace = NamespaceIdent::from_vec(table.namespace.clone())
+            .map_err(|e| Error::new(ErrorKind::Config, format!("namespace of {table}")).with_source(e))?;
+        Ok(Self::new(namespace, table.name.clone()))
+    }
+}
+
+/// A pipeline's configured name: the owner of its checkpoints. Renaming a pipeline is an operation, not an edit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PipelineName(Arc<str>);
+
+/// One independently ordered part of a source: a Kafka topic and partition, a followed folder, a replay shard.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PartitionId(Arc<str>);
+
+macro_rules! text_id {
+    ($name:ident) => {
+        impl $name {
+            /// The id of this text.
+            pub fn new(text: impl Into<Arc<str>>) -> Self {
+                Self(text.into())
+            }
+
+            /// The id as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_id!(PipelineName);
+text_id!(PartitionId);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_name_reads_back_what_it_prints() {
+        let name: TableName = "lake.raw.shop".parse().expect("valid");
+        assert_eq!((name.namespace().len(), name.name(), name.to_string().as_str()), (2, "shop", "lake.raw.shop"));
+    }
+
+    #[test]
+    fn a_table_name_without_namespace_or_with_an_empty_part_is_refused() {
+        for bad in ["shop", "", ".", "a..b", "a.", ".b"] {
+            assert!(bad.parse::<TableName>().is_err(), "{bad:?}");
+        }
+    }
+}

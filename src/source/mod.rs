@@ -1,0 +1,51 @@
+//! The source seam: where rows come from.
+
+use async_trait::async_trait;
+
+use crate::error::Result;
+use crate::model::batch::RawBatch;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::ids::PartitionId;
+
+/// What a source has to say.
+#[derive(Debug)]
+pub enum SourceEvent {
+    /// Rows.
+    Batch(RawBatch),
+    /// These partitions are this instance's from now on.
+    Assigned(Vec<PartitionId>),
+    /// These are no longer; their uncommitted rows are dropped at once.
+    Revoked(Vec<PartitionId>),
+    /// Nothing for now; the pipeline may seal early.
+    Idle,
+    /// Nothing ever again.
+    End,
+}
+
+/// A replayable stream of rows.
+///
+/// Opening at a checkpoint yields the rows after it, in the same order each time; per partition nothing is skipped or
+/// repeated.
+#[async_trait]
+pub trait Source: Send {
+    /// Starts reading after `checkpoint`. Called again to rewind.
+    ///
+    /// # Errors
+    /// `Corrupt` when the checkpoint is of another log or its positions are no longer there.
+    async fn open(&mut self, checkpoint: &Checkpoint) -> Result<()>;
+
+    /// The next event. Cancel-safe: a dropped call loses nothing.
+    ///
+    /// # Errors
+    /// `Unavailable` for what waiting may mend; anything else stops the pipeline.
+    async fn next(&mut self) -> Result<SourceEvent>;
+
+    /// Everything up to `checkpoint` is committed: what was kept for replay may go.
+    ///
+    /// # Errors
+    /// Never fatal to the pipeline; logged.
+    async fn release(&mut self, checkpoint: &Checkpoint) -> Result<()>;
+
+    /// What tells this log from another with the same partitions, as `Checkpoint::source` has it.
+    fn identity(&self) -> String;
+}
