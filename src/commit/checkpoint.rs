@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use iceberg::spec::SnapshotRef;
 
-use crate::config::OnRollback;
 use crate::error::{Error, ErrorKind};
+use crate::model::change::OnRollback;
 use crate::model::checkpoint::{Checkpoint, Record};
 use crate::model::ids::PipelineName;
 use crate::model::table::TableState;

@@ -5,3 +5,12 @@
 pub(crate) mod avro;
 pub mod checkpoint;
 pub mod conflict;
+pub mod create;
+pub mod look;
+pub(crate) mod manifests;
+pub mod proof;
+pub mod properties;
+pub mod protocol;
+pub(crate) mod records;
+pub(crate) mod snapshot;
+pub mod standing;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::model::change::OnRollback;
 use crate::model::ids::PipelineName;
 
 /// A whole, valid configuration. Settings only: no live objects.
@@ -289,17 +290,6 @@ pub enum MetadataColumn {
     Timestamp,
     /// When this process read it (timestamptz).
     IngestedAt,
-}
-
-/// What to do when the target branch was rolled back below this pipeline's checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnRollback {
-    /// Stop and ask.
-    Halt,
-    /// Take the older checkpoint: rows are read again.
-    Rewind,
-    /// Keep the newer one: the rows that were rolled back stay away.
-    Keep,
 }
 
 /// Limits over the whole process.

@@ -1,1 +1,3 @@
-//! daemon
+//! The daemon.
+pub mod driver;
+pub mod table;

@@ -149,6 +149,14 @@ impl Delta {
         }
     }
 
+    /// The same in a table that follows an anchor: it may have had no rows for a while, so anything at or before `from` is
+    /// ahead.
+    pub fn standing_following(&self, positions: &Positions) -> Standing {
+        let reached = |range: &Range, held: &Position| range.from.as_ref().is_some_and(|from| from.covers(held));
+        let ahead = self.ranges.iter().all(|(p, range)| positions.get(p).is_none_or(|held| reached(range, held)));
+        if ahead { Standing::Ahead } else { self.standing(positions) }
+    }
+
     /// `positions` with this delta's rows added.
     pub fn apply(&self, positions: &Positions) -> Positions {
         let mut moved = positions.clone();

@@ -89,3 +89,21 @@ fn a_record_of_a_newer_version_or_none_at_all_is_an_error() {
         assert_eq!(Record::parse(text).expect_err(text).kind(), ErrorKind::Corrupt);
     }
 }
+
+#[test]
+fn a_table_that_follows_is_ahead_anywhere_before_the_delta() {
+    let range = |from: i64, to: i64| Range { from: Some(Position::Offset(from)), to: Position::Offset(to) };
+    let delta = Delta { ranges: [(partition(0), range(5, 9)), (partition(1), range(2, 3))].into() };
+    let cases = [
+        (vec![], Standing::Ahead),
+        (vec![(0, 5), (1, 2)], Standing::Ahead),
+        (vec![(0, 1)], Standing::Ahead),
+        (vec![(0, 9), (1, 3)], Standing::Behind),
+        (vec![(0, 12), (1, 8)], Standing::Behind),
+        (vec![(0, 9), (1, 2)], Standing::Fenced),
+        (vec![(0, 7), (1, 2)], Standing::Fenced),
+    ];
+    for (held, expected) in cases {
+        assert_eq!(delta.standing_following(&positions(&held.iter().copied().collect())), expected, "{held:?}");
+    }
+}
