@@ -1,15 +1,17 @@
 //! Clients of cloud stores: from options of the configuration and credentials that a catalog vends.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::client::{HttpClient, HttpConnector, ReqwestConnector};
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::multipart::MultipartStore;
-use object_store::{BackoffConfig, ObjectStore, RetryConfig, StaticCredentialProvider};
+use object_store::{BackoffConfig, ClientOptions as HttpOptions, ObjectStore, RetryConfig, StaticCredentialProvider};
 
 use super::layers::Stack;
 use super::location::{Location, Scheme};
@@ -24,6 +26,31 @@ const GCS_TOKEN: &str = "oauth2_token";
 /// No retries below ours, whose waits go through `Env`.
 fn no_retries() -> RetryConfig {
     RetryConfig { backoff: BackoffConfig::default(), max_retries: 0, retry_timeout: Duration::from_secs(180) }
+}
+
+/// HTTP clients by their settings. A client costs 50 ms of certificate loading and holds the pool of connections, while
+/// vended credentials make a new store every hour: stores come and go over the same connections.
+#[derive(Clone, Default)]
+pub(super) struct Connections(Arc<Mutex<BTreeMap<String, HttpClient>>>);
+
+impl HttpConnector for Connections {
+    fn connect(&self, options: &HttpOptions) -> object_store::Result<HttpClient> {
+        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // All settings that options of the configuration can reach are in this text.
+        let key = format!("{options:?}");
+        if let Some(client) = clients.get(&key) {
+            return Ok(client.clone());
+        }
+        let client = ReqwestConnector::default().connect(options)?;
+        clients.insert(key, client.clone());
+        Ok(client)
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connections")
+    }
 }
 
 /// The keys of `object_store` that say who is asking; vended credentials replace all of them.
@@ -157,7 +184,7 @@ pub fn check_options<'a>(prefix: &str, mut names: impl Iterator<Item = &'a Strin
 ///
 /// # Errors
 /// `Config` when an option is unknown or has a value that it cannot have.
-pub(super) fn connect(location: &Location, options: &ClientOptions) -> Result<Stack> {
+pub(super) fn connect(location: &Location, options: &ClientOptions, http: &Connections) -> Result<Stack> {
     check_options(&location.root, options.keys())?;
     let mut options: ClientOptions = options.iter().map(|(k, v)| (k.to_ascii_lowercase(), v.clone())).collect();
     // A body of some hundred megabytes on a slow line needs more than the library's 30 seconds.
@@ -174,12 +201,18 @@ pub(super) fn connect(location: &Location, options: &ClientOptions) -> Result<St
     };
     match location.scheme {
         Scheme::S3 => {
-            let builder = AmazonS3Builder::new().with_url(location.url()).with_retry(no_retries());
+            let builder = AmazonS3Builder::new()
+                .with_url(location.url())
+                .with_retry(no_retries())
+                .with_http_connector(http.clone());
             let builder = fold(builder, &options, AmazonS3Builder::with_config);
             Ok(stack(Arc::new(builder.build().map_err(refuse)?)))
         }
         Scheme::Gcs => {
-            let mut builder = GoogleCloudStorageBuilder::new().with_url(location.url()).with_retry(no_retries());
+            let mut builder = GoogleCloudStorageBuilder::new()
+                .with_url(location.url())
+                .with_retry(no_retries())
+                .with_http_connector(http.clone());
             if let Some(token) = options.remove(GCS_TOKEN) {
                 let credential = GcpCredential { bearer: token };
                 builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(credential)));
@@ -188,7 +221,10 @@ pub(super) fn connect(location: &Location, options: &ClientOptions) -> Result<St
             Ok(stack(Arc::new(builder.build().map_err(refuse)?)))
         }
         Scheme::Azure => {
-            let builder = MicrosoftAzureBuilder::new().with_url(location.url()).with_retry(no_retries());
+            let builder = MicrosoftAzureBuilder::new()
+                .with_url(location.url())
+                .with_retry(no_retries())
+                .with_http_connector(http.clone());
             let builder = fold(builder, &options, MicrosoftAzureBuilder::with_config);
             Ok(stack(Arc::new(builder.build().map_err(refuse)?)))
         }
@@ -271,14 +307,16 @@ mod tests {
         ];
         for (prefix, options) in table {
             let location = Location::folder(prefix).expect(prefix);
-            connect(&location, &map(options)).map(|_| ()).expect(prefix);
+            connect(&location, &map(options), &Connections::default()).map(|_| ()).expect(prefix);
         }
     }
 
     #[test]
     fn an_unknown_option_is_named_and_its_value_is_not() {
         let location = Location::folder("s3://b/").expect("valid");
-        let error = connect(&location, &map(&[("acess_key_id", "SECRET")])).map(|_| ()).expect_err("unknown");
+        let error = connect(&location, &map(&[("acess_key_id", "SECRET")]), &Connections::default())
+            .map(|_| ())
+            .expect_err("unknown");
         assert_eq!(error.to_string(), r#"store "s3://b/" knows no option "acess_key_id""#);
     }
 }

@@ -442,3 +442,6 @@ impl MultipartStore for Retry {
         self.repeat(|| parts.abort_multipart(path, id)).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,7 +41,7 @@ pub use upload::Upload;
 use crate::config::StoreConfig;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
-use client::ClientOptions;
+use client::{ClientOptions, Connections};
 use counters::{Operation, StoreCounters};
 use layers::Stack;
 use ledger::{Ledger, LedgerOwner};
@@ -75,6 +75,7 @@ struct Shared {
     limit: Arc<Semaphore>,
     counters: Arc<StoreCounters>,
     clients: Mutex<Clients>,
+    http: Connections,
 }
 
 #[derive(Default)]
@@ -111,7 +112,14 @@ impl Storage {
     /// Access by these options. Nothing is contacted before the first request.
     pub fn new(options: StorageOptions, env: Env) -> Self {
         let limit = Arc::new(Semaphore::new(options.requests_max.clamp(1, Semaphore::MAX_PERMITS)));
-        let shared = Shared { options, env, limit, counters: Arc::default(), clients: Mutex::default() };
+        let shared = Shared {
+            options,
+            env,
+            limit,
+            counters: Arc::default(),
+            clients: Mutex::default(),
+            http: Connections::default(),
+        };
         Self { shared: Arc::new(shared), vended: Arc::default() }
     }
 
@@ -369,7 +377,7 @@ impl Shared {
                 let memory = Arc::new(MemoryStore::new(self.env.clone()));
                 (Stack { objects: Arc::clone(&memory) as Arc<dyn ObjectStore>, parts: Some(memory) }, None)
             }
-            Scheme::S3 | Scheme::Gcs | Scheme::Azure => (client::connect(location, options)?, None),
+            Scheme::S3 | Scheme::Gcs | Scheme::Azure => (client::connect(location, options, &self.http)?, None),
         };
         Ok(Client { stack: self.layered(stack), local })
     }
@@ -434,3 +442,6 @@ impl std::fmt::Debug for Storage {
         f.debug_struct("Storage").field("stores", &self.shared.options.stores).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
