@@ -25,15 +25,18 @@ use crate::write::properties::MetricsMode;
 /// What readers and people see as the writer of a file, in the form that Parquet's readers parse.
 const CREATED_BY: &str = concat!("frazil version ", env!("CARGO_PKG_VERSION"), " (build parquet-rs)");
 
-/// Bytes of a file on their way to storage.
-pub type OpenFile = Box<dyn AsyncFileWriter>;
+/// Bytes of a file on their way to storage. Errors of ours travel in [`ParquetError::External`].
+pub trait OpenFile: AsyncFileWriter {
+    /// Gives an incomplete file up and removes what it left. After `complete` it does nothing.
+    fn abort(&mut self) -> BoxFuture<'_, Result<()>>;
+}
 
 /// Where files are made and, when an epoch is discarded, removed.
 #[derive(Clone)]
 pub struct Files {
-    /// Starts a new file at a location. Dropping it before `complete` leaves no file behind, or one that `remove` takes.
-    pub create: Arc<dyn Fn(String) -> BoxFuture<'static, Result<OpenFile>> + Send + Sync>,
-    /// Removes files, complete or not; what is not there is no error.
+    /// Starts a new file at a location.
+    pub create: Arc<dyn Fn(String) -> BoxFuture<'static, Result<Box<dyn OpenFile>>> + Send + Sync>,
+    /// Removes complete files; what is not there is no error.
     pub remove: Arc<dyn Fn(Vec<String>) -> BoxFuture<'static, Result<()>> + Send + Sync>,
 }
 
@@ -170,7 +173,7 @@ pub(crate) struct DataFileWriter {
     env: Env,
     location: String,
     partition: Struct,
-    file: OpenFile,
+    file: Box<dyn OpenFile>,
     /// Out of its place while a worker has it; a writer whose future was dropped in that moment is lost.
     encoder: Option<(Encoder, NanCounts)>,
     memory: u64,
@@ -248,7 +251,7 @@ impl DataFileWriter {
     ///
     /// # Errors
     /// As [`DataFileWriter::write`].
-    pub(crate) async fn finish(mut self, sort_order: Option<i32>) -> Result<DataFile> {
+    pub(crate) async fn finish(&mut self, sort_order: Option<i32>) -> Result<DataFile> {
         let (mut encoder, nans) = self.take()?;
         let work = move || -> Result<_, ParquetError> {
             let footer = encoder.finish()?;
@@ -261,6 +264,15 @@ impl DataFileWriter {
         self.send(ready).await?;
         self.file.complete().await.map_err(|e| stored(e, format!("complete {location}")))?;
         self.entry(&footer, &nans, size as u64, sort_order)
+    }
+
+    /// Gives the file up.
+    ///
+    /// # Errors
+    /// Those of storage.
+    pub(crate) async fn abort(&mut self) -> Result<()> {
+        self.encoder = None;
+        self.file.abort().await.map_err(|e| e.within(format!("abort {}", self.location)))
     }
 
     fn take(&mut self) -> Result<(Encoder, NanCounts)> {

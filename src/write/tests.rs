@@ -23,6 +23,7 @@ use crate::write::properties::WriteProperties;
 pub(crate) struct MemoryFiles {
     pub(crate) complete: Arc<Mutex<BTreeMap<String, Bytes>>>,
     pub(crate) created: Arc<Mutex<usize>>,
+    pub(crate) aborted: Arc<Mutex<usize>>,
     /// Bytes after which writing fails.
     pub(crate) full_after: Option<usize>,
 }
@@ -49,6 +50,13 @@ impl AsyncFileWriter for MemoryFile {
     }
 }
 
+impl OpenFile for MemoryFile {
+    fn abort(&mut self) -> futures::future::BoxFuture<'_, Result<()>> {
+        *self.files.aborted.lock().expect("lock") += 1;
+        async { Ok(()) }.boxed()
+    }
+}
+
 impl MemoryFiles {
     pub(crate) fn files(&self) -> Files {
         let (create, remove) = (self.clone(), self.clone());
@@ -56,7 +64,7 @@ impl MemoryFiles {
             create: Arc::new(move |location| {
                 *create.created.lock().expect("lock") += 1;
                 let file = MemoryFile { files: create.clone(), location, bytes: Vec::new() };
-                async move { Ok(Box::new(file) as OpenFile) }.boxed()
+                async move { Ok(Box::new(file) as Box<dyn OpenFile>) }.boxed()
             }),
             remove: Arc::new(move |locations| {
                 remove.complete.lock().expect("lock").retain(|location, _| !locations.contains(location));
