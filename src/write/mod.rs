@@ -14,6 +14,7 @@ mod partition;
 mod path;
 mod pending;
 pub mod properties;
+mod shape;
 mod sort;
 pub mod staged;
 mod transform;
@@ -22,7 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::record_batch::RecordBatch;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
 use iceberg::spec::{DataFile, Struct};
 
 use crate::env::Env;
@@ -30,9 +31,10 @@ use crate::error::Result;
 use crate::write::align::align;
 use crate::write::budget::{Budget, Grant};
 use crate::write::layout::TableLayout;
-use crate::write::parquet::{DataFileWriter, FileShape, Files};
+use crate::write::parquet::{DataFileWriter, Files};
 use crate::write::partition::{Group, Splitter};
 use crate::write::pending::Pending;
+use crate::write::shape::FileShape;
 use crate::write::sort::Sorter;
 use crate::write::staged::Staged;
 
@@ -226,11 +228,17 @@ impl EpochWriter {
     /// Gives the epoch up and removes its files. Only for files that were never part of a commit that was sent.
     ///
     /// # Errors
-    /// Those of storage; files that are left are for the orphan sweep.
-    pub async fn discard(self) -> Result<()> {
-        drop(self.open);
+    /// The first one of storage; files that are left are for the orphan sweep.
+    pub async fn discard(mut self) -> Result<()> {
+        let mut answer = Ok(());
+        for mut file in std::mem::take(&mut self.open).into_values().filter_map(|part| part.file) {
+            answer = answer.and(file.abort().await);
+        }
         let started = std::mem::take(&mut self.shared.names.lock().unwrap_or_else(PoisonError::into_inner).started);
-        if started.is_empty() { Ok(()) } else { (self.shared.files.remove)(started).await }
+        if !started.is_empty() {
+            answer = answer.and((self.shared.files.remove)(started).await);
+        }
+        answer
     }
 
     /// Adds rows to their partitions; encodes those that have enough.
@@ -301,12 +309,17 @@ impl EpochWriter {
     async fn complete_all(&mut self) -> Result<()> {
         let parts = std::mem::take(&mut self.open);
         let shared = &self.shared;
-        let files: Vec<Option<DataFile>> = stream::iter(parts.into_values().map(|part| shared.complete(part)))
-            .buffer_unordered(self.options.finish_concurrency.max(1))
-            .try_collect()
-            .await?;
-        self.done.extend(files.into_iter().flatten());
-        Ok(())
+        let mut answers = stream::iter(parts.into_values().map(|part| shared.complete(part)))
+            .buffer_unordered(self.options.finish_concurrency.max(1));
+        // After a failure the others are waited for all the same: dropped half-way they would leave parts behind.
+        let mut failed = Ok(());
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(file) => self.done.extend(file),
+                Err(error) => failed = failed.and(Err(error)),
+            }
+        }
+        failed
     }
 }
 
@@ -348,14 +361,19 @@ impl Shared {
         file.write(batches).await
     }
 
-    /// Encodes what waits and completes the file; `None` when there were no rows.
+    /// Encodes what waits and completes the file; `None` when there were no rows. A file that fails is given up.
     async fn complete(&self, mut part: Part) -> Result<Option<DataFile>> {
-        self.encode(&mut part).await?;
+        let mut done = self.encode(&mut part).await.map(|()| None);
         let order = self.sorter.as_ref().filter(|_| part.runs == 1).map(|sorter| sorter.order_id());
-        match part.file {
-            None => Ok(None),
-            Some(file) => file.finish(order).await.map(Some),
+        if let (Ok(_), Some(file)) = (&done, &mut part.file) {
+            done = file.finish(order).await.map(Some);
         }
+        if let (Err(_), Some(file)) = (&done, &mut part.file)
+            && let Err(error) = file.abort().await
+        {
+            tracing::warn!(error = %error, "an unfinished file stays behind for the orphan sweep");
+        }
+        done
     }
 
     fn next_location(&self, partition: &Struct) -> Result<String> {

@@ -2,38 +2,32 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef as ArrowSchemaRef;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat, Struct};
-use parquet::arrow::ArrowSchemaConverter;
 use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
 use parquet::arrow::async_writer::AsyncFileWriter;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{KeyValue, ParquetMetaData};
-use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion};
-use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor};
+use parquet::file::metadata::ParquetMetaData;
 
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::write::dictionary::dictionary_pays;
-use crate::write::layout::TableLayout;
-use crate::write::metrics::{Leaf, Metrics, NanCounts, STATISTICS_BYTES_MIN};
-use crate::write::properties::MetricsMode;
+use crate::write::metrics::{Metrics, NanCounts};
+use crate::write::shape::FileShape;
 
-/// What readers and people see as the writer of a file, in the form that Parquet's readers parse.
-const CREATED_BY: &str = concat!("frazil version ", env!("CARGO_PKG_VERSION"), " (build parquet-rs)");
-
-/// Bytes of a file on their way to storage.
-pub type OpenFile = Box<dyn AsyncFileWriter>;
+/// Bytes of a file on their way to storage. Errors of ours travel in [`ParquetError::External`].
+pub trait OpenFile: AsyncFileWriter {
+    /// Gives an incomplete file up and removes what it left. After `complete` it does nothing.
+    fn abort(&mut self) -> BoxFuture<'_, Result<()>>;
+}
 
 /// Where files are made and, when an epoch is discarded, removed.
 #[derive(Clone)]
 pub struct Files {
-    /// Starts a new file at a location. Dropping it before `complete` leaves no file behind, or one that `remove` takes.
-    pub create: Arc<dyn Fn(String) -> BoxFuture<'static, Result<OpenFile>> + Send + Sync>,
-    /// Removes files, complete or not; what is not there is no error.
+    /// Starts a new file at a location.
+    pub create: Arc<dyn Fn(String) -> BoxFuture<'static, Result<Box<dyn OpenFile>>> + Send + Sync>,
+    /// Removes complete files; what is not there is no error.
     pub remove: Arc<dyn Fn(Vec<String>) -> BoxFuture<'static, Result<()>> + Send + Sync>,
 }
 
@@ -41,114 +35,6 @@ impl std::fmt::Debug for Files {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Files").finish_non_exhaustive()
     }
-}
-
-/// What all files of one layout have in common.
-#[derive(Debug)]
-pub(crate) struct FileShape {
-    pub(crate) layout: TableLayout,
-    pub(crate) schema: ArrowSchemaRef,
-    parquet: SchemaDescriptor,
-    leaves: Vec<Leaf>,
-    iceberg_schema: String,
-}
-
-impl FileShape {
-    /// The shape of `layout`'s files.
-    pub(crate) fn new(layout: TableLayout) -> Result<Self> {
-        let table = layout.name.to_string();
-        let schema = layout.arrow_schema()?;
-        let parquet = ArrowSchemaConverter::new()
-            .schema_root("table")
-            .convert(&schema)
-            .context(ErrorKind::Unsupported, || format!("Parquet form of table {table}"))?;
-        let modes = layout.metrics_modes();
-        let leaf = |column: &ColumnDescPtr| {
-            let basic = column.self_type();
-            let id = basic.get_basic_info().has_id().then(|| basic.get_basic_info().id());
-            let field = id.and_then(|id| layout.schema.field_by_id(id)).and_then(|f| f.field_type.as_primitive_type());
-            match (id, field) {
-                (Some(id), Some(ty)) => Ok(Leaf {
-                    id,
-                    ty: ty.clone(),
-                    repeated: column.max_rep_level() > 0,
-                    mode: modes.get(&id).copied().unwrap_or(MetricsMode::None),
-                }),
-                _ => Err(Error::new(
-                    ErrorKind::Internal,
-                    format!("table {table}: Parquet column {} has no field id", column.path()),
-                )),
-            }
-        };
-        let leaves = parquet.columns().iter().map(leaf).collect::<Result<_>>()?;
-        let iceberg_schema = serde_json::to_string(layout.schema.as_ref())
-            .context(ErrorKind::Internal, || format!("schema of table {table} as JSON"))?;
-        Ok(Self { layout, schema, parquet, leaves, iceberg_schema })
-    }
-
-    /// Settings of a file whose first rows are `sample`.
-    fn properties(&self, sample: &RecordBatch) -> Result<WriterProperties> {
-        let table = &self.layout.properties;
-        let statistics_bytes = self.leaves.iter().try_fold(STATISTICS_BYTES_MIN, |most, leaf| match leaf.mode {
-            MetricsMode::Full => None,
-            MetricsMode::Truncate(length) => Some(most.max(length.saturating_mul(4))),
-            MetricsMode::None | MetricsMode::Counts => Some(most),
-        });
-        let mut builder = WriterProperties::builder()
-            .set_writer_version(WriterVersion::PARQUET_1_0)
-            .set_created_by(CREATED_BY.to_owned())
-            .set_compression(table.compression)
-            .set_max_row_group_row_count(None)
-            .set_max_row_group_bytes(Some(table.row_group_bytes))
-            .set_data_page_size_limit(table.page_bytes)
-            .set_data_page_row_count_limit(table.page_rows)
-            .set_dictionary_page_size_limit(table.dictionary_bytes)
-            .set_statistics_enabled(EnabledStatistics::Page)
-            .set_statistics_truncate_length(statistics_bytes)
-            .set_column_index_truncate_length(Some(STATISTICS_BYTES_MIN))
-            .set_key_value_metadata(Some(vec![KeyValue::new(
-                "iceberg.schema".to_owned(),
-                self.iceberg_schema.clone(),
-            )]));
-        for ((column, leaf), pays) in self.parquet.columns().iter().zip(&self.leaves).zip(dictionary_pays(sample)) {
-            builder = self.column_properties(builder, column, leaf, pays)?;
-        }
-        Ok(builder.build())
-    }
-
-    fn column_properties(
-        &self,
-        mut builder: WriterPropertiesBuilder,
-        column: &ColumnDescPtr,
-        leaf: &Leaf,
-        dictionary: bool,
-    ) -> Result<WriterPropertiesBuilder> {
-        let table = &self.layout.properties;
-        let path = || column.path().clone();
-        if !dictionary {
-            builder = builder.set_column_dictionary_enabled(path(), false);
-        }
-        let Some(name) = self.layout.schema.name_by_field_id(leaf.id) else {
-            return Err(Error::new(ErrorKind::Internal, format!("field {} has no name", leaf.id)));
-        };
-        if table.statistics_off.contains(name) {
-            builder = builder.set_column_statistics_enabled(path(), EnabledStatistics::None);
-        }
-        if let Some(fpp) = table.bloom_filters.get(name) {
-            builder = builder
-                .set_column_bloom_filter_fpp(path(), *fpp)
-                .set_column_bloom_filter_ndv(path(), bloom_ndv(table.bloom_filter_bytes_max, *fpp));
-        }
-        Ok(builder)
-    }
-}
-
-/// The number of distinct values whose filter takes at most `bytes_max`; filters are folded to what they need in the end.
-fn bloom_ndv(bytes_max: usize, fpp: f64) -> u64 {
-    // The size is rounded up to a power of two, so the largest one that fits is taken; a little less survives rounding.
-    let bits = (1_u64 << bytes_max.max(32).ilog2()) as f64 * 8.0 * 0.999;
-    let values = bits * (1.0 - fpp.powf(1.0 / 8.0)).ln() / -8.0;
-    values.max(1.0) as u64
 }
 
 /// What storage said: an error of ours travels through Parquet's, its kind decides what happens next.
@@ -170,7 +56,7 @@ pub(crate) struct DataFileWriter {
     env: Env,
     location: String,
     partition: Struct,
-    file: OpenFile,
+    file: Box<dyn OpenFile>,
     /// Out of its place while a worker has it; a writer whose future was dropped in that moment is lost.
     encoder: Option<(Encoder, NanCounts)>,
     memory: u64,
@@ -248,7 +134,7 @@ impl DataFileWriter {
     ///
     /// # Errors
     /// As [`DataFileWriter::write`].
-    pub(crate) async fn finish(mut self, sort_order: Option<i32>) -> Result<DataFile> {
+    pub(crate) async fn finish(&mut self, sort_order: Option<i32>) -> Result<DataFile> {
         let (mut encoder, nans) = self.take()?;
         let work = move || -> Result<_, ParquetError> {
             let footer = encoder.finish()?;
@@ -261,6 +147,15 @@ impl DataFileWriter {
         self.send(ready).await?;
         self.file.complete().await.map_err(|e| stored(e, format!("complete {location}")))?;
         self.entry(&footer, &nans, size as u64, sort_order)
+    }
+
+    /// Gives the file up.
+    ///
+    /// # Errors
+    /// Those of storage.
+    pub(crate) async fn abort(&mut self) -> Result<()> {
+        self.encoder = None;
+        self.file.abort().await.map_err(|e| e.within(format!("abort {}", self.location)))
     }
 
     fn take(&mut self) -> Result<(Encoder, NanCounts)> {

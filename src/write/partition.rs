@@ -218,7 +218,7 @@ pub(crate) fn column_at(batch: &RecordBatch, path: &[usize]) -> Result<ArrayRef>
 }
 
 /// The value of a row, as Iceberg's type `ty`.
-fn literal(ty: &PrimitiveType, values: &ArrayRef, row: usize) -> Result<Option<Literal>> {
+pub(crate) fn literal(ty: &PrimitiveType, values: &ArrayRef, row: usize) -> Result<Option<Literal>> {
     if values.is_null(row) {
         return Ok(None);
     }

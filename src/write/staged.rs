@@ -204,5 +204,12 @@ fn literal_bytes(literal: &PrimitiveLiteral) -> Result<Vec<u8>> {
     })
 }
 
+/// The datum of a partition value.
+#[cfg(test)]
+pub(crate) fn datum_of(ty: &iceberg::spec::PrimitiveType, literal: &Literal) -> Datum {
+    let Literal::Primitive(literal) = literal else { panic!("a primitive value") };
+    datum(ty, &literal_bytes(literal).expect("bytes")).expect("datum")
+}
+
 #[cfg(test)]
 mod tests;

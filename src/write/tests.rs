@@ -4,13 +4,18 @@ use std::sync::Arc;
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use ::parquet::arrow::async_writer::AsyncFileWriter;
 use ::parquet::errors::ParquetError;
-use arrow::array::{Array, ArrayRef, Int64Array, LargeBinaryArray, StringArray};
+use arrow::array::{Array, ArrayRef, Int64Array, LargeBinaryArray, StringArray, make_comparator};
+use arrow::compute::SortOptions;
+use arrow::datatypes::{DataType, Field, TimeUnit};
 use bytes::Bytes;
 use futures::FutureExt;
 use iceberg::spec::{
-    FormatVersion, NestedField, PartitionSpec, PrimitiveType, Schema, SortOrder, Transform, Type,
-    UnboundPartitionField, UnboundPartitionSpec,
+    Datum, FormatVersion, ListType, MapType, NestedField, NullOrder, PartitionSpec, PrimitiveType, Schema,
+    SortDirection, SortField, SortOrder, StructType, Transform, Type, UnboundPartitionField, UnboundPartitionSpec,
 };
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::env::SystemClock;
@@ -23,6 +28,7 @@ use crate::write::properties::WriteProperties;
 pub(crate) struct MemoryFiles {
     pub(crate) complete: Arc<Mutex<BTreeMap<String, Bytes>>>,
     pub(crate) created: Arc<Mutex<usize>>,
+    pub(crate) aborted: Arc<Mutex<usize>>,
     /// Bytes after which writing fails.
     pub(crate) full_after: Option<usize>,
 }
@@ -49,6 +55,13 @@ impl AsyncFileWriter for MemoryFile {
     }
 }
 
+impl OpenFile for MemoryFile {
+    fn abort(&mut self) -> futures::future::BoxFuture<'_, Result<()>> {
+        *self.files.aborted.lock().expect("lock") += 1;
+        async { Ok(()) }.boxed()
+    }
+}
+
 impl MemoryFiles {
     pub(crate) fn files(&self) -> Files {
         let (create, remove) = (self.clone(), self.clone());
@@ -56,7 +69,7 @@ impl MemoryFiles {
             create: Arc::new(move |location| {
                 *create.created.lock().expect("lock") += 1;
                 let file = MemoryFile { files: create.clone(), location, bytes: Vec::new() };
-                async move { Ok(Box::new(file) as OpenFile) }.boxed()
+                async move { Ok(Box::new(file) as Box<dyn OpenFile>) }.boxed()
             }),
             remove: Arc::new(move |locations| {
                 remove.complete.lock().expect("lock").retain(|location, _| !locations.contains(location));
@@ -168,9 +181,9 @@ pub(crate) fn rows_of(batches: &[RecordBatch]) -> Vec<String> {
 }
 
 /// Parquet does not tell large binary from binary.
-fn loose(column: &ArrayRef) -> arrow::datatypes::DataType {
+fn loose(column: &ArrayRef) -> DataType {
     match column.data_type() {
-        arrow::datatypes::DataType::LargeBinary => arrow::datatypes::DataType::Binary,
+        DataType::LargeBinary => DataType::Binary,
         other => other.clone(),
     }
 }
@@ -242,4 +255,305 @@ fn a_file_that_reaches_the_target_size_is_completed() {
     assert!(written.staged.files.len() > 3, "{}", written.staged.files.len());
     let read: Vec<String> = written.staged.files.iter().flat_map(|f| rows_of(&written.files.read(f))).collect();
     assert_eq!(read, rows_of(&batches));
+}
+
+/// Columns of every type, some of them nested; `3`, `4` and `5` are required.
+pub(crate) fn wide() -> TableLayout {
+    let nested = vec![
+        Arc::new(optional(31, "x", PrimitiveType::Double)),
+        Arc::new(optional(32, "name", PrimitiveType::String)),
+        Arc::new(NestedField::optional(
+            33,
+            "inner",
+            Type::Struct(StructType::new(vec![Arc::new(optional(34, "at", PrimitiveType::Timestamp))])),
+        )),
+    ];
+    let list = ListType::new(Arc::new(NestedField::list_element(36, Type::Primitive(PrimitiveType::Float), false)));
+    let map = MapType::new(
+        Arc::new(NestedField::map_key_element(38, Type::Primitive(PrimitiveType::String))),
+        Arc::new(NestedField::map_value_element(39, Type::Primitive(PrimitiveType::Uuid), false)),
+    );
+    layout(vec![
+        optional(1, "flag", PrimitiveType::Boolean),
+        optional(2, "i", PrimitiveType::Int),
+        NestedField::required(3, "l", Type::Primitive(PrimitiveType::Long)),
+        NestedField::required(4, "f", Type::Primitive(PrimitiveType::Float)),
+        NestedField::required(5, "text", Type::Primitive(PrimitiveType::String)),
+        optional(6, "d", PrimitiveType::Double),
+        optional(7, "small", PrimitiveType::Decimal { precision: 9, scale: 2 }),
+        optional(8, "middle", PrimitiveType::Decimal { precision: 18, scale: 4 }),
+        optional(9, "large", PrimitiveType::Decimal { precision: 38, scale: 10 }),
+        optional(10, "day", PrimitiveType::Date),
+        optional(11, "time", PrimitiveType::Time),
+        optional(12, "ts", PrimitiveType::Timestamp),
+        optional(13, "tz", PrimitiveType::Timestamptz),
+        optional(14, "ns", PrimitiveType::TimestampNs),
+        optional(15, "tzns", PrimitiveType::TimestamptzNs),
+        optional(16, "note", PrimitiveType::String),
+        optional(17, "uuid", PrimitiveType::Uuid),
+        optional(18, "fixed", PrimitiveType::Fixed(20)),
+        optional(19, "blob", PrimitiveType::Binary),
+        NestedField::optional(30, "s", Type::Struct(StructType::new(nested))),
+        NestedField::optional(35, "floats", Type::List(list)),
+        NestedField::optional(37, "ids", Type::Map(map)),
+    ])
+}
+
+/// Random rows: few different values, the extremes among them.
+pub(crate) fn random_rows(layout: &TableLayout, rows: usize, rng: &mut StdRng) -> RecordBatch {
+    let schema = layout.arrow_schema().expect("schema");
+    let columns = schema.fields().iter().map(|field| random_column(field, rows, rng)).collect();
+    layout.batch(columns)
+}
+
+fn random_column(field: &Field, rows: usize, rng: &mut StdRng) -> ArrayRef {
+    use arrow::array::*;
+    let nullable = field.is_nullable();
+    let nulls: Vec<bool> = (0..rows).map(|_| !nullable || rng.random_range(0..4) > 0).collect();
+    let some = |at: usize| nulls[at];
+    macro_rules! primitive {
+        ($array:ident, $values:expr) => {{
+            let values = $values;
+            let picks: Vec<usize> = (0..rows).map(|_| rng.random_range(0..values.len())).collect();
+            $array::from_iter(picks.iter().enumerate().map(|(at, pick)| some(at).then(|| values[*pick])))
+        }};
+    }
+    let stamps =
+        [0, -1, 1, 1_700_000_000_000_000, 1_700_000_000_000_001, -86_400_000_000, 86_399_999_999, 3_600_000_000];
+    let texts = [
+        "",
+        "a",
+        "äöü",
+        "iceberg",
+        "a rather long text that is longer than sixteen",
+        "a rather long text that is shorter",
+        "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz",
+        "\u{10FFFF}\u{10FFFF}\u{10FFFF}\u{10FFFF}\u{10FFFF}\u{10FFFF}\u{10FFFF}\u{10FFFF}\u{10FFFF}\u{10FFFF}\u{10FFFF}\u{10FFFF}\u{10FFFF}\u{10FFFF}\u{10FFFF}\u{10FFFF}\u{10FFFF}",
+    ];
+    match field.data_type() {
+        DataType::Boolean => Arc::new(primitive!(BooleanArray, [true, false])),
+        DataType::Int32 => Arc::new(primitive!(Int32Array, [0, 1, -1, 7, i32::MIN + 1000, i32::MAX])),
+        DataType::Int64 => Arc::new(primitive!(Int64Array, [0, 1, -1, 7, i64::MIN + 1000, i64::MAX])),
+        DataType::Float32 => {
+            Arc::new(primitive!(Float32Array, [0.0, -0.0, 1.5, f32::NAN, f32::NEG_INFINITY, f32::MAX]))
+        }
+        DataType::Float64 => Arc::new(primitive!(Float64Array, [0.0, -0.0, 1.5, f64::NAN, f64::INFINITY, f64::MIN])),
+        DataType::Decimal128(p, s) => {
+            let top = 10_i128.pow(u32::from(*p)) - 1;
+            let array = primitive!(Decimal128Array, [0, 1, -1, 255, -256, 100, top, -top + 1000]);
+            Arc::new(array.with_precision_and_scale(*p, *s).expect("decimal"))
+        }
+        DataType::Date32 => Arc::new(primitive!(Date32Array, [0, -1, 19_000, 19_001, 50_000])),
+        DataType::Time64(_) => Arc::new(primitive!(Time64MicrosecondArray, [0, 1, 86_399_999_999])),
+        DataType::Timestamp(TimeUnit::Microsecond, tz) => {
+            Arc::new(primitive!(TimestampMicrosecondArray, stamps).with_timezone_opt(tz.clone()))
+        }
+        DataType::Timestamp(_, tz) => {
+            Arc::new(primitive!(TimestampNanosecondArray, stamps).with_timezone_opt(tz.clone()))
+        }
+        DataType::Utf8 => Arc::new(primitive!(StringArray, texts)),
+        DataType::LargeBinary => {
+            let all = [255_u8; 70];
+            Arc::new(primitive!(LargeBinaryArray, [&all[..], &all[..3], b"", b"\x00", b"0123456789abcdefg"]))
+        }
+        DataType::FixedSizeBinary(width) => {
+            let width = usize::try_from(*width).expect("width");
+            let values = [vec![0_u8; width], vec![255; width], vec![127; width]];
+            let picks: Vec<usize> = (0..rows).map(|_| rng.random_range(0..3)).collect();
+            let values = picks.iter().enumerate().map(|(at, pick)| some(at).then(|| values[*pick].clone()));
+            let array =
+                FixedSizeBinaryArray::try_from_sparse_iter_with_size(values, i32::try_from(width).expect("width"));
+            Arc::new(array.expect("fixed"))
+        }
+        DataType::Struct(fields) => {
+            let columns = fields.iter().map(|field| random_column(field, rows, rng)).collect();
+            Arc::new(StructArray::new(fields.clone(), columns, Some(nulls.into())))
+        }
+        DataType::List(element) => {
+            let lengths: Vec<usize> = nulls.iter().map(|some| if *some { rng.random_range(0..3) } else { 0 }).collect();
+            let values = random_column(element, lengths.iter().sum(), rng);
+            let offsets = arrow::buffer::OffsetBuffer::from_lengths(lengths);
+            Arc::new(ListArray::new(Arc::clone(element), offsets, values, Some(nulls.into())))
+        }
+        DataType::Map(entry, sorted) => {
+            let lengths: Vec<usize> = nulls.iter().map(|some| if *some { rng.random_range(0..3) } else { 0 }).collect();
+            let DataType::Struct(fields) = entry.data_type() else { panic!("a map of entries") };
+            let count = lengths.iter().sum();
+            let columns = fields.iter().map(|field| random_column(field, count, rng)).collect();
+            let entries = StructArray::new(fields.clone(), columns, None);
+            let offsets = arrow::buffer::OffsetBuffer::from_lengths(lengths);
+            Arc::new(MapArray::new(Arc::clone(entry), offsets, entries, Some(nulls.into()), *sorted))
+        }
+        other => panic!("no random {other}"),
+    }
+}
+
+/// Partition specs over `wide`, every transform and type among them.
+const SPECS: &[&[(i32, &str, Transform)]] = &[
+    &[],
+    &[(16, "note", Transform::Identity)],
+    &[(12, "ts_day", Transform::Day), (3, "l_bucket", Transform::Bucket(4))],
+    &[(14, "ns_hour", Transform::Hour), (5, "text_cut", Transform::Truncate(1))],
+    &[(34, "at_month", Transform::Month), (7, "small_cut", Transform::Truncate(50))],
+    &[(10, "day_year", Transform::Year), (1, "flag", Transform::Identity)],
+    &[(2, "i_cut", Transform::Truncate(10)), (3, "gone", Transform::Void)],
+    &[(19, "blob_cut", Transform::Truncate(1)), (17, "uuid", Transform::Identity)],
+    &[(18, "fixed", Transform::Identity), (9, "large", Transform::Identity)],
+    &[(4, "f", Transform::Identity)],
+    &[(6, "d", Transform::Identity), (11, "time", Transform::Identity)],
+    &[(13, "tz", Transform::Identity), (15, "tzns_bucket", Transform::Bucket(3))],
+    &[(31, "x", Transform::Identity), (32, "name_cut", Transform::Truncate(2))],
+];
+
+const ORDERS: &[&[(i32, Transform, SortDirection, NullOrder)]] = &[
+    &[],
+    &[(3, Transform::Identity, SortDirection::Ascending, NullOrder::First)],
+    &[
+        (16, Transform::Identity, SortDirection::Descending, NullOrder::Last),
+        (12, Transform::Day, SortDirection::Ascending, NullOrder::Last),
+    ],
+    &[(3, Transform::Bucket(5), SortDirection::Descending, NullOrder::First)],
+    &[
+        (31, Transform::Identity, SortDirection::Ascending, NullOrder::Last),
+        (9, Transform::Identity, SortDirection::Descending, NullOrder::First),
+    ],
+];
+
+impl TableLayout {
+    pub(crate) fn sorted(mut self, fields: &[(i32, Transform, SortDirection, NullOrder)]) -> Self {
+        let fields = fields.iter().map(|(source_id, transform, direction, null_order)| SortField {
+            source_id: *source_id,
+            transform: *transform,
+            direction: *direction,
+            null_order: *null_order,
+        });
+        let fields: Vec<SortField> = fields.collect();
+        if !fields.is_empty() {
+            let order = SortOrder::builder().with_order_id(5).with_fields(fields).build_unbound().expect("order");
+            self.sort_order = Arc::new(order);
+        }
+        self
+    }
+}
+
+/// A file's rows in the layout's own types.
+fn read_as(layout: &TableLayout, files: &MemoryFiles, file: &DataFile) -> RecordBatch {
+    let schema = layout.arrow_schema().expect("schema");
+    let batches = files.read(file).into_iter().map(|batch| align(batch, &schema).expect("aligned").rows);
+    arrow::compute::concat_batches(&schema, &batches.collect::<Vec<_>>()).expect("one batch")
+}
+
+fn assert_sorted(layout: &TableLayout, rows: &RecordBatch) {
+    let schema = layout.arrow_schema().expect("schema");
+    let keys = layout.sort_order.fields.iter().map(|field| {
+        let path = partition::column_path(&schema, field.source_id).expect("path");
+        let key = transform::apply(&field.transform, &partition::column_at(rows, &path).expect("column")).expect("key");
+        let options = SortOptions {
+            descending: field.direction == SortDirection::Descending,
+            nulls_first: field.null_order == NullOrder::First,
+        };
+        make_comparator(&key, &key, options).expect("comparator")
+    });
+    let keys: Vec<_> = keys.collect();
+    for row in 1..rows.num_rows() {
+        let order = keys.iter().map(|compare| compare(row - 1, row)).find(|order| order.is_ne());
+        assert_ne!(order, Some(std::cmp::Ordering::Greater), "row {row}");
+    }
+}
+
+fn assert_one_partition(layout: &TableLayout, rows: &RecordBatch, file: &DataFile) {
+    let schema = layout.arrow_schema().expect("schema");
+    let splitter = Splitter::new(layout, &schema).expect("splitter");
+    let partitions: Vec<Struct> = match splitter {
+        None => vec![Struct::empty()],
+        Some(splitter) => splitter.split(rows).expect("split").groups.into_iter().map(|g| g.partition).collect(),
+    };
+    assert_eq!(partitions, [file.partition().clone()]);
+}
+
+/// Counts and bounds against a look at every value.
+fn assert_metrics(layout: &TableLayout, rows: &RecordBatch, file: &DataFile) {
+    let schema = layout.arrow_schema().expect("schema");
+    for id in layout.metrics_modes().into_keys() {
+        let Some(path) = partition::column_path(&schema, id) else {
+            assert!(!file.lower_bounds().contains_key(&id) && !file.upper_bounds().contains_key(&id), "{id}");
+            assert!(file.value_counts().contains_key(&id), "{id}");
+            continue;
+        };
+        let column = partition::column_at(rows, &path).expect("column");
+        let ty = layout.schema.field_by_id(id).and_then(|f| f.field_type.as_primitive_type()).expect("primitive");
+        let values = (0..column.len()).filter_map(|row| partition::literal(ty, &column, row).expect("literal"));
+        let values: Vec<Datum> = values.map(|literal| staged::datum_of(ty, &literal)).collect();
+        let (nans, numbers): (Vec<Datum>, Vec<Datum>) = values.into_iter().partition(Datum::is_nan);
+        let what = format!("column {id} of type {ty}");
+        assert_eq!(file.value_counts()[&id], rows.num_rows() as u64, "{what}");
+        assert_eq!(file.null_value_counts()[&id], column.null_count() as u64, "{what}");
+        let float = matches!(ty, PrimitiveType::Float | PrimitiveType::Double);
+        assert_eq!(file.nan_value_counts().get(&id).copied(), float.then_some(nans.len() as u64), "{what}");
+        assert!(file.column_sizes()[&id] > 0, "{what}");
+        let (lower, upper) = (file.lower_bounds().get(&id), file.upper_bounds().get(&id));
+        assert_eq!(lower.is_some(), !numbers.is_empty(), "{what}");
+        let bytes = matches!(ty, PrimitiveType::String | PrimitiveType::Binary | PrimitiveType::Fixed(_));
+        if !bytes {
+            assert_eq!(upper.is_some(), !numbers.is_empty(), "{what}");
+        }
+        for value in &numbers {
+            assert!(lower.is_none_or(|bound| bound <= value), "{what}: {lower:?} > {value}");
+            assert!(upper.is_none_or(|bound| bound >= value), "{what}: {upper:?} < {value}");
+        }
+        if !bytes && !numbers.is_empty() {
+            assert!(numbers.iter().any(|value| lower == Some(value)), "{what}: {lower:?} is not tight");
+            assert!(numbers.iter().any(|value| upper == Some(value)), "{what}: {upper:?} is not tight");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn every_row_is_in_one_file_of_its_partition_and_metrics_tell_the_truth(
+        seed in any::<u64>(),
+        spec in 0..SPECS.len(),
+        order in 0..ORDERS.len(),
+        batches in prop::collection::vec(0_usize..60, 1..5),
+        open_files_max in 1_usize..4,
+        encode_bytes in prop_oneof![Just(1_u64), 1000_u64..20_000, Just(1 << 22)],
+        gather_bytes_max in prop_oneof![Just(1000_u64), Just(1 << 22)],
+        row_group in prop_oneof![Just("3000"), Just("134217728")],
+    ) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let layout = wide()
+            .partitioned(SPECS[spec])
+            .sorted(ORDERS[order])
+            .with_properties(&[("write.parquet.row-group-size-bytes", row_group)]);
+        let batches: Vec<RecordBatch> = batches.into_iter().map(|n| random_rows(&layout, n, &mut rng)).collect();
+        let options = WriterOptions {
+            open_files_max,
+            encode_bytes,
+            sort_bytes_max: encode_bytes,
+            gather_bytes_max,
+            ..WriterOptions::default()
+        };
+        let written = written(layout.clone(), options, batches.clone());
+        prop_assert_eq!(&written.rejected, &[]);
+        let mut read = Vec::new();
+        for file in &written.staged.files {
+            let rows = read_as(&layout, &written.files, file);
+            assert_one_partition(&layout, &rows, file);
+            assert_metrics(&layout, &rows, file);
+            if file.sort_order_id().is_some() {
+                prop_assert_eq!(file.sort_order_id(), Some(5));
+                assert_sorted(&layout, &rows);
+            }
+            let offsets = file.split_offsets().expect("offsets");
+            prop_assert!(offsets.is_sorted() && offsets[0] == 4, "{:?}", offsets);
+            read.extend(rows_of(&[rows]));
+        }
+        let mut expected = rows_of(&batches);
+        expected.sort_unstable();
+        read.sort_unstable();
+        prop_assert_eq!(read, expected);
+        let json = written.staged.to_json().expect("document");
+        prop_assert_eq!(Staged::from_json(&json).expect("reads back"), written.staged);
+    }
 }
