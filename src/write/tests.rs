@@ -509,7 +509,7 @@ fn assert_metrics(layout: &TableLayout, rows: &RecordBatch, file: &DataFile) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
     fn every_row_is_in_one_file_of_its_partition_and_metrics_tell_the_truth(
         seed in any::<u64>(),
@@ -556,4 +556,110 @@ proptest! {
         let json = written.staged.to_json().expect("document");
         prop_assert_eq!(Staged::from_json(&json).expect("reads back"), written.staged);
     }
+}
+
+#[test]
+fn rejected_rows_are_named_by_their_number_in_the_batch_given() {
+    let fields = vec![
+        NestedField::required(1, "id", Type::Primitive(PrimitiveType::Long)),
+        optional(2, "at", PrimitiveType::Timestamp),
+    ];
+    let layout = layout(fields).partitioned(&[(2, "hour", Transform::Hour)]);
+    let batch = RecordBatch::try_from_iter_with_nullable([
+        ("id", Arc::new(Int64Array::from(vec![None, Some(1), None, Some(3)])) as ArrayRef, true),
+        ("at", Arc::new(arrow::array::TimestampMicrosecondArray::from(vec![0, 0, i64::MAX, i64::MAX])), true),
+    ]);
+    let written = written(layout, WriterOptions::default(), vec![batch.expect("batch")]);
+    let rejected: Vec<_> = written.rejected.iter().map(|row| (row.row, row.field.as_str())).collect();
+    assert_eq!(rejected, [(0, "id"), (2, "id"), (3, "hour")]);
+    assert_eq!(written.staged.rows, 1);
+}
+
+#[test]
+fn a_file_of_one_run_is_marked_as_sorted_and_one_of_several_is_not() {
+    let order = [(1, Transform::Identity, SortDirection::Descending, NullOrder::Last)];
+    let layout = events().sorted(&order);
+    let batches = || vec![event_rows(&layout, &[Some(1), Some(5)]), event_rows(&layout, &[Some(3), None])];
+    let whole = written(layout.clone(), WriterOptions::default(), batches());
+    let ids = |w: &Written| rows_of(&w.files.read(&w.staged.files[0]));
+    let firsts: Vec<String> =
+        ids(&whole).iter().map(|row| row.split('|').next().unwrap_or_default().to_owned()).collect();
+    assert_eq!(firsts, ["5", "3", "1", "∅"]);
+    assert_eq!(whole.staged.files[0].sort_order_id(), Some(5));
+    let runs = written(layout.clone(), WriterOptions { sort_bytes_max: 1, ..WriterOptions::default() }, batches());
+    assert_eq!((runs.staged.files.len(), runs.staged.files[0].sort_order_id()), (1, None));
+}
+
+#[test]
+fn an_epoch_goes_on_under_an_evolved_schema() {
+    let before = events();
+    let mut after = before.clone();
+    let mut fields = before.schema.as_struct().fields().to_vec();
+    fields.push(Arc::new(optional(4, "added", PrimitiveType::Long)));
+    after.schema = Arc::new(Schema::builder().with_schema_id(1).with_fields(fields).build().expect("schema"));
+    let (old, new) = (event_rows(&before, &[Some(1)]), event_rows(&before, &[Some(2)]));
+    let (files, budget) = (MemoryFiles::default(), Budget::new(1 << 30));
+    let mut writer = EpochWriter::new(before, files.files(), &budget, env(), WriterOptions::default()).expect("layout");
+    let work = async {
+        writer.write(old).await.expect("written");
+        writer.evolve(after.clone()).await.expect("evolved");
+        writer.write(new).await.expect("a batch made before the column was");
+        writer.finish().await.expect("finished")
+    };
+    let staged = work.now_or_never().expect("nothing waits");
+    assert_eq!((staged.files.len(), staged.rows, &staged.schema), (2, 2, &after.schema));
+    assert_eq!(staged.files[1].null_value_counts().get(&4), Some(&1));
+    assert_eq!(Staged::from_json(&staged.to_json().expect("document")).expect("reads back"), staged);
+}
+
+#[test]
+fn a_discarded_epoch_leaves_nothing_behind() {
+    let layout = events().partitioned(&[(2, "kind", Transform::Identity)]);
+    let rows = event_rows(&layout, &[Some(1), Some(2), Some(3)]);
+    let (files, budget) = (MemoryFiles::default(), Budget::new(1 << 30));
+    let options = WriterOptions { encode_bytes: 1, open_files_max: 2, ..WriterOptions::default() };
+    let mut writer = EpochWriter::new(layout, files.files(), &budget, env(), options).expect("layout");
+    let work = async {
+        writer.write(rows).await.expect("written");
+        assert!(budget.used() > 0);
+        assert_eq!(files.complete.lock().expect("lock").len(), 1, "the third file closed the largest");
+        writer.discard().await.expect("discarded");
+    };
+    work.now_or_never().expect("nothing waits");
+    assert_eq!((files.complete.lock().expect("lock").len(), *files.aborted.lock().expect("lock")), (0, 2));
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn a_storage_error_keeps_its_kind_and_the_files_are_removed() {
+    let layout = events().partitioned(&[(2, "kind", Transform::Identity)]);
+    let rows = event_rows(&layout, &[Some(1), Some(2), Some(3)]);
+    let files = MemoryFiles { full_after: Some(10), ..MemoryFiles::default() };
+    let budget = Budget::new(1 << 30);
+    let mut writer = EpochWriter::new(layout, files.files(), &budget, env(), WriterOptions::default()).expect("layout");
+    let work = async {
+        writer.write(rows).await.expect("rows wait");
+        writer.finish().await.expect_err("full")
+    };
+    let error = work.now_or_never().expect("nothing waits");
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().contains("disk full") && error.to_string().contains("kind=k"), "{error}");
+    assert_eq!((files.complete.lock().expect("lock").len(), *files.aborted.lock().expect("lock")), (0, 3));
+}
+
+#[test]
+fn file_names_repeat_for_a_seed_and_count_up_within_an_epoch() {
+    let names = || {
+        let layout = events().partitioned(&[(2, "kind", Transform::Identity)]);
+        let rows = event_rows(&layout, &[Some(1), Some(2), Some(3)]);
+        let options = WriterOptions { file_prefix: "00007".to_owned(), ..WriterOptions::default() };
+        let staged = written(layout, options, vec![rows]).staged;
+        staged.files.iter().map(|file| file.file_path().to_owned()).collect::<Vec<_>>()
+    };
+    let first = names();
+    assert_eq!(first, names());
+    assert!(first.iter().all(|name| name.contains("/00007-")), "{first:?}");
+    let mut numbers: Vec<&str> = first.iter().filter_map(|name| name.rsplit('-').next()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, ["00001.parquet", "00002.parquet", "00003.parquet"]);
 }
