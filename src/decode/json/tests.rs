@@ -308,7 +308,7 @@ fn unknown_fields_follow_the_policy() {
     let (batch, observed) = decoder(fields(), OnChange::Freeze).decode_observed(&rows);
     assert_eq!((batch.source_rows.len(), observed.ignored, observed.is_settled()), (3, 1, true));
     let (batch, observed) = decoder(fields(), OnChange::Quarantine).decode_observed(&rows);
-    assert_eq!((batch.source_rows, observed.is_settled()), (vec![2], true));
+    assert_eq!((batch.source_rows, observed.is_settled()), (vec![1, 2], true));
     assert_eq!(
         (batch.rejects[0].field.as_str(), batch.rejects[0].reason.as_str()),
         ("b", "the table has no such column")
