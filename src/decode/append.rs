@@ -137,8 +137,12 @@ impl Appender {
         }
         if found < plan.fields.len() {
             for (field, column) in plan.fields.iter().zip(&mut columns.columns) {
-                if column.len() == length {
-                    self.null(field, column, "missing").map_err(|fault| fault.in_field(&field.name))?;
+                if column.len() != length {
+                    continue;
+                }
+                match &field.default {
+                    Some(default) => column.constant(default)?,
+                    None => self.null(field, column, "missing").map_err(|fault| fault.in_field(&field.name))?,
                 }
             }
         }

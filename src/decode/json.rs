@@ -17,7 +17,7 @@
 //! | `struct`, `map` | an object; map keys in the key type's text |
 //! | `list` | an array |
 //!
-//! A missing field is NULL. A key that occurs twice rejects the row, wherever it is told apart: in objects that become
+//! A missing field is NULL, or its column's write default. A key that occurs twice rejects the row, wherever it is told apart: in objects that become
 //! structs and maps.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,3 +2,5 @@
 //! bytes.
 
 pub mod evolve;
+pub mod metadata_columns;
+pub mod route;
