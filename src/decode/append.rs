@@ -1,7 +1,7 @@
 //! One row's values onto columns: the hot path.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::alphabet;
@@ -12,7 +12,7 @@ use crate::config::OnChange;
 use crate::decode::columns::{Column, Columns, Texts, Values, offset};
 use crate::decode::fault::{Fault, excerpt};
 use crate::decode::number;
-use crate::decode::observe::{Observed, Shape};
+use crate::decode::observe::{Observed, Shape, StructShape};
 use crate::decode::plan::{Kind, Plan, StructPlan};
 use crate::decode::scan::{self, Scanner, unescape_onto};
 use crate::decode::temporal::{self, Epoch};
@@ -33,6 +33,8 @@ pub(crate) struct Appender {
     pub(crate) unknown: bool,
     /// Unknown fields that were left out of the row.
     pub(crate) ignored: u64,
+    /// Unknown fields that hold nothing but are arrays or objects: they ask for no column, and have a say in its type.
+    pub(crate) hollow: BTreeMap<Option<i32>, StructShape>,
     /// Where to note what the schema lacks. Then values that would fit an evolved schema are no faults.
     pub(crate) observed: Option<Observed>,
 }
@@ -74,6 +76,10 @@ impl Scalar<'_> {
 }
 
 impl Appender {
+    pub(crate) fn new(on_change: OnChange, epoch: Epoch) -> Self {
+        Self { on_change, epoch, unknown: false, ignored: 0, hollow: BTreeMap::new(), observed: None }
+    }
+
     /// Appends the object that is all of the text. On a fault the columns hold part of it.
     pub(crate) fn row(&mut self, plan: &StructPlan, columns: &mut Columns, text: &str) -> Result<(), Fault> {
         let mut scanner = Scanner::new(text);
@@ -131,32 +137,42 @@ impl Appender {
         }
         if found < plan.fields.len() {
             for (field, column) in plan.fields.iter().zip(&mut columns.columns) {
-                if column.len() == length {
-                    self.null(field, column, "missing").map_err(|fault| fault.in_field(&field.name))?;
+                if column.len() != length {
+                    continue;
+                }
+                match &field.default {
+                    Some(default) => column.constant(default)?,
+                    None => self.null(field, column, "missing").map_err(|fault| fault.in_field(&field.name))?,
                 }
             }
         }
         Ok(())
     }
 
+    /// Deals with a field that is no column. One that holds nothing (null, or empty all the way down) is none.
     #[cold]
     fn unknown_field(&mut self, plan: &StructPlan, name: &str, scanner: &mut Scanner<'_>) -> Result<(), Fault> {
-        let mut ahead = scanner.clone();
-        let empty = matches!(scanner.skip()?, "null" | "{}" | "[]");
-        match self.on_change {
-            OnChange::Quarantine => return Err(Fault::value("the table has no such column")),
-            OnChange::Freeze => self.ignored += u64::from(!empty),
-            OnChange::Evolve if empty => {}
-            OnChange::Evolve => {
-                if let Some(obstacle) = plan.obstacle(name) {
-                    return Err(Fault::value(obstacle));
-                }
-                self.ignored += 1;
-                self.unknown = true;
-                if let Some(observed) = &mut self.observed {
-                    observed.add(plan.id, name, Shape::read(&mut ahead)?);
-                }
+        if self.on_change == OnChange::Freeze {
+            self.ignored += u64::from(!matches!(scanner.skip()?, "null" | "{}" | "[]"));
+            return Ok(());
+        }
+        let shape = Shape::read(scanner)?;
+        if !shape.is_known() {
+            if shape != Shape::Unknown {
+                self.hollow.entry(plan.id).or_default().insert(name, shape);
             }
+            return Ok(());
+        }
+        if self.on_change == OnChange::Quarantine {
+            return Err(Fault::value("the table has no such column"));
+        }
+        if let Some(obstacle) = plan.obstacle(name) {
+            return Err(Fault::value(obstacle));
+        }
+        self.ignored += 1;
+        self.unknown = true;
+        if let Some(observed) = &mut self.observed {
+            observed.add(plan.id, name, shape);
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use arrow::array::{
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field};
 use arrow::error::ArrowError;
-use iceberg::spec::PrimitiveType;
+use iceberg::spec::{PrimitiveLiteral, PrimitiveType};
 
 use crate::decode::fault::Fault;
 use crate::decode::plan::{Kind, Plan, StructPlan};
@@ -145,6 +145,33 @@ impl Column {
                 }
             }
         }
+    }
+
+    /// Appends a column's default.
+    pub(crate) fn constant(&mut self, value: &PrimitiveLiteral) -> Result<(), Fault> {
+        match (&mut self.values, value) {
+            (Values::Bits(bits), PrimitiveLiteral::Boolean(value)) => bits.append(*value),
+            (Values::I32(values), PrimitiveLiteral::Int(value)) => values.push(*value),
+            (Values::I64(values), PrimitiveLiteral::Long(value)) => values.push(*value),
+            (Values::F32(values), PrimitiveLiteral::Float(value)) => values.push(value.into_inner()),
+            (Values::F64(values), PrimitiveLiteral::Double(value)) => values.push(value.into_inner()),
+            (Values::I128(values), PrimitiveLiteral::Int128(value)) => values.push(*value),
+            (Values::Text(texts), PrimitiveLiteral::String(value)) => {
+                texts.text.push_str(value);
+                texts.close()?;
+            }
+            (Values::Fixed(16, bytes), PrimitiveLiteral::UInt128(value)) => bytes.extend(value.to_be_bytes()),
+            (Values::Fixed(width, bytes), PrimitiveLiteral::Binary(value)) if value.len() == *width => {
+                bytes.extend(value)
+            }
+            (Values::Binary(offsets, bytes), PrimitiveLiteral::Binary(value)) => {
+                bytes.extend(value);
+                offsets.push(i64::try_from(bytes.len()).unwrap_or(i64::MAX));
+            }
+            _ => return Err(Fault::value("the column's default is of another type")),
+        }
+        self.nulls.append_non_null();
+        Ok(())
     }
 
     pub(crate) fn truncate(&mut self, length: usize) {

@@ -17,7 +17,7 @@
 //! | `struct`, `map` | an object; map keys in the key type's text |
 //! | `list` | an array |
 //!
-//! A missing field is NULL. A key that occurs twice rejects the row, wherever it is told apart: in objects that become
+//! A missing field is NULL, or its column's write default. A key that occurs twice rejects the row, wherever it is told apart: in objects that become
 //! structs and maps.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -101,8 +101,7 @@ impl JsonDecoder {
         let mut source_rows = Vec::with_capacity(raw.rows.len());
         let mut rejects = raw.rejects.clone();
         let mut observed = Observed::default();
-        let mut appender =
-            Appender { on_change, epoch: self.options.epoch, unknown: false, ignored: 0, observed: None };
+        let mut appender = Appender::new(on_change, self.options.epoch);
         for (index, row) in (0_u32..).zip(&raw.rows) {
             match self.row(&mut appender, &mut columns, source_rows.len(), raw.bytes(*row), &mut observed) {
                 Ok(()) => source_rows.push(index),
@@ -113,6 +112,11 @@ impl JsonDecoder {
             }
         }
         observed.ignored = appender.ignored;
+        for (parent, shape) in appender.hollow {
+            if let Some(added) = observed.added.get_mut(&parent) {
+                added.merge(shape);
+            }
+        }
         let batch = match self.finish(columns, source_rows.len()) {
             Ok(rows) => Batch { rows, source_rows, rejects },
             Err(error) => self.refuse_all(raw, &error),

@@ -107,6 +107,16 @@ impl StructShape {
         self.fields.iter().filter(|(_, shape)| shape.is_known()).map(|(name, shape)| (name.as_str(), shape))
     }
 
+    /// The same without some fields.
+    #[must_use]
+    pub fn without(&self, unwanted: impl Fn(&str) -> bool) -> Self {
+        let mut rest = Self { left_out: self.left_out, ..Self::default() };
+        for (name, shape) in self.fields.iter().filter(|(name, _)| !unwanted(name)) {
+            rest.insert(name, shape.clone());
+        }
+        rest
+    }
+
     /// Takes in one more value of a field.
     pub(crate) fn insert(&mut self, name: &str, shape: Shape) {
         if let Some(at) = self.index.get(name) {
@@ -229,9 +239,6 @@ impl Shape {
                 a.merge(*b);
                 Self::List(a)
             }
-            // Empty ones say nothing, so that `{}` beside a text does not make it JSON.
-            (a, b) if !b.is_known() => a,
-            (a, b) if !a.is_known() => b,
             (a, b) if a == b => a,
             (Self::Long, Self::Huge) | (Self::Huge, Self::Long) => Self::Huge,
             (Self::Double, Self::Long | Self::Huge) | (Self::Long | Self::Huge, Self::Double) => Self::Double,

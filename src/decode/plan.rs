@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use iceberg::spec::{NestedField, NestedFieldRef, PrimitiveType, Type};
+use iceberg::spec::{Literal, NestedField, NestedFieldRef, PrimitiveLiteral, PrimitiveType, Type};
 
 use crate::decode::scan::DEPTH_MAX;
 use crate::error::{Error, ErrorKind, Result};
@@ -18,6 +18,8 @@ pub(crate) struct Plan {
     pub(crate) token: Vec<u8>,
     /// Whether NULL is refused.
     pub(crate) required: bool,
+    /// What it holds where a row has no such field; `None`: NULL.
+    pub(crate) default: Option<PrimitiveLiteral>,
     /// What it holds.
     pub(crate) kind: Kind,
 }
@@ -89,7 +91,11 @@ impl Plan {
         let kind = Kind::new(field, depth).map_err(|e| e.within(format_args!("column {:?}", field.name)))?;
         let quoted = serde_json::Value::String(field.name.clone()).to_string();
         let token = format!("{quoted}:").into_bytes();
-        Ok(Self { id: field.id, name: field.name.clone(), token, required: field.required, kind })
+        let default = match &field.write_default {
+            Some(Literal::Primitive(literal)) => Some(literal.clone()),
+            _ => None,
+        };
+        Ok(Self { id: field.id, name: field.name.clone(), token, required: field.required, default, kind })
     }
 }
 

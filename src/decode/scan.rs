@@ -412,7 +412,7 @@ pub fn unescape_onto(raw: &str, out: &mut String) -> Result<(), Fault> {
 /// The character that `\uXXXX` or a pair of them at the front of `text` means, and the escape's length.
 fn unicode_escape(text: &str) -> Option<(char, usize)> {
     let unit = |at: usize| -> Option<u32> {
-        let digits = text.strip_prefix_at(at)?;
+        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
         digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u32::from_str_radix(digits, 16).ok())?
     };
     let first = unit(0)?;
@@ -421,17 +421,6 @@ fn unicode_escape(text: &str) -> Option<(char, usize)> {
     }
     let second = unit(6).filter(|unit| (0xdc00..0xe000).contains(unit))?;
     char::from_u32(0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00)).map(|c| (c, 12))
-}
-
-/// The four characters after `\u` at a byte offset.
-trait EscapeAt {
-    fn strip_prefix_at(&self, at: usize) -> Option<&str>;
-}
-
-impl EscapeAt for str {
-    fn strip_prefix_at(&self, at: usize) -> Option<&str> {
-        self.get(at..at + 6)?.strip_prefix("\\u")
-    }
 }
 
 #[cold]

@@ -3,7 +3,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int32Type, Int64Type};
 use arrow::util::display::array_value_to_string;
 use bytes::Bytes;
-use iceberg::spec::{ListType, MapType, NestedField, PrimitiveType, Schema, StructType, Type};
+use iceberg::spec::{ListType, Literal, MapType, NestedField, PrimitiveType, Schema, StructType, Type};
 use proptest::prelude::*;
 
 use super::*;
@@ -308,7 +308,7 @@ fn unknown_fields_follow_the_policy() {
     let (batch, observed) = decoder(fields(), OnChange::Freeze).decode_observed(&rows);
     assert_eq!((batch.source_rows.len(), observed.ignored, observed.is_settled()), (3, 1, true));
     let (batch, observed) = decoder(fields(), OnChange::Quarantine).decode_observed(&rows);
-    assert_eq!((batch.source_rows, observed.is_settled()), (vec![2], true));
+    assert_eq!((batch.source_rows, observed.is_settled()), (vec![1, 2], true));
     assert_eq!(
         (batch.rejects[0].field.as_str(), batch.rejects[0].reason.as_str()),
         ("b", "the table has no such column")
@@ -349,6 +349,30 @@ fn a_key_that_differs_in_case_only_is_rejected_where_it_would_become_a_column() 
     let batch = decoder(fields(), OnChange::Evolve).decode(&rows);
     assert_eq!(batch.rejects[0].reason, "the name differs from column \"a\" in case only");
     assert_eq!(decoder(fields(), OnChange::Freeze).decode(&rows).rejects, []);
+}
+
+#[test]
+fn a_missing_field_takes_its_write_default_and_a_null_does_not() {
+    let field =
+        |id, kind, default| NestedField::optional(id, format!("c{id}"), primitive(kind)).with_write_default(default);
+    let fields = vec![
+        field(1, PrimitiveType::Int, Literal::int(7)),
+        field(2, PrimitiveType::String, Literal::string("x")),
+        field(3, PrimitiveType::Uuid, Literal::uuid_from_str("67e55044-10b1-426f-9247-bb680e5fe0c8").expect("valid")),
+        field(4, PrimitiveType::Decimal { precision: 9, scale: 2 }, Literal::decimal(150)),
+        field(5, PrimitiveType::Boolean, Literal::bool(true)),
+        field(6, PrimitiveType::Binary, Literal::binary(vec![1, 2])),
+        field(7, PrimitiveType::Timestamptz, Literal::timestamptz(0)),
+    ];
+    let batch = decoder(fields, OnChange::Freeze)
+        .decode(&raw(&[b"{}", br#"{"c1":null,"c2":"y","c3":null,"c4":null,"c5":null,"c6":null,"c7":null}"#]));
+    let shown: Vec<_> =
+        batch.rows.columns().iter().map(|c| [0, 1].map(|row| array_value_to_string(c, row).expect("shows"))).collect();
+    let uuid = "67e5504410b1426f9247bb680e5fe0c8";
+    assert_eq!(
+        shown,
+        [["7", ""], ["x", "y"], [uuid, ""], ["1.50", ""], ["true", ""], ["0102", ""], ["1970-01-01T00:00:00Z", ""]]
+    );
 }
 
 #[test]
