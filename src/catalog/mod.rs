@@ -8,6 +8,13 @@
 //!
 //! No answer is believed without the rules of `commit::protocol`.
 
+pub mod apply;
+pub mod document;
+pub mod documents;
+pub mod embedded;
+pub mod memory;
+mod sqlite;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
