@@ -1,7 +1,24 @@
 //! The configuration: what a user may write, and what it means.
 //!
 //! `document` reads TOML into these types, `load` layers defaults < file < `FRAZIL__a__b` < `--set a.b=c` (the only reader
-//! of the environment), `validate` reports all problems at once, each with its path.
+//! of the environment), `validate` reports all problems at once, each with its path. `reference` is the one table of all
+//! settings.
+
+mod assemble;
+mod document;
+pub mod layout_text;
+pub mod load;
+pub mod problem;
+pub mod quantity;
+mod reading;
+pub mod reference;
+mod resolve;
+mod show;
+mod validate;
+
+pub use load::{Layers, Loaded};
+pub use problem::{Problem, Problems};
+pub use resolve::Resolved;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
