@@ -2,13 +2,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use bytes::Bytes;
 use frazil::env::Env;
 use frazil::error::ErrorKind;
 use frazil::storage::counters::Operation;
 use frazil::storage::{Storage, StorageOptions};
 use futures::TryStreamExt;
+use parquet::arrow::AsyncArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 /// A store and a fresh folder in it.
 struct Place {
@@ -182,6 +186,22 @@ async fn an_aborted_upload_leaves_nothing(place: Place) {
     }
 }
 
+async fn a_parquet_file_is_written_through_an_upload(place: Place) {
+    let at = place.at("p/f.parquet");
+    let column = Arc::new(Int64Array::from_iter_values(0..10_000)) as ArrayRef;
+    let batch = RecordBatch::try_from_iter([("id", column)]).unwrap();
+    let upload = place.storage.upload(&at, None).await.unwrap();
+    let mut writer = AsyncArrowWriter::try_new(upload, batch.schema(), None).unwrap();
+    writer.write(&batch).await.unwrap();
+    writer.finish().await.unwrap();
+    let written = u64::try_from(writer.bytes_written()).unwrap();
+    assert_eq!((place.storage.size(&at).await.unwrap(), writer.into_inner().bytes_written()), (written, written));
+    let bytes = place.storage.read(&at).await.unwrap();
+    let read: Vec<_> = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap().collect();
+    let read: Vec<RecordBatch> = read.into_iter().collect::<Result<_, _>>().unwrap();
+    assert_eq!(arrow::compute::concat_batches(&batch.schema(), &read).unwrap(), batch);
+}
+
 async fn requests_are_counted(place: Place) {
     let at = place.at("count/f");
     place.storage.write(&at, vec![0; 1000].into()).await.unwrap();
@@ -211,5 +231,6 @@ suite! {
     many_are_deleted_each_with_its_answer
     an_upload_is_whole_or_not_there
     an_aborted_upload_leaves_nothing
+    a_parquet_file_is_written_through_an_upload
     requests_are_counted
 }
