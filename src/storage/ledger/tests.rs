@@ -154,6 +154,21 @@ async fn callers_that_come_together_share_an_fsync() {
 }
 
 #[tokio::test]
+async fn a_settlement_that_carries_anothers_line_does_not_pass_for_its_fsync() {
+    let disk = Arc::new(CountingDisk::default());
+    let ledger = Ledger::open(Arc::clone(&disk) as Arc<dyn Disk>, ENTRIES_MAX).await.expect("open");
+    ledger.stage(&owner(1), "s3://b/1").await.expect("stage");
+    // The first holds the file; the second writes for the third, without a sync of its own.
+    let (one, two, three) = (owner(1), owner(2), owner(3));
+    let answers =
+        tokio::join!(biased; ledger.stage(&two, "s3://b/2"), ledger.settle(&one), ledger.stage(&three, "s3://b/3"));
+    assert!(answers.0.is_ok() && answers.1.is_ok() && answers.2.is_ok());
+    disk.inner.crash();
+    let again = Ledger::open(disk, ENTRIES_MAX).await.expect("open");
+    assert!(again.open_entries().iter().any(|e| e.owner == owner(3)));
+}
+
+#[tokio::test]
 async fn after_a_failed_write_the_file_is_written_anew() {
     let disk = Arc::new(CountingDisk::default());
     let ledger = Ledger::open(Arc::clone(&disk) as Arc<dyn Disk>, ENTRIES_MAX).await.expect("open");
