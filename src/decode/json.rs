@@ -40,6 +40,9 @@ use crate::decode::temporal::Epoch;
 use crate::error::{Context, ErrorKind, Result};
 use crate::model::batch::{Batch, RawBatch, Stage};
 
+/// Values that room is made for in advance; columns beyond it grow as they fill.
+const CAPACITY: usize = 8192;
+
 /// How JSON is read.
 #[derive(Debug, Clone)]
 pub struct JsonOptions {
@@ -97,7 +100,7 @@ impl JsonDecoder {
 
     /// The same under another policy.
     pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
-        let mut columns = Columns::new(&self.plan, raw.rows.len());
+        let mut columns = Columns::new(&self.plan, raw.rows.len().min(CAPACITY));
         let mut source_rows = Vec::with_capacity(raw.rows.len());
         let mut rejects = raw.rejects.clone();
         let mut observed = Observed::default();
