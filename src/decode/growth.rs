@@ -1,7 +1,7 @@
 //! New columns for what rows were observed to hold: names, types and field ids, within limits.
 //!
-//! Names that differ from a column in case only are left out, because most engines do not tell them apart; so are names
-//! whose dotted path another column has already, empty ones and ones beyond [`NAME_BYTES_MAX`].
+//! Names that differ from a column in case only are left out, because most engines do not tell them apart; so are
+//! names whose dotted path another column has already, empty ones and ones beyond [`NAME_BYTES_MAX`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

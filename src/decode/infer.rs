@@ -1,10 +1,10 @@
 //! A schema from the first rows of a stream.
 //!
 //! Every column is optional. Integers become `long` (`decimal(38, 0)` beyond 64 bits), numbers with a fraction or an
-//! exponent `double`, texts that are all timestamps or dates `timestamptz`, `timestamp` (without zones) or `date`, objects
-//! structs, arrays lists. Integers beside fractions are `double`; any other mixture is a `string` that holds the JSON
-//! text. What was only null or empty is left out until it is seen with a value. Columns keep the order of their first
-//! appearance. The limits of [`Growth`] hold.
+//! exponent `double`, texts that are all timestamps or dates `timestamptz`, `timestamp` (without zones) or `date`,
+//! objects structs, arrays lists. Integers beside fractions are `double`; any other mixture is a `string` that holds
+//! the JSON text. What was only null or empty is left out until it is seen with a value. Columns keep the order of
+//! their first appearance. The limits of [`Growth`] hold.
 
 use iceberg::spec::Schema;
 
