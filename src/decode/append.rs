@@ -95,15 +95,15 @@ impl Appender {
     }
 
     /// Appends an object's fields to columns that hold `length` values each.
-    fn object(
+    fn object<'a>(
         &mut self,
         plan: &StructPlan,
         columns: &mut Columns,
         length: usize,
-        scanner: &mut Scanner<'_>,
+        scanner: &mut Scanner<'a>,
     ) -> Result<(), Fault> {
         scanner.open()?;
-        let mut unknown = BTreeSet::new();
+        let mut unknown: BTreeSet<Cow<'a, str>> = BTreeSet::new();
         let (mut first, mut slot, mut found) = (true, 0, 0);
         while scanner.more(b'}', first)? {
             first = false;
@@ -116,7 +116,7 @@ impl Appender {
                     let name = key.unescape()?;
                     let Some(index) = plan.find(&name) else {
                         self.unknown_field(plan, &name, scanner).map_err(|fault| fault.in_field(&name))?;
-                        if !unknown.insert(name.into_owned()) {
+                        if !unknown.insert(name) {
                             return Err(Fault::value("duplicate key").in_field(&key.unescape()?));
                         }
                         continue;

@@ -122,8 +122,8 @@ impl Column {
         self.nulls.len()
     }
 
-    /// Appends NULL, or where the plan has none some value: for places that nobody reads, below a NULL struct or in a row
-    /// that will be cut off.
+    /// Appends NULL, or where the plan has none some value: for places that nobody reads, below a NULL struct or in a
+    /// row that will be cut off.
     pub(crate) fn placeholder(&mut self, plan: &Plan) {
         self.nulls.append(plan.required);
         match &mut self.values {

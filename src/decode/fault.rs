@@ -1,5 +1,6 @@
 //! What is wrong with one row.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 /// Why a row is not decoded, and where in it.
@@ -54,7 +55,7 @@ impl Fault {
         if !self.0.whole {
             let inner = std::mem::take(&mut self.0.path);
             let dot = if inner.is_empty() || inner.starts_with('[') { "" } else { "." };
-            self.0.path = format!("{name}{dot}{inner}");
+            self.0.path = format!("{}{dot}{inner}", shortened(name));
         }
         self
     }
@@ -69,6 +70,15 @@ impl Fault {
             let _ = write!(self.0.path, "[{index}]{dot}{inner}");
         }
         self
+    }
+}
+
+/// A name as it is shown: rows choose their keys, and a reject is small.
+pub fn shortened(name: &str) -> Cow<'_, str> {
+    const SHOWN: usize = 128;
+    match name.char_indices().nth(SHOWN) {
+        Some((end, _)) => Cow::Owned(format!("{}…", name.get(..end).unwrap_or_default())),
+        None => Cow::Borrowed(name),
     }
 }
 
@@ -91,5 +101,6 @@ mod tests {
         let fault = Fault::value("no").in_field("price").in_element(3).in_element(0).in_field("items");
         assert_eq!(fault.path, "items[0][3].price");
         assert_eq!(Fault::row("no").in_field("price").path, "");
+        assert_eq!(Fault::value("no").in_field(&"é".repeat(1_000_000)).path.chars().count(), 129);
     }
 }

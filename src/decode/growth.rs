@@ -1,13 +1,14 @@
 //! New columns for what rows were observed to hold: names, types and field ids, within limits.
 //!
-//! Names that differ from a column in case only are left out, because most engines do not tell them apart; so are names
-//! whose dotted path another column has already, empty ones and ones beyond [`NAME_BYTES_MAX`].
+//! Names that differ from a column in case only are left out, because most engines do not tell them apart; so are
+//! names whose dotted path another column has already, empty ones and ones beyond [`NAME_BYTES_MAX`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use iceberg::spec::{ListType, NestedField, NestedFieldRef, PrimitiveType, Schema, StructType, Type};
 
+use crate::decode::fault::shortened;
 use crate::decode::observe::{NAME_BYTES_MAX, Shape, StructShape};
 
 /// How far a schema may grow.
@@ -84,7 +85,7 @@ impl Growth {
             let path = join(path, name);
             let size = size(shape, self.limits.depth_max.saturating_sub(depth));
             if let Some(reason) = self.obstacle(name, &path, size) {
-                self.left_out.push(LeftOut { path, reason });
+                self.left_out.push(LeftOut { path: shortened(&path).into_owned(), reason });
                 continue;
             }
             self.added.push(path.clone());

@@ -10,15 +10,18 @@
 //! | `decimal(p, s)` | a number, also as a string, that has at most `s` digits after the point: exact, never rounded |
 //! | `date` | `"2026-01-31"`; an integer: days since 1970-01-01 |
 //! | `time` | `"23:59:59.123456"` |
-//! | timestamps | ISO 8601 text; a number since the epoch, in the unit of [`JsonOptions::epoch`]. Digits beyond the column's unit are cut off. Without a zone the text is UTC; with one in a column without, its UTC time is stored |
+//! | timestamps | ISO 8601 text; a number since the epoch, in the unit of [`JsonOptions::epoch`] |
 //! | `string` | a string; the JSON text, as written, of anything else |
 //! | `uuid` | its text |
 //! | `fixed`, `binary` | base64 |
 //! | `struct`, `map` | an object; map keys in the key type's text |
 //! | `list` | an array |
 //!
-//! A missing field is NULL, or its column's write default. A key that occurs twice rejects the row, wherever it is told apart: in objects that become
-//! structs and maps.
+//! Timestamps: digits beyond the column's unit are cut off. A text without a zone is UTC; one with a zone, in a column
+//! without, is stored as its UTC time.
+//!
+//! A missing field is NULL, or its column's write default. A key that occurs twice rejects the row, wherever it is told
+//! apart: in objects that become structs and maps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,6 +43,9 @@ use crate::decode::temporal::Epoch;
 use crate::error::{Context, ErrorKind, Result};
 use crate::model::batch::{Batch, RawBatch, Stage};
 
+/// Values that room is made for in advance; columns beyond it grow as they fill.
+const CAPACITY: usize = 8192;
+
 /// How JSON is read.
 #[derive(Debug, Clone)]
 pub struct JsonOptions {
@@ -47,8 +53,8 @@ pub struct JsonOptions {
     pub on_change: OnChange,
     /// What numbers in timestamp columns count. Never guessed from their size.
     pub epoch: Epoch,
-    /// Columns of the schema that are not read from the rows: `transform::metadata_columns` fills them. A key of the same
-    /// name is an unknown field that cannot be added.
+    /// Columns of the schema that are not read from the rows: `transform::metadata_columns` fills them. A key of the
+    /// same name is an unknown field that cannot be added.
     pub metadata: BTreeMap<String, MetadataColumn>,
 }
 
@@ -87,17 +93,18 @@ impl JsonDecoder {
 
     /// Decodes, and says what the rows hold that the schema does not.
     ///
-    /// With [`OnChange::Evolve`] nothing is final while the answer is not [`Observed::is_settled`]: rows that an evolved
-    /// schema would take are among the rejects, and unknown fields are missing from the rows. The caller evolves the
-    /// schema (`transform::evolve`) and decodes the same rows again, or, where the schema may not follow, decodes them
-    /// with [`OnChange::Quarantine`]. Rows that no evolution would help add nothing to what was observed.
+    /// With [`OnChange::Evolve`] nothing is final while the answer is not [`Observed::is_settled`]: rows that an
+    /// evolved schema would take are among the rejects, and unknown fields are missing from the rows. The caller
+    /// evolves the schema (`transform::evolve`) and decodes the same rows again, or, where the schema may not follow,
+    /// decodes them with [`OnChange::Quarantine`]. Rows that no evolution would help add nothing to what was
+    /// observed.
     pub fn decode_observed(&self, raw: &RawBatch) -> (Batch, Observed) {
         self.decode_as(raw, self.options.on_change)
     }
 
     /// The same under another policy.
     pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
-        let mut columns = Columns::new(&self.plan, raw.rows.len());
+        let mut columns = Columns::new(&self.plan, raw.rows.len().min(CAPACITY));
         let mut source_rows = Vec::with_capacity(raw.rows.len());
         let mut rejects = raw.rejects.clone();
         let mut observed = Observed::default();

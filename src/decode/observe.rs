@@ -17,8 +17,8 @@ pub const NAME_BYTES_MAX: usize = 256;
 /// What the rows of a batch need from the schema beyond what it has. By field ids, so that no name is ambiguous.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Observed {
-    /// Unknown fields, by the field (a struct, or a list element or map value that is one) they appeared in; `None` for
-    /// the row itself.
+    /// Unknown fields, by the field (a struct, or a list element or map value that is one) they appeared in; `None`
+    /// for the row itself.
     pub added: BTreeMap<Option<i32>, StructShape>,
     /// Columns that need a wider type.
     pub widened: BTreeMap<i32, PrimitiveType>,

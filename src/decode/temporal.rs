@@ -1,8 +1,8 @@
 //! Dates, times and timestamps from their text: ISO 8601 as RFC 3339 profiles it, with what systems write beside it.
 //!
-//! Accepted: `2026-01-31`, years of more digits with a sign; `T`, `t` or a space before the time; seconds and up to nine
-//! digits of fraction optional; a zone as `Z`, `z`, `UTC`, `+02:00`, `+0200`, `+02`, optionally after a space. Digits
-//! beyond a column's unit are cut off. Leap seconds (`:60`) and `24:00` are refused.
+//! Accepted: `2026-01-31`, years of more digits with a sign; `T`, `t` or a space before the time; seconds and up to
+//! nine digits of fraction optional; a zone as `Z`, `z`, `UTC`, `+02:00`, `+0200`, `+02`, optionally after a space.
+//! Digits beyond a column's unit are cut off. Leap seconds (`:60`) and `24:00` are refused.
 
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
 const SECONDS_PER_DAY: i64 = 86_400;
@@ -203,8 +203,8 @@ fn days_in(year: i64, month: i64) -> i64 {
     }
 }
 
-/// Days since 1970-01-01 in the proleptic Gregorian calendar: years begin in March, so that a leap day ends one, and 400
-/// of them are an era of 146,097 days.
+/// Days since 1970-01-01 in the proleptic Gregorian calendar: years begin in March, so that a leap day ends one, and
+/// 400 of them are an era of 146,097 days.
 fn days(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);

@@ -1,7 +1,8 @@
 //! Column types as text: `decimal(9, 2)`, `struct<a: int not null, b: list<string>>`, `map<string, long>`.
 //!
-//! The words are the specification's; white space and case do not matter. Fields of structs, list elements and map values
-//! take NULL unless `not null` follows. A name that is not made of letters, digits, `_` and `-` stands in backticks.
+//! The words are the specification's; white space and case do not matter. Fields of structs, list elements and map
+//! values take NULL unless `not null` follows. A name that is not made of letters, digits, `_` and `-` stands in
+//! backticks.
 
 use std::sync::Arc;
 

@@ -1,10 +1,10 @@
 //! Schema evolution: from what rows were observed to hold to the schema that takes them.
 //!
-//! Pure, and a fixed point: a schema that was evolved needs nothing more for the same observation. Columns are added as
-//! optional, in the order of the structs' field ids and then by name, so that everybody who saw the same fields gives them
-//! the same ids; types are widened by the specification's promotions alone (`int` → `long`, `float` → `double`, `decimal` to
-//! more digits), which leave the values of every partition transform that takes them unchanged; required columns become
-//! optional. Every old field keeps its id, name and place.
+//! Pure, and a fixed point: a schema that was evolved needs nothing more for the same observation. Columns are added
+//! as optional, in the order of the structs' field ids and then by name, so that everybody who saw the same fields
+//! gives them the same ids; types are widened by the specification's promotions alone (`int` → `long`, `float` →
+//! `double`, `decimal` to more digits), which leave the values of every partition transform that takes them
+//! unchanged; required columns become optional. Every old field keeps its id, name and place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

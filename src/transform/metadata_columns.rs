@@ -1,7 +1,7 @@
 //! Columns that say where and when a row was read.
 //!
-//! They are part of the table's schema, under the names that the configuration gives them; the decoder leaves them out
-//! and they are put in their places here.
+//! They are part of the table's schema, under the names that the configuration gives them; the decoder leaves them
+//! out and they are put in their places here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,8 +62,8 @@ impl MetadataColumns {
         Ok(Self { config: config.clone(), arrow: Arc::new(arrow) })
     }
 
-    /// The batch with its metadata columns, all columns in the schema's order. `raw` is what it was decoded from, `now_ms`
-    /// when.
+    /// The batch with its metadata columns, all columns in the schema's order. `raw` is what it was decoded from,
+    /// `now_ms` when.
     ///
     /// # Errors
     /// `Internal` when the batch is not one of this schema.

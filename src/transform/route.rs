@@ -1,7 +1,7 @@
 //! Which table a row goes to: `lake.raw_shop.{event}` names one table per value of the field `event`.
 //!
-//! A value becomes part of a name after every character but ASCII letters, digits, `_` and `-` was replaced by `_`; case is
-//! kept. So `a b` and `a.b` go to one table. Only as much of a row is read as it takes to find the fields.
+//! A value becomes part of a name after every character but ASCII letters, digits, `_` and `-` was replaced by `_`;
+//! case is kept. So `a b` and `a.b` go to one table. Only as much of a row is read as it takes to find the fields.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
@@ -91,8 +91,8 @@ impl Route {
 
     /// The batch's rows by table, and the rows that have none, after the rejects that the source made.
     ///
-    /// Each part keeps the order of its rows and covers the whole batch's positions. Where all rows go to one table the
-    /// source's rejects stay with it.
+    /// Each part keeps the order of its rows and covers the whole batch's positions. Where all rows go to one table
+    /// the source's rejects stay with it.
     pub fn split(&self, raw: RawBatch) -> (BTreeMap<TableName, RawBatch>, Vec<Reject>) {
         if let Some(table) = &self.constant {
             return (BTreeMap::from([(table.clone(), raw)]), Vec::new());
