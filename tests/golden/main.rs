@@ -2,6 +2,7 @@
 //! committing it.
 
 mod config;
+mod metrics;
 
 use std::path::{Path, PathBuf};
 
