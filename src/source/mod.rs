@@ -3,8 +3,14 @@
 //! `files` follows a folder (`listing` finds names, `reader` reads one file, `inflate` unpacks, `framing` cuts rows), `stdin`
 //! reads lines once, `replay` makes a web shop's events up (`shop` is what one of them looks like).
 
+pub mod files;
+mod framing;
+mod inflate;
+mod listing;
+mod reader;
 pub mod replay;
 mod shop;
+pub mod stdin;
 
 use async_trait::async_trait;
 

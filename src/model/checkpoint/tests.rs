@@ -15,7 +15,14 @@ fn files(watermark: &str, open: Option<(&str, u64)>, late: &[&str]) -> Position 
         watermark: watermark.into(),
         open: open.map(|(name, rows)| OpenFile { name: name.into(), rows, tag: String::new() }),
         late: late.iter().map(|&name| name.into()).collect(),
+        ..FilesPosition::default()
     })
+}
+
+fn late_open(position: Position, name: &str, rows: u64) -> Position {
+    let Position::Files(files) = position else { unreachable!("positions of files only") };
+    let late_open = Some(OpenFile { name: name.into(), rows, tag: String::new() });
+    Position::Files(FilesPosition { late_open, ..files })
 }
 
 proptest! {
@@ -77,6 +84,13 @@ fn file_positions_are_ordered_by_what_was_read() {
         (files("c", None, &[]), files("b", None, &["a0"]), false),
         (files("c", None, &["a0"]), files("b", None, &["a0"]), true),
         (files("c", None, &[]), Position::Offset(1), false),
+        (files("c", None, &[]), late_open(files("c", None, &[]), "b", 1), false),
+        (late_open(files("c", None, &[]), "b", 1), files("c", None, &[]), true),
+        (late_open(files("c", None, &[]), "b", 1), late_open(files("c", None, &[]), "b", 2), false),
+        (late_open(files("c", None, &[]), "b", 2), late_open(files("c", None, &[]), "b", 1), true),
+        (files("c", None, &["b"]), late_open(files("c", None, &[]), "b", 1), true),
+        (files("b", Some(("c", 7)), &[]), late_open(files("a", Some(("c", 7)), &[]), "b", 1), true),
+        (files("a", Some(("c", 7)), &[]), late_open(files("a", Some(("c", 7)), &[]), "b", 1), false),
     ];
     for (a, b, covers) in cases {
         assert_eq!(a.covers(&b), covers, "{a:?} covers {b:?}");
