@@ -532,3 +532,6 @@ fn rebase(change: &Change, base: &TableState, head: &TableState) -> Rebase {
     });
     if clean { Rebase::Clean } else { Rebase::Rebuild }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ mod inflate;
 mod listing;
 mod reader;
 pub mod replay;
+pub mod retained;
 mod shop;
 pub mod stdin;
 

@@ -19,7 +19,7 @@ pub mod ledger;
 mod local;
 pub mod location;
 mod memory;
-mod upload;
+pub mod upload;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
