@@ -12,6 +12,8 @@ pub mod apply;
 pub mod document;
 pub mod documents;
 pub mod embedded;
+#[cfg(test)]
+pub(crate) mod faulty;
 pub mod memory;
 mod sqlite;
 

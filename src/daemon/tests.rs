@@ -3,38 +3,19 @@
 use std::str::FromStr;
 
 use arrow::array::RecordBatch;
-use async_trait::async_trait;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
+use crate::catalog::faulty::FaultyCatalog;
 use crate::catalog::memory::MemoryCatalog;
 use crate::commit::manifests;
 use crate::config::{
     ApiConfig, CommitConfig, CreateConfig, Limits, MetadataColumn, OnChange, OnRollback, RejectsConfig, RejectsTo,
     ReplayConfig, SchemaConfig,
 };
-use crate::env::{Clock, SystemClock};
+use crate::env::virtual_time::{on_virtual_time, simulated};
 use crate::model::ids::MAIN;
 use crate::storage::disk::MemoryDisk;
-
-/// A clock on tokio's paused time.
-struct PausedClock(tokio::time::Instant, i64);
-
-#[async_trait]
-impl Clock for PausedClock {
-    fn now_ms(&self) -> i64 {
-        self.1 + i64::try_from(self.0.elapsed().as_millis()).expect("small")
-    }
-
-    async fn sleep(&self, duration: Duration) {
-        SystemClock.sleep(duration).await;
-    }
-}
-
-#[allow(clippy::disallowed_methods)] // the base of virtual time
-fn simulated(seed: u64) -> Env {
-    Env::simulated(Arc::new(PausedClock(tokio::time::Instant::now(), SystemClock.now_ms())), seed)
-}
 
 fn config(table: &str, anchor: Option<&str>, rows: u64) -> Config {
     let pipeline = PipelineConfig {
@@ -112,6 +93,30 @@ impl World {
             .expect("assembles")
     }
 
+    /// The same world, seen by another process: its own disk, and a catalog that fails in `rate` percent of the calls.
+    fn seen_through(&self, rate: u64) -> Self {
+        Self {
+            env: self.env.clone(),
+            storage: self.storage.clone(),
+            catalog: Arc::new(FaultyCatalog::new(Arc::clone(&self.catalog), self.env.clone(), rate)),
+            disk: Arc::new(MemoryDisk::new()),
+        }
+    }
+
+    /// Kills the daemon again and again, at any moment, and lets it finish after `lives`.
+    async fn killed(&self, config: &Config, lives: u32) {
+        for _ in 0..lives {
+            let daemon = self.daemon(config).await;
+            let life = Duration::from_millis(200 + self.env.below(6_000));
+            let ended = self.env.timeout(life, daemon.run(CancellationToken::new())).await;
+            self.disk.crash();
+            if ended.is_some() {
+                break;
+            }
+        }
+        self.run(config, None).await;
+    }
+
     /// Runs the daemon to its source's end, or for that long.
     async fn run(&self, config: &Config, time: Option<Duration>) {
         let daemon = self.daemon(config).await;
@@ -181,12 +186,6 @@ fn each_once(found: &BTreeMap<(String, i64), u32>, rows: i64) {
     assert!(*found == expected, "a row is missing or doubled");
 }
 
-fn on_virtual_time(work: impl Future<Output = ()>) {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
-    runtime.block_on(work);
-}
-
 #[test]
 fn generated_rows_are_in_the_table_each_once() {
     on_virtual_time(async {
@@ -210,4 +209,30 @@ fn a_stream_to_many_tables_by_a_field_loses_nothing_over_restarts() {
         let tables = ["shop.page_view", "shop.add_to_cart", "shop.purchase", "shop.refund"];
         each_once(&world.positions(&tables).await, 3_000);
     });
+}
+
+/// Two instances of one pipeline that are killed at any moment, over a catalog that loses answers.
+async fn storm(seed: u64) {
+    const ROWS: i64 = 1_200;
+    let world = World::new(seed);
+    let routed = seed % 2 == 0;
+    let mut config =
+        if routed { config("shop.{event}", Some("shop.purchase"), 1_200) } else { config("shop.events", None, 1_200) };
+    if let Some(SourceConfig::Replay(replay)) = config.sources.get_mut("shop") {
+        replay.rate = Some(200);
+    }
+    let (one, two) = (world.seen_through(seed % 50), world.seen_through(seed % 50));
+    let mut other = config.clone();
+    other.instance = "other".into();
+    tokio::join!(one.killed(&config, 5), two.killed(&other, 5));
+    let tables: &[&str] =
+        if routed { &["shop.page_view", "shop.add_to_cart", "shop.purchase", "shop.refund"] } else { &["shop.events"] };
+    each_once(&world.positions(tables).await, ROWS);
+}
+
+#[test]
+fn two_instances_that_are_killed_at_any_moment_lose_and_double_nothing() {
+    for seed in 100..108 {
+        on_virtual_time(storm(seed));
+    }
 }

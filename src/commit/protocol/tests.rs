@@ -1,173 +1,28 @@
 //! The protocol against a catalog that loses answers, lies about its own success and applies requests minutes late.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
-
-use async_trait::async_trait;
 use iceberg::spec::{
     DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, NestedField, PrimitiveType, Schema,
     SortOrder, Struct, Type, UnboundPartitionSpec,
 };
 use iceberg::{TableRequirement, TableUpdate};
+use std::collections::BTreeMap;
 
 use super::*;
+use crate::catalog::faulty::FaultyCatalog;
 use crate::catalog::memory::MemoryCatalog;
-use crate::catalog::{Capabilities, CreateTable, PreparedCommit};
+use crate::catalog::{CreateTable, PreparedCommit};
 use crate::commit::manifests;
-use crate::env::SystemClock;
+use crate::env::virtual_time::{on_virtual_time, simulated};
 use crate::model::change::{Append, OnRollback, PipelineDelta};
 use crate::model::checkpoint::{Checkpoint, Delta, Position, Range};
 use crate::model::ids::{MAIN, PartitionId, PipelineName};
 use crate::storage::StorageOptions;
 
-/// A clock on tokio's paused time.
-struct PausedClock(tokio::time::Instant, i64);
-
-#[async_trait]
-impl crate::env::Clock for PausedClock {
-    #[allow(clippy::disallowed_methods)] // virtual time
-    fn now_ms(&self) -> i64 {
-        self.1 + i64::try_from(self.0.elapsed().as_millis()).expect("small")
-    }
-
-    async fn sleep(&self, duration: Duration) {
-        SystemClock.sleep(duration).await;
-    }
-}
-
-#[allow(clippy::disallowed_methods)] // the base of virtual time must not be before what the metadata builder stamps
-fn simulated(seed: u64) -> Env {
-    let now = SystemClock;
-    Env::simulated(Arc::new(PausedClock(tokio::time::Instant::now(), crate::env::Clock::now_ms(&now))), seed)
-}
-
-/// What a faulty catalog does with a commit.
-#[derive(Debug, Clone, Copy)]
-enum Fault {
-    None,
-    /// Done, and the answer is lost.
-    LostYes,
-    /// Not done, and no answer.
-    LostNo,
-    /// Refused without a reason.
-    Refused,
-    /// Done, then refused: a server that retried by itself.
-    LyingNo,
-    NotSent,
-    Throttled,
-    /// No answer now; applied when a later request comes.
-    Late,
-}
-
-const FAULTS: [Fault; 8] = [
-    Fault::None,
-    Fault::LostYes,
-    Fault::LostNo,
-    Fault::Refused,
-    Fault::LyingNo,
-    Fault::NotSent,
-    Fault::Throttled,
-    Fault::Late,
-];
-
-#[derive(Debug)]
-struct FaultyCatalog {
-    inner: MemoryCatalog,
-    env: Env,
-    late: Mutex<Vec<PreparedCommit>>,
-    /// In percent.
-    rate: u64,
-}
-
-impl FaultyCatalog {
-    fn draw(&self) -> Fault {
-        if self.env.below(100) >= self.rate {
-            return Fault::None;
-        }
-        FAULTS[usize::try_from(self.env.below(FAULTS.len() as u64)).expect("small")]
-    }
-}
-
-fn lost() -> Error {
-    Error::new(ErrorKind::Unavailable, "connection reset")
-}
-
-#[async_trait]
-impl Catalog for FaultyCatalog {
-    async fn load(&self, table: &TableName) -> Result<TableState> {
-        if self.env.below(100) < self.rate / 4 {
-            return Err(lost());
-        }
-        self.inner.load(table).await
-    }
-
-    async fn commit(&self, commit: &PreparedCommit) -> Outcome {
-        let overdue = if self.env.below(3) == 0 { self.late.lock().expect("unpoisoned").pop() } else { None };
-        if let Some(late) = overdue {
-            let _ = self.inner.commit(&late).await;
-        }
-        self.env.sleep(Duration::from_millis(self.env.below(200))).await;
-        match self.draw() {
-            Fault::None => self.inner.commit(commit).await,
-            Fault::LostYes => {
-                let _ = self.inner.commit(commit).await;
-                Outcome::Unknown(lost())
-            }
-            Fault::LostNo => Outcome::Unknown(lost()),
-            Fault::Refused => Outcome::Refused(Error::new(ErrorKind::Conflict, "no")),
-            Fault::LyingNo => {
-                let _ = self.inner.commit(commit).await;
-                Outcome::Refused(Error::new(ErrorKind::Conflict, "no, after all"))
-            }
-            Fault::NotSent => Outcome::NotSent(lost()),
-            Fault::Throttled => Outcome::Throttled(Duration::from_secs(1)),
-            Fault::Late => {
-                self.late.lock().expect("unpoisoned").push(commit.clone());
-                Outcome::Unknown(lost())
-            }
-        }
-    }
-
-    async fn create(&self, table: &CreateTable) -> Outcome {
-        self.inner.create(table).await
-    }
-
-    async fn register(&self, table: &TableName, metadata_location: &str) -> Outcome {
-        self.inner.register(table, metadata_location).await
-    }
-
-    async fn rename(&self, from: &TableName, to: &TableName) -> Result<()> {
-        self.inner.rename(from, to).await
-    }
-
-    async fn drop_table(&self, table: &TableName) -> Result<()> {
-        self.inner.drop_table(table).await
-    }
-
-    async fn namespaces(&self, parent: &[String]) -> Result<Vec<Vec<String>>> {
-        self.inner.namespaces(parent).await
-    }
-
-    async fn create_namespace(&self, namespace: &[String], properties: &BTreeMap<String, String>) -> Result<()> {
-        self.inner.create_namespace(namespace, properties).await
-    }
-
-    async fn drop_namespace(&self, namespace: &[String]) -> Result<()> {
-        self.inner.drop_namespace(namespace).await
-    }
-
-    async fn tables(&self, namespace: &[String]) -> Result<Vec<TableName>> {
-        self.inner.tables(namespace).await
-    }
-
-    async fn capabilities(&self) -> Result<Capabilities> {
-        self.inner.capabilities().await
-    }
-}
-
 /// A world with one table and a catalog that fails in `rate` percent of the calls.
 struct World {
     env: Env,
+    /// As it is, and as the instances see it.
+    truth: Arc<MemoryCatalog>,
     catalog: Arc<FaultyCatalog>,
     storage: Storage,
     table: TableName,
@@ -196,8 +51,9 @@ impl World {
             })
             .await;
         assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
-        let catalog = Arc::new(FaultyCatalog { inner, env: env.clone(), late: Mutex::default(), rate });
-        Self { env, catalog, storage, table }
+        let truth = Arc::new(inner);
+        let catalog = Arc::new(FaultyCatalog::new(truth.clone(), env.clone(), rate));
+        Self { env, truth, catalog, storage, table }
     }
 
     fn committer(&self, instance: &str) -> Committer {
@@ -212,7 +68,7 @@ impl World {
     }
 
     async fn truth(&self) -> TableState {
-        self.catalog.inner.load(&self.table).await.expect("there")
+        self.truth.load(&self.table).await.expect("there")
     }
 
     /// One instance of a pipeline: commits epochs of its log until `end`, from wherever the table says it stands.
@@ -234,15 +90,15 @@ impl World {
                 witness: false,
             };
             let standing = committer.standing(&base, question).await.expect("never halts here");
-            let (mut at, mut change) = match standing {
-                Standing::New => (None, self.change(pipeline, instance, &base, None, -1)),
+            let mut change = match standing {
+                Standing::New => self.change(pipeline, instance, &base, None, -1),
                 Standing::At(taken) => match taken.checkpoint.positions.get(&PartitionId::new("0")) {
                     Some(Position::Offset(at)) if *at >= end => return,
                     Some(Position::Offset(at)) => {
                         let to = (at + 1 + self.env.below(9).cast_signed()).min(end);
-                        (Some(*at), self.change(pipeline, instance, &base, Some(*at), to))
+                        self.change(pipeline, instance, &base, Some(*at), to)
                     }
-                    _ => (None, self.change(pipeline, instance, &base, None, 3)),
+                    _ => self.change(pipeline, instance, &base, None, 3),
                 },
             };
             let mut base = base;
@@ -257,7 +113,7 @@ impl World {
                     }
                 };
                 let start = commit.change().delta.as_ref().is_some_and(|d| d.delta.is_empty());
-                at = if start { continue 'restart } else { self.reached(&commit) };
+                let at = if start { continue 'restart } else { self.reached(&commit) };
                 if at == Some(end) {
                     return;
                 }
@@ -322,7 +178,7 @@ impl World {
                 updates,
                 idempotency_key: self.env.uuid(),
             };
-            let _ = self.catalog.inner.commit(&commit).await;
+            let _ = self.truth.commit(&commit).await;
         }
     }
 
@@ -382,12 +238,6 @@ async fn storm(seed: u64, rate: u64, format: FormatVersion) {
     if format == FormatVersion::V3 {
         assert!(state.metadata.next_row_id() >= 2 * (END + 1).cast_unsigned(), "seed {seed}: every row has an id");
     }
-}
-
-fn on_virtual_time(work: impl Future<Output = ()>) {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
-    runtime.block_on(work);
 }
 
 #[test]
