@@ -60,6 +60,7 @@ impl StructPlan {
     pub(crate) fn of_row(fields: &[NestedFieldRef], reserved: BTreeSet<String>) -> Result<Self> {
         let kept: Vec<_> = fields.iter().filter(|field| !reserved.contains(&field.name)).cloned().collect();
         let mut plan = Self::new(None, &kept, 1)?;
+        plan.folded.extend(reserved.iter().map(|name| (name.to_lowercase(), name.clone())));
         plan.reserved = reserved;
         Ok(plan)
     }
