@@ -1,7 +1,7 @@
 //! One row's values onto columns: the hot path.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use base64::Engine;
 use base64::alphabet;
@@ -12,7 +12,7 @@ use crate::config::OnChange;
 use crate::decode::columns::{Column, Columns, Texts, Values, offset};
 use crate::decode::fault::{Fault, excerpt};
 use crate::decode::number;
-use crate::decode::observe::{Observed, Shape, StructShape};
+use crate::decode::observe::{Observed, Shape};
 use crate::decode::plan::{Kind, Plan, StructPlan};
 use crate::decode::scan::{self, Scanner, unescape_onto};
 use crate::decode::temporal::{self, Epoch};
@@ -29,12 +29,11 @@ pub(crate) struct Appender {
     pub(crate) on_change: OnChange,
     /// What integers in timestamp columns count.
     pub(crate) epoch: Epoch,
-    /// Whether the row had unknown fields that evolution could add.
-    pub(crate) unknown: bool,
+    /// The row's unknown fields, by the struct they are in. Empty objects and arrays are among them: they ask for no
+    /// column, and have a say in its type.
+    pub(crate) unknown: Vec<(Option<i32>, String, Shape)>,
     /// Unknown fields that were left out of the row.
     pub(crate) ignored: u64,
-    /// Unknown fields that hold nothing but are arrays or objects: they ask for no column, and have a say in its type.
-    pub(crate) hollow: BTreeMap<Option<i32>, StructShape>,
     /// Where to note what the schema lacks. Then values that would fit an evolved schema are no faults.
     pub(crate) observed: Option<Observed>,
 }
@@ -77,11 +76,12 @@ impl Scalar<'_> {
 
 impl Appender {
     pub(crate) fn new(on_change: OnChange, epoch: Epoch) -> Self {
-        Self { on_change, epoch, unknown: false, ignored: 0, hollow: BTreeMap::new(), observed: None }
+        Self { on_change, epoch, unknown: Vec::new(), ignored: 0, observed: None }
     }
 
     /// Appends the object that is all of the text. On a fault the columns hold part of it.
     pub(crate) fn row(&mut self, plan: &StructPlan, columns: &mut Columns, text: &str) -> Result<(), Fault> {
+        self.unknown.clear();
         let mut scanner = Scanner::new(text);
         match scanner.peek() {
             Ok(scan::Kind::Object) => {}
@@ -157,22 +157,17 @@ impl Appender {
             return Ok(());
         }
         let shape = Shape::read(scanner)?;
-        if !shape.is_known() {
-            if shape != Shape::Unknown {
-                self.hollow.entry(plan.id).or_default().insert(name, shape);
+        if shape.is_known() {
+            if self.on_change == OnChange::Quarantine {
+                return Err(Fault::value("the table has no such column"));
             }
-            return Ok(());
+            if let Some(obstacle) = plan.obstacle(name) {
+                return Err(Fault::value(obstacle));
+            }
+            self.ignored += 1;
         }
-        if self.on_change == OnChange::Quarantine {
-            return Err(Fault::value("the table has no such column"));
-        }
-        if let Some(obstacle) = plan.obstacle(name) {
-            return Err(Fault::value(obstacle));
-        }
-        self.ignored += 1;
-        self.unknown = true;
-        if let Some(observed) = &mut self.observed {
-            observed.add(plan.id, name, shape);
+        if self.on_change == OnChange::Evolve && shape != Shape::Unknown {
+            self.unknown.push((plan.id, name.to_owned(), shape));
         }
         Ok(())
     }

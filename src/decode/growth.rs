@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use iceberg::spec::{ListType, NestedField, NestedFieldRef, PrimitiveType, Schema, StructType, Type};
 
+use crate::config::SchemaConfig;
 use crate::decode::fault::shortened;
 use crate::decode::observe::{NAME_BYTES_MAX, Shape, StructShape};
 
@@ -18,6 +19,12 @@ pub struct GrowthLimits {
     pub columns_max: usize,
     /// Levels of structs and lists; what is nested deeper becomes a `string` of its JSON text.
     pub depth_max: usize,
+}
+
+impl From<&SchemaConfig> for GrowthLimits {
+    fn from(config: &SchemaConfig) -> Self {
+        Self { columns_max: config.columns_max, ..Self::default() }
+    }
 }
 
 impl Default for GrowthLimits {

@@ -6,8 +6,12 @@
 //! the JSON text. What was only null or empty is left out until it is seen with a value. Columns keep the order of
 //! their first appearance. The limits of [`Growth`] hold.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use iceberg::spec::Schema;
 
+use crate::config::MetadataColumn;
+use crate::decode::fault::shortened;
 use crate::decode::growth::{Growth, GrowthLimits, GrowthOrder, LeftOut};
 use crate::decode::observe::StructShape;
 use crate::decode::scan::{Kind, Scanner};
@@ -26,11 +30,16 @@ pub struct Inferred {
     pub left_out: Vec<LeftOut>,
 }
 
-/// Infers a schema from `rows`; the caller decides how many.
+/// Infers a schema from `rows`; the caller decides how many. Fields with the name of a `metadata` column, in whatever
+/// case, are left out.
 ///
 /// # Errors
 /// `Internal` when the columns make no valid schema.
-pub fn infer<'a>(rows: impl IntoIterator<Item = &'a [u8]>, limits: GrowthLimits) -> Result<Inferred> {
+pub fn infer<'a>(
+    rows: impl IntoIterator<Item = &'a [u8]>,
+    metadata: &BTreeMap<String, MetadataColumn>,
+    limits: GrowthLimits,
+) -> Result<Inferred> {
     let (mut shape, mut read, mut malformed) = (StructShape::default(), 0, 0);
     for row in rows {
         match read_row(row) {
@@ -44,7 +53,12 @@ pub fn infer<'a>(rows: impl IntoIterator<Item = &'a [u8]>, limits: GrowthLimits)
     let invalid = || "the inferred columns make no schema";
     let empty = Schema::builder().build().context(ErrorKind::Internal, invalid)?;
     let mut growth = Growth::new(&empty, 0, limits, GrowthOrder::Appearance);
-    let fields = growth.fields("", 0, &shape);
+    let reserved: BTreeSet<String> = metadata.keys().map(|name| name.to_lowercase()).collect();
+    for (name, _) in shape.fields().filter(|(name, _)| reserved.contains(&name.to_lowercase())) {
+        let reason = "the name belongs to a metadata column".to_owned();
+        growth.left_out.push(LeftOut { path: shortened(name).into_owned(), reason });
+    }
+    let fields = growth.fields("", 0, &shape.without(|name| reserved.contains(&name.to_lowercase())));
     let schema = Schema::builder().with_fields(fields).build().context(ErrorKind::Internal, invalid)?;
     Ok(Inferred { schema, rows: read, malformed, left_out: growth.left_out })
 }
@@ -65,7 +79,7 @@ mod tests {
     use crate::decode::type_text::type_text;
 
     fn inferred(rows: &[&str]) -> Inferred {
-        infer(rows.iter().map(|row| row.as_bytes()), GrowthLimits::default()).expect("a schema")
+        infer(rows.iter().map(|row| row.as_bytes()), &BTreeMap::new(), GrowthLimits::default()).expect("a schema")
     }
 
     fn columns(rows: &[&str]) -> Vec<String> {
@@ -144,10 +158,18 @@ mod tests {
     const NAME_TOO_LONG: usize = crate::decode::observe::NAME_BYTES_MAX + 1;
 
     #[test]
+    fn a_row_cannot_take_the_name_of_a_metadata_column() {
+        let metadata = BTreeMap::from([("_origin".to_owned(), MetadataColumn::Origin)]);
+        let row: &[u8] = br#"{"_Origin":1,"a":1}"#;
+        let inferred = infer([row], &metadata, GrowthLimits::default()).expect("a schema");
+        assert_eq!((inferred.schema.as_struct().fields().len(), inferred.left_out[0].path.as_str()), (1, "_Origin"));
+    }
+
+    #[test]
     fn limits_hold_on_columns_and_depth() {
         let limits = GrowthLimits { columns_max: 4, depth_max: 2 };
         let row: &[u8] = br#"{"a":1,"wide":{"b":1,"c":1,"d":1},"deep":{"l":[1]},"late":1}"#;
-        let inferred = infer([row], limits).expect("a schema");
+        let inferred = infer([row], &BTreeMap::new(), limits).expect("a schema");
         let shown: Vec<_> = inferred
             .schema
             .as_struct()
@@ -158,7 +180,7 @@ mod tests {
         assert_eq!(shown, ["a: long", "deep: struct<l: list<long>>"]);
         assert_eq!(inferred.left_out.iter().map(|l| l.path.as_str()).collect::<Vec<_>>(), ["wide", "late"]);
         let deeper: &[u8] = br#"{"deep":{"l":[{"a":1}]}}"#;
-        let inferred = infer([deeper], limits).expect("a schema");
+        let inferred = infer([deeper], &BTreeMap::new(), limits).expect("a schema");
         assert_eq!(type_text(&inferred.schema.as_struct().fields()[0].field_type), "struct<l: list<string>>");
     }
 }

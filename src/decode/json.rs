@@ -119,11 +119,7 @@ impl JsonDecoder {
             }
         }
         observed.ignored = appender.ignored;
-        for (parent, shape) in appender.hollow {
-            if let Some(added) = observed.added.get_mut(&parent) {
-                added.merge(shape);
-            }
-        }
+        observed.added.retain(|_, shape| shape.fields().next().is_some());
         let batch = match self.finish(columns, source_rows.len()) {
             Ok(rows) => Batch { rows, source_rows, rejects },
             Err(error) => self.refuse_all(raw, &error),
@@ -141,30 +137,28 @@ impl JsonDecoder {
         observed: &mut Observed,
     ) -> Result<(), Fault> {
         let ignored = appender.ignored;
-        appender.unknown = false;
         let text = std::str::from_utf8(bytes)
             .map_err(|e| Fault::row(format!("invalid UTF-8 after byte {}", e.valid_up_to())))?;
-        let first = appender.row(&self.plan, columns, text);
-        let evolve = appender.on_change == OnChange::Evolve;
-        let look_again = evolve && first.as_ref().map_or_else(|fault| fault.evolvable, |()| appender.unknown);
-        if !look_again {
-            if first.is_err() {
+        let Err(fault) = appender.row(&self.plan, columns, text) else {
+            observed.add_all(&mut appender.unknown);
+            return Ok(());
+        };
+        if fault.evolvable && appender.on_change == OnChange::Evolve {
+            // The same once more, noting what the schema lacks instead of giving up at the first lack. It is rare, so that
+            // the first look need not care.
+            columns.truncate(length);
+            appender.observed = Some(Observed::default());
+            let second = appender.row(&self.plan, columns, text);
+            let seen = appender.observed.take().unwrap_or_default();
+            if let Err(hopeless) = second {
                 appender.ignored = ignored;
+                return Err(hopeless);
             }
-            return first;
+            observed.merge(seen);
+            observed.add_all(&mut appender.unknown);
         }
-        // The same once more, noting on the way what the schema lacks. It is rare, so the first look need not care.
-        columns.truncate(length);
         appender.ignored = ignored;
-        appender.observed = Some(Observed::default());
-        let second = appender.row(&self.plan, columns, text);
-        let seen = appender.observed.take().unwrap_or_default();
-        if second.is_err() || first.is_err() {
-            appender.ignored = ignored;
-        }
-        second?;
-        observed.merge(seen);
-        first
+        Err(fault)
     }
 
     fn finish(&self, columns: Columns, length: usize) -> Result<RecordBatch, ArrowError> {

@@ -3,6 +3,35 @@
 /// `text` × 10^`scale`, rounded towards negative infinity, and whether nothing was lost. `text` is a number by JSON's
 /// grammar. `None` when the result does not fit 38 digits.
 pub(crate) fn scaled(text: &str, scale: i32) -> Option<(i128, bool)> {
+    short(text, scale).map(|value| (value.into(), true)).or_else(|| scaled_slowly(text, scale))
+}
+
+/// The same for what most numbers are: few digits, no exponent, nothing lost.
+#[inline]
+fn short(text: &str, scale: i32) -> Option<i64> {
+    let (negative, digits) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
+    let mut missing = scale;
+    let (mut value, mut fraction) = (0_i64, false);
+    if digits.len() > 18 {
+        // More might overflow while they are read.
+        return None;
+    }
+    for byte in digits.bytes() {
+        match byte {
+            b'0'..=b'9' => {
+                value = value * 10 + i64::from(byte - b'0');
+                missing -= i32::from(fraction);
+            }
+            b'.' => fraction = true,
+            _ => return None,
+        }
+    }
+    let power = 10_i64.checked_pow(u32::try_from(missing).ok()?)?;
+    let value = value.checked_mul(power)?;
+    Some(if negative { -value } else { value })
+}
+
+fn scaled_slowly(text: &str, scale: i32) -> Option<(i128, bool)> {
     let (negative, text) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -36,7 +65,10 @@ fn shifted(value: i128, digit: u8) -> Option<i128> {
 
 /// How many digits an unscaled value has.
 pub(crate) fn precision(value: i128) -> u32 {
-    value.unsigned_abs().checked_ilog10().map_or(1, |log| log + 1)
+    let value = value.unsigned_abs();
+    // 128-bit division is slow and seldom needed.
+    let log = u64::try_from(value).map_or_else(|_| value.checked_ilog10(), u64::checked_ilog10);
+    log.map_or(1, |log| log + 1)
 }
 
 #[cfg(test)]
@@ -64,6 +96,16 @@ mod tests {
             ("1700000000123456789", -3, Some((1_700_000_000_123_456, false))),
         ] {
             assert_eq!(scaled(text, scale), expected, "{text} scale {scale}");
+            assert_eq!(scaled_slowly(text, scale), expected, "{text} scale {scale}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_short_way_agrees_with_the_long_one(text in "-?(0|[1-9][0-9]{0,19})([.][0-9]{1,12})?", scale in -3_i32..20) {
+            if let Some(value) = short(&text, scale) {
+                proptest::prop_assert_eq!(scaled_slowly(&text, scale), Some((value.into(), true)));
+            }
         }
     }
 

@@ -57,10 +57,10 @@ impl Observed {
         }
     }
 
-    /// Notes an unknown field.
-    pub(crate) fn add(&mut self, parent: Option<i32>, name: &str, shape: Shape) {
-        if shape.is_known() {
-            self.added.entry(parent).or_default().insert(name, shape);
+    /// Notes a row's unknown fields: struct, name and shape.
+    pub(crate) fn add_all(&mut self, unknown: &mut Vec<(Option<i32>, String, Shape)>) {
+        for (parent, name, shape) in unknown.drain(..) {
+            self.added.entry(parent).or_default().insert(&name, shape);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use iceberg::spec::{Literal, NestedField, NestedFieldRef, PrimitiveLiteral, PrimitiveType, Type};
 
-use crate::decode::scan::DEPTH_MAX;
+use crate::decode::scan::{DEPTH_MAX, KeyToken};
 use crate::error::{Error, ErrorKind, Result};
 
 /// One column, list element, map key or map value.
@@ -15,7 +15,7 @@ pub(crate) struct Plan {
     /// Its name.
     pub(crate) name: String,
     /// Its name as a JSON key with quotes and colon, as it is most often written.
-    pub(crate) token: Vec<u8>,
+    pub(crate) token: KeyToken,
     /// Whether NULL is refused.
     pub(crate) required: bool,
     /// What it holds where a row has no such field; `None`: NULL.
@@ -60,6 +60,7 @@ impl StructPlan {
     pub(crate) fn of_row(fields: &[NestedFieldRef], reserved: BTreeSet<String>) -> Result<Self> {
         let kept: Vec<_> = fields.iter().filter(|field| !reserved.contains(&field.name)).cloned().collect();
         let mut plan = Self::new(None, &kept, 1)?;
+        plan.folded.extend(reserved.iter().map(|name| (name.to_lowercase(), name.clone())));
         plan.reserved = reserved;
         Ok(plan)
     }
@@ -90,7 +91,7 @@ impl Plan {
     fn new(field: &NestedField, depth: usize) -> Result<Self> {
         let kind = Kind::new(field, depth).map_err(|e| e.within(format_args!("column {:?}", field.name)))?;
         let quoted = serde_json::Value::String(field.name.clone()).to_string();
-        let token = format!("{quoted}:").into_bytes();
+        let token = KeyToken::new(&format!("{quoted}:"));
         let default = match &field.write_default {
             Some(Literal::Primitive(literal)) => Some(literal.clone()),
             _ => None,

@@ -74,6 +74,37 @@ impl<'a> Text<'a> {
     }
 }
 
+/// A key as it is mostly written, quotes and colon included, to be compared in one go.
+#[derive(Debug, Clone)]
+pub struct KeyToken {
+    text: Box<[u8]>,
+    /// Its first 16 bytes as a number, and which bits of that count.
+    head: u128,
+    mask: u128,
+}
+
+impl KeyToken {
+    /// The token of this text, such as `"id":`.
+    pub fn new(text: &str) -> Self {
+        let (mut head, mut mask) = ([0; 16], [0; 16]);
+        for ((head, mask), byte) in head.iter_mut().zip(&mut mask).zip(text.bytes()) {
+            (*head, *mask) = (byte, 0xff);
+        }
+        let (head, mask) = (u128::from_le_bytes(head), u128::from_le_bytes(mask));
+        Self { text: text.as_bytes().into(), head, mask }
+    }
+
+    /// Whether `bytes` begin with it.
+    #[inline]
+    fn leads(&self, bytes: &[u8]) -> bool {
+        match bytes.split_first_chunk::<16>() {
+            Some((head, _)) if u128::from_le_bytes(*head) & self.mask != self.head => false,
+            Some(_) if self.text.len() <= 16 => true,
+            _ => bytes.starts_with(&self.text),
+        }
+    }
+}
+
 /// Reads one row from front to back.
 #[derive(Debug, Clone)]
 pub struct Scanner<'a> {
@@ -272,13 +303,13 @@ impl<'a> Scanner<'a> {
         Ok(key)
     }
 
-    /// Reads the key whose text, quotes and colon included, is `token`, or nothing when another one is next.
+    /// Reads the key that `token` is, or nothing when another one is next.
     #[inline]
-    pub fn try_key(&mut self, token: &[u8]) -> bool {
+    pub fn try_key(&mut self, token: &KeyToken) -> bool {
         self.space();
-        let found = self.text.as_bytes().get(self.at..).is_some_and(|rest| rest.starts_with(token));
+        let found = self.text.as_bytes().get(self.at..).is_some_and(|rest| token.leads(rest));
         if found {
-            self.at += token.len();
+            self.at += token.text.len();
         }
         found
     }
@@ -445,6 +476,29 @@ mod tests {
             }
             assert_eq!(plain_run(&vec![b'!'; length]), length);
             assert_eq!(plain_run(&vec![0x80; length]), length);
+        }
+    }
+
+    #[test]
+    fn a_key_token_leads_exactly_the_bytes_that_begin_with_it() {
+        let keys = [
+            "\"\":",
+            "\"a\":",
+            "\"b\":",
+            "\"quantity\":",
+            "\"exactly_13_ch\":",
+            "\"exactly_14_chr\":",
+            "\"a_longer_name_than_one\":",
+            "\"a_longer_name_than_two\":",
+        ];
+        for token in keys {
+            for key in keys {
+                for rest in ["", "1", "1,\"another\":\"value that is long\"}"] {
+                    let row = format!("{key}{rest}");
+                    assert_eq!(KeyToken::new(token).leads(row.as_bytes()), key == token, "{token} on {row}");
+                }
+            }
+            assert!(!KeyToken::new(token).leads(&token.as_bytes()[..token.len() - 1]));
         }
     }
 

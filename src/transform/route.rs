@@ -279,6 +279,16 @@ mod tests {
     }
 
     #[test]
+    fn what_the_source_rejected_comes_first_among_the_rejects_or_stays_with_the_one_table() {
+        let mut batch = raw(&["{}"]);
+        batch.rejects = vec![batch.reject(batch.rows[0], Stage::Source, "", "cut off")];
+        let (_, rejects) = Route::parse("a.{t}").expect("valid").split(batch.clone());
+        assert_eq!(rejects.iter().map(|reject| reject.stage).collect::<Vec<_>>(), [Stage::Source, Stage::Route]);
+        let (parts, rejects) = Route::parse("a.b").expect("valid").split(batch);
+        assert_eq!((parts.values().map(|part| part.rejects.len()).sum::<usize>(), rejects.len()), (1, 0));
+    }
+
+    #[test]
     fn templates_that_name_no_table_are_refused() {
         for bad in ["", "shop", "{t}", "a.", ".b", "a..b", "a.{}", "a.{t", "a.t}", "a.{{t}}"] {
             assert_eq!(Route::parse(bad).expect_err(bad).kind(), ErrorKind::Config, "{bad}");

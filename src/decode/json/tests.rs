@@ -383,8 +383,8 @@ fn metadata_columns_are_not_read_from_rows() {
     ];
     let metadata = BTreeMap::from([("_origin".to_owned(), MetadataColumn::Origin)]);
     let decoder = JsonDecoder::new(&schema(fields), JsonOptions { metadata, ..JsonOptions::default() }).expect("valid");
-    let batch = decoder.decode(&raw(&[br#"{"a":1}"#, br#"{"a":1,"_origin":"forged"}"#]));
-    assert_eq!((batch.rows.num_columns(), batch.source_rows.len()), (1, 1));
+    let batch = decoder.decode(&raw(&[br#"{"a":1}"#, br#"{"a":1,"_origin":"forged"}"#, br#"{"_ORIGIN":1}"#]));
+    assert_eq!((batch.rows.num_columns(), batch.source_rows.len(), batch.rejects.len()), (1, 1, 2));
     assert_eq!(batch.rejects[0].reason, "the name belongs to a metadata column");
 }
 

@@ -235,7 +235,7 @@ proptest! {
 
     #[test]
     fn an_inferred_schema_takes_every_row_that_it_was_inferred_from(rows in rows()) {
-        let inferred = infer(rows.iter().map(|row| row.as_bytes()), GrowthLimits::default()).expect("a schema");
+        let inferred = infer(rows.iter().map(|row| row.as_bytes()), &BTreeMap::new(), GrowthLimits::default()).expect("a schema");
         prop_assert_eq!(inferred.rows, rows.len());
         let (batch, _) = decoder(&inferred.schema).decode_as(&raw(&rows), OnChange::Quarantine);
         prop_assert_eq!(batch.rejects, [], "{:?}", shown(&inferred.schema));
