@@ -9,11 +9,18 @@
 //! No answer is believed without the rules of `commit::protocol`.
 
 pub mod apply;
+mod auth;
+pub mod connect;
 pub mod document;
 pub mod documents;
 pub mod embedded;
+mod http;
 pub mod memory;
+pub mod outcome;
+mod paths;
+pub mod rest;
 mod sqlite;
+mod wire;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
