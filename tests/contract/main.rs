@@ -1,6 +1,7 @@
 //! The catalog contract over every catalog of ours, without network or server.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod model;
 mod server;
 mod suite;
 

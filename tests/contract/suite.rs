@@ -159,7 +159,8 @@ pub(crate) fn snapshot(state: &TableState, branch: &str, id: i64) -> Snapshot {
     numbered(state, id, parent, metadata.last_sequence_number() + 1)
 }
 
-fn numbered(state: &TableState, id: i64, parent: Option<i64>, sequence_number: i64) -> Snapshot {
+/// A snapshot with this parent and sequence number.
+pub(crate) fn numbered(state: &TableState, id: i64, parent: Option<i64>, sequence_number: i64) -> Snapshot {
     let metadata = &state.metadata;
     let summary = Summary { operation: Operation::Append, additional_properties: HashMap::new() };
     let snapshot = Snapshot::builder()
