@@ -18,6 +18,7 @@ mod http;
 pub mod memory;
 pub mod outcome;
 mod paths;
+pub mod profile;
 pub mod rest;
 mod sqlite;
 mod wire;

@@ -86,3 +86,14 @@ async fn a_staged_creation_makes_the_table_that_a_plain_one_makes() {
     assert_eq!((a.format_version(), a.properties()), (b.format_version(), b.properties()));
     assert!(matches!(rest.create_staged(&named("plain")).await, Outcome::Refused(_)));
 }
+
+#[test]
+fn what_profiles_say_that_products_fail_are_cases_of_the_suite() {
+    for name in frazil::catalog::profile::names() {
+        for quirk in frazil::catalog::profile::profile(name).unwrap().quirks {
+            for case in &quirk.cases {
+                assert!(suite::CASES.iter().any(|(known, _)| known == case), "{name}: no case is called {case}");
+            }
+        }
+    }
+}
