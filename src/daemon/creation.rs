@@ -53,7 +53,7 @@ impl Creation {
     ) -> Result<TableState> {
         self.open_with(env, catalog, table, || {
             let sample = rows.rows.iter().take(self.infer_rows).map(|row| rows.bytes(*row));
-            Ok(infer::infer(sample, self.growth)?.schema)
+            Ok(infer::infer(sample, &self.metadata, self.growth)?.schema)
         })
         .await
     }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, connect};
 use crate::catalog::embedded::{Claim, EmbeddedCatalog};
 use crate::config::{CatalogConfig, Config, PipelineConfig, SourceConfig};
 use crate::daemon::creation::Creation;
@@ -160,19 +160,6 @@ impl Daemon {
     }
 }
 
-async fn fake_connect(
-    config: &CatalogConfig,
-    env: &Env,
-    _r: crate::catalog::documents::Resolver,
-) -> Result<Arc<dyn Catalog>> {
-    match config {
-        CatalogConfig::Memory { warehouse } => {
-            Ok(Arc::new(crate::catalog::memory::MemoryCatalog::new(env.clone(), warehouse)))
-        }
-        _ => Err(Error::new(ErrorKind::Unsupported, "later")),
-    }
-}
-
 async fn open_catalog(
     config: &CatalogConfig,
     env: &Env,
@@ -188,7 +175,7 @@ async fn open_catalog(
     }
     let mut attempt = 0_u32;
     loop {
-        match fake_connect(config, env, Arc::clone(&resolver)).await {
+        match connect::connect(config, env, Arc::clone(&resolver)).await {
             Err(error) if error.directive() == Directive::Retry && !stop.is_cancelled() => {
                 tracing::warn!("waiting for the catalog: {error}");
                 tokio::select! {

@@ -26,12 +26,12 @@ pub(crate) struct Subject {
     /// Begins every namespace of the run: fresh for each run over a server that remembers.
     pub(crate) prefix: String,
     /// Cases that this product is known to fail, with the reason; they are not run.
-    pub(crate) known: Vec<(&'static str, &'static str)>,
+    pub(crate) known: Vec<(String, String)>,
     pub(crate) env: Env,
 }
 
-type Check = Result<(), String>;
-type Case = (&'static str, for<'a> fn(&'a Subject) -> BoxFuture<'a, Check>);
+pub(crate) type Check = Result<(), String>;
+pub(crate) type Case = (&'static str, for<'a> fn(&'a Subject) -> BoxFuture<'a, Check>);
 
 macro_rules! ensure {
     ($holds:expr, $($message:tt)+) => {
@@ -48,7 +48,7 @@ macro_rules! cases {
 }
 
 /// Every case, by name.
-const CASES: &[Case] = cases![
+pub(crate) const CASES: &[Case] = cases![
     a_table_loads_as_it_was_created,
     field_ids_of_a_new_table_are_assigned_level_by_level,
     format_version_3_starts_with_row_id_0,
@@ -159,7 +159,8 @@ pub(crate) fn snapshot(state: &TableState, branch: &str, id: i64) -> Snapshot {
     numbered(state, id, parent, metadata.last_sequence_number() + 1)
 }
 
-fn numbered(state: &TableState, id: i64, parent: Option<i64>, sequence_number: i64) -> Snapshot {
+/// A snapshot with this parent and sequence number.
+pub(crate) fn numbered(state: &TableState, id: i64, parent: Option<i64>, sequence_number: i64) -> Snapshot {
     let metadata = &state.metadata;
     let summary = Summary { operation: Operation::Append, additional_properties: HashMap::new() };
     let snapshot = Snapshot::builder()
