@@ -1,6 +1,7 @@
 //! Golden tests: what people see, kept as files. `UPDATE_GOLDEN=1` writes the files anew; read the difference before
 //! committing it.
 
+mod cli;
 mod config;
 mod metrics;
 
