@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cli::flags::{Check, Flags};
 use crate::cli::output::{self, Answer};
-use crate::cli::{Exit, answer, block_on, load_or_problems, wiring};
+use crate::cli::{Exit, answer, block_on, load_or_problems, no_file, wiring};
 use crate::config::{Config, Loaded, Problems};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
@@ -19,6 +19,9 @@ pub(crate) fn check(flags: &Flags, own: &Check) -> Result<Exit> {
         }
         Err(problems) => return Err(Error::from(problems)),
     };
+    if loaded.file.is_empty() {
+        return Err(no_file());
+    }
     let findings = if own.connect {
         let Some(findings) = block_on(loaded.config.limits.workers, connect(&loaded.config))? else {
             return Ok(Exit::Interrupted);
@@ -75,7 +78,7 @@ async fn connect(config: &Config) -> Result<Vec<Finding>> {
 
 fn report(loaded: &Loaded, findings: &[Finding]) -> Answer {
     let config = &loaded.config;
-    let counted = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+    let counted = |count: usize, noun: &str| output::counted(count as u64, noun);
     let mut text = format!(
         "{} is valid: {}, {}, {}\n",
         loaded.file,

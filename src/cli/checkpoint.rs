@@ -10,7 +10,7 @@ use crate::model::checkpoint::{Position, Record};
 use crate::model::table::TableState;
 
 /// Properties of this name, followed by `pipeline@ref`, hold records (docs/protocol.md, "Checkpoint").
-const PREFIX: &str = "frazil.checkpoint.";
+pub(crate) const PREFIX: &str = "frazil.checkpoint.";
 
 /// `table checkpoint`.
 ///

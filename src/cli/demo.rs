@@ -25,6 +25,8 @@ const PICTURE: Duration = Duration::from_millis(150);
 /// Between two lines where there is no terminal.
 const LINE: Duration = Duration::from_secs(5);
 
+/// How a file begins that the demo may write over.
+const WRITTEN_BY: &str = "# Written by `frazil demo`.";
 const CATALOG: &str = "local";
 const NAMESPACE: &str = "demo";
 
@@ -33,6 +35,10 @@ pub(crate) fn demo(flags: &Flags, own: &Demo) -> Result<Exit> {
     let text = configuration(&dir, own);
     let file = dir.join("frazil.toml");
     let config = from_text(&file.display().to_string(), text.clone(), &flags.global.set)?.config;
+    if std::fs::read_to_string(&file).is_ok_and(|old| !old.starts_with(WRITTEN_BY)) {
+        return Err(Error::new(ErrorKind::Config, format!("{} was not written by the demo", file.display()))
+            .with_hint("choose another folder with --dir"));
+    }
     std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(&file, &text)).map_err(|error| {
         Error::new(ErrorKind::Unavailable, format!("folder {}", dir.display()))
             .with_source(error)
@@ -71,7 +77,7 @@ fn configuration(dir: &Path, own: &Demo) -> String {
     let setting = |name: &str, value: Option<u64>| value.map(|value| format!("{name} = {value}\n")).unwrap_or_default();
     format!(
         "\
-# Written by `frazil demo`. Run it again without the numbers: frazil run -c frazil.toml
+{WRITTEN_BY} Run it again without the numbers: frazil run -c frazil.toml
 state_dir = {state}
 
 [catalog.{CATALOG}]
@@ -155,7 +161,10 @@ async fn summary(config: &Config, handles: &Handles, dir: &Path, started_ms: i64
         tables.push((name.to_string(), state.metadata_location.unwrap_or_default(), rows.unwrap_or(0)));
     }
     let largest = tables.iter().max_by_key(|(_, _, rows)| *rows).cloned().unwrap_or_default();
-    let commands = if tables.is_empty() { Vec::new() } else { commands(&largest.0, &largest.1, dir).to_vec() };
+    // As it was called: nothing says that it is in the search path.
+    let program = std::env::args_os().next().map_or_else(|| "frazil".to_owned(), |name| shell(&name.to_string_lossy()));
+    let commands =
+        if tables.is_empty() { Vec::new() } else { commands(&program, &largest.0, &largest.1, dir).to_vec() };
     let json_tables: Vec<serde_json::Value> = tables
         .iter()
         .map(|(name, location, rows)| serde_json::json!({ "table": name, "metadata-location": location, "rows": rows }))
@@ -175,7 +184,7 @@ async fn summary(config: &Config, handles: &Handles, dir: &Path, started_ms: i64
 }
 
 /// One line each for DuckDB, PyIceberg and Frazil itself.
-fn commands(table: &str, metadata: &str, dir: &Path) -> [String; 3] {
+fn commands(program: &str, table: &str, metadata: &str, dir: &Path) -> [String; 3] {
     let path = metadata.strip_prefix("file://").unwrap_or(metadata);
     let sql = format!("INSTALL iceberg; LOAD iceberg; SELECT * FROM iceberg_scan('{path}') LIMIT 10");
     let python = format!(
@@ -184,7 +193,7 @@ fn commands(table: &str, metadata: &str, dir: &Path) -> [String; 3] {
     [
         format!("duckdb -c {}", shell(&sql)),
         format!("python3 -c {}", shell(&python)),
-        format!("frazil table show {table} -c {}", shell(&dir.join("frazil.toml").to_string_lossy())),
+        format!("{program} table show {table} -c {}", shell(&dir.join("frazil.toml").to_string_lossy())),
     ]
 }
 
@@ -226,7 +235,7 @@ mod tests {
         assert_eq!(shell("./frazil-demo/frazil.toml"), "./frazil-demo/frazil.toml");
         assert_eq!(shell("it's"), "\"it's\"");
         assert_eq!(shell("a 'b' $c"), "'a '\\''b'\\'' $c'");
-        let all = commands("demo.shop", "file:///w/m.json", Path::new("d"));
+        let all = commands("frazil", "demo.shop", "file:///w/m.json", Path::new("d"));
         assert!(all[0].contains("iceberg_scan('/w/m.json')") && all[1].contains("'file:///w/m.json'"), "{all:?}");
     }
 }

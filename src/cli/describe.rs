@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::cli::checkpoint::PREFIX;
 use crate::cli::output::{Align, Answer, bytes, columns, count, moment, record};
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
@@ -57,6 +58,11 @@ pub fn show(state: &TableState) -> Answer {
 
 fn show_text(state: &TableState, schema: &Value, spec: &Value, order: &Value) -> String {
     let metadata = &state.metadata;
+    let current = metadata.current_snapshot();
+    let total = |key: &str| {
+        let summary = current.map(|snapshot| &snapshot.summary().additional_properties);
+        summary.and_then(|summary| summary.get(key)).and_then(|text| text.parse::<u64>().ok())
+    };
     let mut text = record(&[
         ("table", Some(state.name.to_string())),
         ("uuid", Some(metadata.uuid().to_string())),
@@ -65,14 +71,18 @@ fn show_text(state: &TableState, schema: &Value, spec: &Value, order: &Value) ->
         ("metadata", state.metadata_location.clone()),
         ("updated", Some(moment(metadata.last_updated_ms()))),
         ("snapshots", Some(count(metadata.snapshots().len() as u64))),
+        ("current", Some(current.map_or_else(|| "none".to_owned(), |snapshot| snapshot.snapshot_id().to_string()))),
+        ("rows", total("total-records").map(count)),
+        ("data files", total("total-data-files").map(count)),
+        ("delete files", total("total-delete-files").filter(|files| *files > 0).map(count)),
+        ("size", total("total-files-size").map(bytes)),
     ]);
-    text.push_str(&current_text(state));
 
     let mut rows = Vec::new();
     for field in schema["fields"].as_array().into_iter().flatten() {
         field_rows(field, "", &mut rows);
     }
-    text.push_str("\nschema\n");
+    text.push('\n');
     let head = [
         ("id", Align::Right),
         ("column", Align::Left),
@@ -90,7 +100,12 @@ fn show_text(state: &TableState, schema: &Value, spec: &Value, order: &Value) ->
     });
     text.push_str(&format!("sort       {}\n", or_none(sort)));
 
-    text.push_str("\nrefs\n");
+    text.push_str(&refs_text(state));
+    text.push_str(&properties_text(state));
+    text
+}
+
+fn refs_text(state: &TableState) -> String {
     let rows: Vec<Vec<String>> = state
         .refs
         .iter()
@@ -99,29 +114,27 @@ fn show_text(state: &TableState, schema: &Value, spec: &Value, order: &Value) ->
             vec![name.clone(), kind.to_owned(), at.snapshot_id.to_string()]
         })
         .collect();
-    let head = [("name", Align::Left), ("kind", Align::Left), ("snapshot", Align::Left)];
-    text.push_str(&if rows.is_empty() { "none\n".to_owned() } else { columns(&head, &rows) });
-
-    let properties: BTreeMap<&String, &String> = metadata.properties().iter().collect();
-    if !properties.is_empty() {
-        text.push_str("\nproperties\n");
-        let entries: Vec<(&str, Option<String>)> =
-            properties.iter().map(|(name, value)| (name.as_str(), Some((*value).clone()))).collect();
-        text.push_str(&record(&entries));
+    if rows.is_empty() {
+        return "\nrefs       none\n".to_owned();
     }
-    text
+    let head = [("ref", Align::Left), ("kind", Align::Left), ("snapshot", Align::Left)];
+    format!("\n{}", columns(&head, &rows))
 }
 
-fn current_text(state: &TableState) -> String {
-    let Some(snapshot) = state.metadata.current_snapshot() else { return "current    none\n".to_owned() };
-    let total = |key: &str| snapshot.summary().additional_properties.get(key).and_then(|text| text.parse::<u64>().ok());
-    record(&[
-        ("current  ", Some(snapshot.snapshot_id().to_string())),
-        ("rows", total("total-records").map(count)),
-        ("data files", total("total-data-files").map(count)),
-        ("deletes", total("total-delete-files").filter(|files| *files > 0).map(count)),
-        ("size", total("total-files-size").map(bytes)),
-    ])
+fn properties_text(state: &TableState) -> String {
+    let properties: BTreeMap<&String, &String> = state.metadata.properties().iter().collect();
+    let (records, others): (Vec<_>, Vec<_>) = properties.into_iter().partition(|(name, _)| name.starts_with(PREFIX));
+    let mut text = String::new();
+    if !others.is_empty() {
+        let entries: Vec<(&str, Option<String>)> =
+            others.iter().map(|(name, value)| (name.as_str(), Some((*value).clone()))).collect();
+        text.push_str("\nproperties\n");
+        text.push_str(&record(&entries));
+    }
+    if !records.is_empty() {
+        text.push_str(&format!("\ncheckpoints: {}, shown by frazil table checkpoint\n", records.len()));
+    }
+    text
 }
 
 /// One field and the fields in it, a line each.

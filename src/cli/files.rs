@@ -3,7 +3,7 @@
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 
-use crate::cli::output::{Align, Answer, bytes, columns, count};
+use crate::cli::output::{Align, Answer, bytes, columns, count, counted};
 use crate::cli::wiring::{self, FileIo};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::table::TableState;
@@ -126,13 +126,22 @@ pub fn files(state: &TableState, snapshot: Option<i64>, rows: &[FileRow]) -> Ans
         ("path", Align::Left),
     ];
     let mut text = if lines.is_empty() { String::new() } else { columns(&head, &lines) };
-    let sum = |of: fn(&FileRow) -> u64| rows.iter().map(of).fold(0, u64::saturating_add);
-    let total = format!(
-        "{} files, {} records, {}\n",
-        count(rows.len() as u64),
-        count(sum(|row| row.records)),
-        bytes(sum(|row| row.size))
+    let data = || rows.iter().filter(|row| row.content == "data");
+    let deletes = rows.len() - data().count();
+    let sum = |sizes: &mut dyn Iterator<Item = u64>| sizes.fold(0, u64::saturating_add);
+    let mut total = format!(
+        "{}, {}, {}",
+        counted(data().count() as u64, "data file"),
+        counted(sum(&mut data().map(|row| row.records)), "row"),
+        bytes(sum(&mut data().map(|row| row.size)))
     );
+    if deletes > 0 {
+        total.push_str(&format!("; {}", counted(deletes as u64, "delete file")));
+    }
+    total.push('\n');
     text.push_str(&total);
     Answer { json: json!({ "table": state.name.to_string(), "snapshot-id": snapshot, "files": entries }), text }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,9 @@ Exit codes:
   3    a pipeline halted and needs an operator
   130  interrupted before it was done";
 
+/// Where help shows the flags of every command.
+const COMMON: &str = "Common options";
+
 /// Takes streams and settles them into Apache Iceberg tables exactly once.
 #[derive(Debug, Parser)]
 #[command(name = "frazil", version, max_term_width = 100, after_help = EXIT_CODES, arg_required_else_help = true)]
@@ -29,22 +32,22 @@ pub struct Flags {
 #[derive(Debug, Args)]
 pub struct Global {
     /// Configuration file; frazil.toml of the working folder when there is one
-    #[arg(short, long, global = true, value_name = "FILE")]
+    #[arg(help_heading = COMMON, short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Set one setting over file and environment, as in pipeline.shop.commit.freshness=10s
-    #[arg(long, global = true, value_name = "PATH=VALUE")]
+    #[arg(help_heading = COMMON, long, global = true, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
     /// Answer as JSON
-    #[arg(long, global = true)]
+    #[arg(help_heading = COMMON, long, global = true)]
     pub json: bool,
     /// How log lines look; pretty on a terminal, else json
-    #[arg(long, global = true, value_name = "FORMAT")]
+    #[arg(help_heading = COMMON, long, global = true, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
     /// What is logged: a level, or directives such as frazil=debug,warn
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(help_heading = COMMON, long, global = true, value_name = "LEVEL")]
     pub log_level: Option<String>,
     /// Log errors only, show no progress
-    #[arg(short, long, global = true)]
+    #[arg(help_heading = COMMON, short, long, global = true)]
     pub quiet: bool,
 }
 

@@ -119,6 +119,11 @@ fn load_or_problems(flags: &Flags) -> std::result::Result<Loaded, Problems> {
     crate::config::load::load(file.as_deref(), &flags.global.set)
 }
 
+fn no_file() -> Error {
+    Error::new(ErrorKind::Config, "there is no configuration")
+        .with_hint("name one with -c, or put frazil.toml into the working folder")
+}
+
 /// Prints an answer as the flags ask.
 fn answer(flags: &Flags, answer: &Answer) -> Result<Exit> {
     output::answer(answer, flags.global.json)?;

@@ -6,7 +6,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Health, PipelineHealth, Server};
-use crate::cli::{Exit, wiring};
+use crate::cli::{Exit, no_file, wiring};
 use crate::config::{Config, Loaded};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -133,6 +133,9 @@ impl Handles {
 /// `frazil run`.
 pub(crate) fn run_daemon(loaded: Loaded) -> Result<Exit> {
     let config = Arc::new(loaded.config);
+    if loaded.file.is_empty() && config.pipelines.is_empty() {
+        return Err(no_file());
+    }
     if config.pipelines.is_empty() {
         return Err(Error::new(ErrorKind::Config, format!("{} has no pipeline", loaded.file))
             .with_hint("add [pipeline.NAME] with a source and a table, or name another file with -c"));

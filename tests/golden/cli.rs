@@ -47,8 +47,11 @@ fn the_help_of_every_command_is_as_its_golden_file_says() {
     while let Some((path, mut command)) = open.pop() {
         let full: Vec<String> = path.iter().cloned().chain([command.get_name().to_owned()]).collect();
         text.push_str(&format!("### {}\n\n{}\n", full.join(" "), command.render_long_help()));
-        let mut below: Vec<_> =
-            command.get_subcommands().map(|own| (full.clone(), own.clone().term_width(100))).collect();
+        let mut below: Vec<_> = command
+            .get_subcommands()
+            .filter(|own| own.get_name() != "help")
+            .map(|own| (full.clone(), own.clone().term_width(100)))
+            .collect();
         below.reverse();
         open.extend(below);
     }
@@ -136,6 +139,9 @@ fn the_process_ends_with_the_documented_codes() {
     assert_eq!(ends(&["check", "-c", "quantities.toml", "--json"]).0, Some(2));
     assert_eq!(ends(&["check", "-c", "smallest.toml", "--log-level", "loud=very"]).0, Some(2));
     assert_eq!(ends(&["table", "list"]).0, Some(2));
+    assert_eq!(ends(&["check"]).0, Some(2));
+    assert_eq!(ends(&["run"]).0, Some(2));
+    assert_eq!(ends(&["demo", "--rows", "0"]).0, Some(2));
 }
 
 #[test]
@@ -179,4 +185,14 @@ fn a_completion_script_knows_the_commands() {
     let (code, out, _) = ends(&["completions", "bash"]);
     assert_eq!(code, Some(0));
     assert!(out.contains("checkpoint"), "{out}");
+}
+
+#[test]
+fn the_demo_writes_over_no_file_of_another() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("frazil.toml");
+    std::fs::write(&file, "instance = \"mine\"\n").expect("written");
+    let (code, _, err) = ends(&["demo", "--dir", folder.path().to_str().expect("text")]);
+    assert_eq!(code, Some(2), "{err}");
+    assert_eq!(std::fs::read_to_string(&file).expect("still there"), "instance = \"mine\"\n");
 }
