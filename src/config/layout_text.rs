@@ -110,14 +110,14 @@ pub fn sort(text: &str) -> Result<SortText, LayoutProblem> {
     let (head, rest) = term(text)?;
     let words: Vec<String> = rest.split_whitespace().map(str::to_lowercase).collect();
     let mut words: &[String] = &words;
-    let mut direction = DirectionText::Ascending;
-    if let [word, rest @ ..] = words {
-        if word == "asc" || word == "desc" {
-            words = rest;
-            if word == "desc" {
-                direction = DirectionText::Descending;
-            }
-        }
+    let direction = match words.first().map(String::as_str) {
+        Some("desc") => DirectionText::Descending,
+        _ => DirectionText::Ascending,
+    };
+    if let [word, rest @ ..] = words
+        && matches!(word.as_str(), "asc" | "desc")
+    {
+        words = rest;
     }
     let nulls = match words {
         [] if direction == DirectionText::Ascending => NullsText::First,

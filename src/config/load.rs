@@ -38,7 +38,7 @@ pub struct Loaded {
     pub config: Config,
     /// The settings behind it, for `config show`.
     pub resolved: Resolved,
-    /// What the file is called.
+    /// What the file is called; empty when there is none.
     pub file: String,
 }
 
@@ -76,7 +76,7 @@ impl Layers<'_> {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load(path: Option<&Path>, sets: &[String]) -> Result<Loaded, Problems> {
-    let file = path.map_or_else(|| "(no file)".to_owned(), |path| path.display().to_string());
+    let file = path.map(|path| path.display().to_string()).unwrap_or_default();
     let text = match path {
         None => String::new(),
         Some(path) => read_bounded(path).map_err(|error| {

@@ -12,7 +12,7 @@ pub mod problem;
 pub mod quantity;
 mod reading;
 pub mod reference;
-mod resolve;
+pub mod resolve;
 mod show;
 mod validate;
 

@@ -29,6 +29,7 @@ impl Place {
             Self::File { line, column } => format!("{file}:{line}:{column}"),
             Self::Environment(name) => format!("environment {name}"),
             Self::Set(text) => format!("--set {text}"),
+            Self::Default if file.is_empty() => "configuration".to_owned(),
             Self::Default => file.to_owned(),
         }
     }

@@ -83,7 +83,7 @@ pub fn show_share(value: f64) -> String {
 fn show<'a>(value: u64, units: impl Iterator<Item = &'a (&'static str, u64)>) -> String {
     let mut smallest = String::new();
     for (name, by) in units {
-        if value >= *by && value % by == 0 {
+        if value >= *by && value.is_multiple_of(*by) {
             return format!("{}{name}", value / by);
         }
         smallest = format!("{value}{name}");

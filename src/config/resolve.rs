@@ -15,6 +15,15 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) read_file: &'a dyn Fn(&std::path::Path) -> std::io::Result<String>,
 }
 
+/// Which settings are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Every setting that applies.
+    All,
+    /// What somebody wrote.
+    Written,
+}
+
 /// A setting and where it comes from.
 #[derive(Debug, Clone)]
 pub(crate) struct Setting {

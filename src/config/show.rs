@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::config::problem::{dotted, key_text};
+use serde_json::{Value as Json, json};
+
+use crate::config::problem::{Place, dotted, key_text};
 use crate::config::quantity::{show_bytes, show_millis, show_share};
 use crate::config::reading::Value;
-use crate::config::resolve::{Resolved, Setting};
+use crate::config::resolve::{Resolved, Scope, Setting};
 
 /// Options of stores that are no secrets.
 const OPEN_OPTIONS: &[&str] = &[
@@ -25,9 +27,9 @@ const OPEN_OPTIONS: &[&str] = &[
 
 impl Resolved {
     /// The settings as a TOML document.
-    pub fn to_toml(&self) -> String {
+    pub fn to_toml(&self, scope: Scope) -> String {
         let mut sections: BTreeMap<&[String], Vec<(&str, &Setting)>> = BTreeMap::new();
-        for (path, setting) in &self.settings {
+        for (path, setting) in self.shown(scope) {
             match (path.split_last(), &setting.value) {
                 (Some(_), Value::Secrets(_)) if path.first().is_some_and(|first| first == "store") => {
                     sections.entry(path).or_default().push(("", setting));
@@ -50,6 +52,41 @@ impl Resolved {
             }
         }
         text
+    }
+
+    /// The settings as JSON: by path, each with its value and origin.
+    pub fn to_json(&self, scope: Scope) -> Json {
+        let entries = self.shown(scope).map(|(path, setting)| {
+            let store = path.first().is_some_and(|first| first == "store");
+            (dotted(path), json!({ "value": json_value(&setting.value, store), "origin": setting.place.to_string() }))
+        });
+        Json::Object(entries.collect())
+    }
+
+    fn shown(&self, scope: Scope) -> impl Iterator<Item = (&Vec<String>, &Setting)> {
+        self.settings.iter().filter(move |(_, setting)| scope == Scope::All || setting.place != Place::Default)
+    }
+}
+
+fn json_value(value: &Value, store: bool) -> Json {
+    match value {
+        Value::Text(text) => json!(text),
+        Value::Address(address) => json!(address.to_string()),
+        Value::Flag(flag) => json!(flag),
+        Value::Count(count) => json!(count),
+        Value::Bytes(bytes) => json!(show_bytes(*bytes)),
+        Value::Millis(millis) => json!(show_millis(*millis)),
+        Value::Share(share) => json!(share),
+        Value::Secret(_) => json!("***"),
+        Value::List(texts) => json!(texts),
+        Value::Texts(texts) => json!(texts),
+        Value::Secrets(secrets) => {
+            let shown = |name: &String| store && OPEN_OPTIONS.contains(&name.as_str());
+            let text = |(name, secret): (&String, &crate::config::Secret)| {
+                (name.clone(), json!(if shown(name) { secret.expose() } else { "***" }))
+            };
+            Json::Object(secrets.iter().map(text).collect())
+        }
     }
 }
 

@@ -51,7 +51,7 @@ impl Check<'_> {
     fn catalogs(&mut self) {
         for name in self.config.catalogs.keys() {
             let own = |setting: &'static str| ["catalog", name.as_str(), setting];
-            let oauth2 = self.resolved.sections.contains_key(&own("oauth2").map(str::to_owned).to_vec());
+            let oauth2 = self.resolved.sections.contains_key(own("oauth2").map(str::to_owned).as_slice());
             if oauth2 && self.is_set(&own("token")) {
                 self.problem(&own("token"), "there is a token and oauth2", "keep one of them");
             }
@@ -77,17 +77,17 @@ impl Check<'_> {
     fn limits(&mut self) {
         let limits = self.config.limits;
         for (name, source) in &self.config.sources {
-            if let SourceConfig::Files(files) = source {
-                if files.row_bytes_max > limits.memory / 4 && self.is_set(&["limits", "memory"]) {
-                    let message = format!(
-                        "a row of {} does not fit well into limits.memory = {}",
-                        show_bytes(files.row_bytes_max),
-                        show_bytes(limits.memory)
-                    );
-                    let hint = "keep it at or below a quarter of limits.memory";
-                    self.problem(&["source", name, "row_bytes_max"], message, hint);
-                }
+            let SourceConfig::Files(files) = source else { continue };
+            if files.row_bytes_max <= limits.memory / 4 || !self.is_set(&["limits", "memory"]) {
+                continue;
             }
+            let message = format!(
+                "a row of {} does not fit well into limits.memory = {}",
+                show_bytes(files.row_bytes_max),
+                show_bytes(limits.memory)
+            );
+            let hint = "keep it at or below a quarter of limits.memory";
+            self.problem(&["source", name, "row_bytes_max"], message, hint);
         }
     }
 

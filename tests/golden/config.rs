@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind};
 use std::path::Path;
 
+use frazil::config::resolve::Scope;
 use frazil::config::{Layers, Loaded, Problems};
 
 use crate::{assert_golden, root};
@@ -56,7 +57,7 @@ fn every_configuration_is_answered_as_its_golden_file_says() {
     assert!(names.len() >= 15, "only {} cases", names.len());
     for name in names {
         let answer = match load_case(&name) {
-            Ok(loaded) => format!("valid\n\n{}", loaded.resolved.to_toml()),
+            Ok(loaded) => format!("valid\n\n{}", loaded.resolved.to_toml(Scope::All)),
             Err(problems) => format!("{problems}\n"),
         };
         assert_golden(format!("tests/golden/config/{name}.out"), &answer);
@@ -67,7 +68,7 @@ fn every_configuration_is_answered_as_its_golden_file_says() {
 fn no_answer_shows_a_secret() {
     for name in case_names() {
         let answer = match load_case(&name) {
-            Ok(loaded) => format!("{}{:?}", loaded.resolved.to_toml(), loaded.config),
+            Ok(loaded) => format!("{}{:?}", loaded.resolved.to_toml(Scope::All), loaded.config),
             Err(problems) => format!("{problems}{:?}", frazil::error::Error::from(problems.clone())),
         };
         assert!(!answer.contains("hunter2"), "{name} shows a secret:\n{answer}");

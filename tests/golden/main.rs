@@ -1,6 +1,9 @@
 //! Golden tests: what people see, kept as files. `UPDATE_GOLDEN=1` writes the files anew; read the difference before
 //! committing it.
 
+#![allow(clippy::expect_used, clippy::panic)] // helpers of tests are not seen as tests
+
+mod cli;
 mod config;
 mod metrics;
 
