@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The share of the limit above which epochs are sealed, in percent.
-const SEAL_ABOVE_PERCENT: u64 = 80;
+/// Epochs are sealed when less than this part of the limit is left.
+const SEAL_MARGIN: u64 = 5;
 
 /// A number of bytes shared by everything that buffers rows. Clones share it. First come, first served.
 #[derive(Debug, Clone)]
@@ -71,7 +71,7 @@ impl Budget {
 
     /// Whether so much is in use that open epochs should be sealed.
     pub fn over(&self) -> bool {
-        self.used() > self.shared.limit / 100 * SEAL_ABOVE_PERCENT
+        self.used() > self.shared.limit - self.shared.limit / SEAL_MARGIN
     }
 
     /// `bytes` of the budget, as soon as they are free and everybody who asked before has got theirs. A request larger

@@ -91,6 +91,9 @@ impl TableLayout {
     }
 
     /// Where a data file of `partition` named `name` lies: Iceberg's default or object store layout.
+    ///
+    /// # Errors
+    /// `Internal` when `partition` is not one of the layout's spec.
     pub fn file_location(&self, partition: &Struct, name: &str) -> Result<String> {
         let properties = &self.properties;
         let root = match &properties.data_path {

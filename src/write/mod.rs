@@ -22,6 +22,7 @@ mod transform;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use futures::stream::{self, StreamExt};
 use iceberg::spec::{DataFile, Struct};
@@ -49,6 +50,9 @@ pub struct WriterOptions {
     pub encode_bytes: u64,
     /// Bytes of rows that all partitions together gather; over it the largest is encoded early.
     pub gather_bytes_max: u64,
+    /// Bytes of rows that share memory over partitions before each partition gets its own copy: so much memory may be
+    /// held beyond what [`EpochWriter::memory`] says.
+    pub shared_bytes_max: u64,
     /// For tables with a sort order, instead of `encode_bytes`: rows of one file up to this are sorted as a whole. A
     /// larger file consists of several sorted runs and is not marked as sorted.
     pub sort_bytes_max: u64,
@@ -64,6 +68,7 @@ impl Default for WriterOptions {
             file_prefix: "00000".to_owned(),
             encode_bytes: 4 * MIB,
             gather_bytes_max: 256 * MIB,
+            shared_bytes_max: 16 * MIB,
             sort_bytes_max: 128 * MIB,
             finish_concurrency: 8,
         }
@@ -89,12 +94,14 @@ pub struct RejectedRow {
 #[derive(Debug)]
 pub struct EpochWriter {
     shared: Arc<Shared>,
-    splitter: Option<Splitter>,
+    splitter: Option<Arc<Splitter>>,
     options: WriterOptions,
     open: BTreeMap<Box<[u8]>, Part>,
     done: Vec<DataFile>,
     grant: Grant,
     rows: u64,
+    /// Bytes of batches that were split since all partitions settled.
+    unsettled: u64,
 }
 
 /// What files need while they are finished side by side.
@@ -112,6 +119,33 @@ struct Names {
     prefix: String,
     /// Locations of all files that were started.
     started: Vec<String>,
+}
+
+/// A batch on its way into partitions.
+struct Taken {
+    groups: Vec<Group>,
+    weight: u64,
+    rejected: Vec<RejectedRow>,
+}
+
+impl Taken {
+    /// As the one group of a table that is not partitioned.
+    fn whole(batch: RecordBatch, schema: &SchemaRef) -> Result<Self> {
+        let aligned = align(batch, schema)?;
+        let weight = pending::weight(&aligned.rows);
+        let group = Group { key: Box::default(), partition: Struct::empty(), rows: aligned.rows };
+        Ok(Self { groups: vec![group], weight, rejected: aligned.rejected })
+    }
+
+    fn split(batch: RecordBatch, schema: &SchemaRef, splitter: &Splitter) -> Result<Self> {
+        let mut aligned = align(batch, schema)?;
+        let split = splitter.split(&aligned.rows)?;
+        let mut rejected = std::mem::take(&mut aligned.rejected);
+        let original = |failed: RejectedRow| RejectedRow { row: aligned.origin(failed.row), ..failed };
+        rejected.extend(split.failed.into_iter().map(original));
+        rejected.sort_by_key(|row| row.row);
+        Ok(Self { groups: split.groups, weight: pending::weight(&aligned.rows), rejected })
+    }
 }
 
 /// A partition with rows that are not in a complete file.
@@ -141,6 +175,7 @@ impl EpochWriter {
             done: Vec::new(),
             grant: budget.hold(0),
             rows: 0,
+            unsettled: 0,
         })
     }
 
@@ -149,24 +184,15 @@ impl EpochWriter {
     /// # Errors
     /// `Unavailable` and other kinds of storage; `Internal` when the batch does not fit the layout. The epoch is lost then.
     pub async fn write(&mut self, batch: RecordBatch) -> Result<Vec<RejectedRow>> {
-        let mut aligned = align(batch, &self.shared.shape.schema)?;
-        let mut rejected = std::mem::take(&mut aligned.rejected);
-        let groups = match &self.splitter {
-            None => vec![Group { key: Box::default(), partition: Struct::empty(), rows: aligned.rows.clone() }],
-            Some(splitter) => {
-                let split = splitter.split(&aligned.rows)?;
-                let original = |failed: RejectedRow| RejectedRow { row: aligned.origin(failed.row), ..failed };
-                rejected.extend(split.failed.into_iter().map(original));
-                rejected.sort_by_key(|row| row.row);
-                split.groups
-            }
+        let schema = Arc::clone(&self.shared.shape.schema);
+        let taken = match self.splitter.clone() {
+            None => Taken::whole(batch, &schema)?,
+            Some(splitter) => self.shared.env.offload(move || Taken::split(batch, &schema, &splitter)).await??,
         };
-        let weight = pending::weight(&aligned.rows);
-        drop(aligned);
-        self.gather(groups, weight).await?;
+        self.gather(taken.groups, taken.weight).await?;
         self.stay_within_limits().await?;
         self.grant.resize(self.memory());
-        Ok(rejected)
+        Ok(taken.rejected)
     }
 
     /// Goes on with other columns: what was taken so far is completed under the old ones. Spec and order may change too.
@@ -249,6 +275,7 @@ impl EpochWriter {
         };
         let rows: u64 = groups.iter().map(|group| group.rows.num_rows() as u64).sum();
         self.rows += rows;
+        let shared = groups.len() > 1;
         for Group { key, partition, rows: own } in groups {
             if own.num_rows() == 0 {
                 continue;
@@ -260,11 +287,24 @@ impl EpochWriter {
                 file: None,
                 runs: 0,
             });
-            part.pending.push(own, share)?;
+            part.pending.push(own, share, shared)?;
             if part.pending.bytes() >= enough {
                 self.encode(&key).await?;
             }
         }
+        self.unsettled += if shared { weight } else { 0 };
+        if self.unsettled > self.options.shared_bytes_max { self.settle().await } else { Ok(()) }
+    }
+
+    /// Gives every partition its own memory, so that one which gets few rows does not hold on to everybody's.
+    async fn settle(&mut self) -> Result<()> {
+        let mut pending: Vec<Pending> = self.open.values_mut().map(|part| std::mem::take(&mut part.pending)).collect();
+        let settled = move || pending.iter_mut().try_for_each(Pending::settle).map(|()| pending);
+        let settled = self.shared.env.offload(settled).await??;
+        for (part, own) in self.open.values_mut().zip(settled) {
+            part.pending = own;
+        }
+        self.unsettled = 0;
         Ok(())
     }
 
@@ -324,9 +364,14 @@ impl EpochWriter {
 }
 
 impl Shared {
-    fn new(layout: TableLayout, files: Files, env: Env, names: Arc<Mutex<Names>>) -> Result<(Self, Option<Splitter>)> {
+    fn new(
+        layout: TableLayout,
+        files: Files,
+        env: Env,
+        names: Arc<Mutex<Names>>,
+    ) -> Result<(Self, Option<Arc<Splitter>>)> {
         let shape = Arc::new(FileShape::new(layout)?);
-        let splitter = Splitter::new(&shape.layout, &shape.schema)?;
+        let splitter = Splitter::new(&shape.layout, &shape.schema)?.map(Arc::new);
         let sorter = Sorter::new(&shape.layout, &shape.schema)?.map(Arc::new);
         Ok((Self { shape, sorter, files, env, names }, splitter))
     }

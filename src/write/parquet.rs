@@ -22,11 +22,14 @@ pub trait OpenFile: AsyncFileWriter {
     fn abort(&mut self) -> BoxFuture<'_, Result<()>>;
 }
 
+/// A file about to be there.
+pub type Creation = BoxFuture<'static, Result<Box<dyn OpenFile>>>;
+
 /// Where files are made and, when an epoch is discarded, removed.
 #[derive(Clone)]
 pub struct Files {
     /// Starts a new file at a location.
-    pub create: Arc<dyn Fn(String) -> BoxFuture<'static, Result<Box<dyn OpenFile>>> + Send + Sync>,
+    pub create: Arc<dyn Fn(String) -> Creation + Send + Sync>,
     /// Removes complete files; what is not there is no error.
     pub remove: Arc<dyn Fn(Vec<String>) -> BoxFuture<'static, Result<()>> + Send + Sync>,
 }

@@ -1,7 +1,7 @@
 //! Rows of one partition that wait to be encoded.
 
-use arrow::array::Array;
-use arrow::compute::concat_batches;
+use arrow::array::{Array, UInt32Array};
+use arrow::compute::{concat_batches, take_record_batch};
 use arrow::record_batch::RecordBatch;
 
 use crate::error::{Context, ErrorKind, Result};
@@ -18,21 +18,49 @@ const ENCODE_ROWS: usize = 8192;
 pub(crate) struct Pending {
     batches: Vec<RecordBatch>,
     bytes: u64,
-    /// How many batches at the end have not been joined.
+    /// How many batches at the end share memory with rows of other partitions.
+    shared: usize,
+    /// How many batches before those are small and have not been joined.
     loose: usize,
 }
 
 impl Pending {
-    /// Bytes they keep in memory.
+    /// Bytes of its rows, and what keeping them costs. Memory that batches share with other partitions is not its own:
+    /// it stays until all of them have settled.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Adds rows whose values weigh `weight` bytes.
-    pub(crate) fn push(&mut self, rows: RecordBatch, weight: u64) -> Result<()> {
+    /// Adds rows whose values weigh `weight` bytes; `shared` when they are a part of a larger batch.
+    pub(crate) fn push(&mut self, rows: RecordBatch, weight: u64, shared: bool) -> Result<()> {
         self.bytes += weight + overhead(&rows);
-        self.loose = if rows.num_rows() < ENCODE_ROWS / 8 { self.loose + 1 } else { 0 };
+        let count = rows.num_rows();
         self.batches.push(rows);
+        if shared || self.shared > 0 {
+            self.shared += 1;
+            Ok(())
+        } else {
+            self.loosen(count)
+        }
+    }
+
+    /// Copies what shares memory, so that it holds on to no rows but its own.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        let tail = self.batches.split_off(self.batches.len() - self.shared);
+        self.shared = 0;
+        let Some(first) = tail.first() else {
+            return Ok(());
+        };
+        let own = if tail.len() == 1 { copied(first)? } else { join(&tail)? };
+        self.bytes = self.bytes.saturating_sub(overhead(&own) * (tail.len() as u64 - 1));
+        let count = own.num_rows();
+        self.batches.push(own);
+        self.loosen(count)
+    }
+
+    /// Notes a new last batch of `rows` rows and joins small ones when there are many.
+    fn loosen(&mut self, rows: usize) -> Result<()> {
+        self.loose = if rows < ENCODE_ROWS / 8 { self.loose + 1 } else { 0 };
         if self.loose >= LOOSE_MAX {
             let tail = self.batches.split_off(self.batches.len() - self.loose);
             let joined = join(&tail)?;
@@ -80,6 +108,13 @@ pub(crate) fn coalesced(batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
         out.push(join(&run)?);
     }
     Ok(out)
+}
+
+/// The rows in memory of their own. (Joining one batch gives a slice of it.)
+fn copied(rows: &RecordBatch) -> Result<RecordBatch> {
+    let count = u32::try_from(rows.num_rows()).context(ErrorKind::Internal, || "rows of a partition")?;
+    let all = UInt32Array::from_iter_values(0..count);
+    take_record_batch(rows, &all).context(ErrorKind::Internal, || "rows of a partition")
 }
 
 fn join(batches: &[RecordBatch]) -> Result<RecordBatch> {

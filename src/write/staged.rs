@@ -187,7 +187,7 @@ impl File {
 }
 
 /// A literal in the bytes that the spec's appendix D gives for its type.
-fn literal_bytes(literal: &PrimitiveLiteral) -> Result<Vec<u8>> {
+pub(crate) fn literal_bytes(literal: &PrimitiveLiteral) -> Result<Vec<u8>> {
     Ok(match literal {
         PrimitiveLiteral::Boolean(v) => vec![u8::from(*v)],
         PrimitiveLiteral::Int(v) => v.to_le_bytes().to_vec(),
@@ -202,13 +202,6 @@ fn literal_bytes(literal: &PrimitiveLiteral) -> Result<Vec<u8>> {
             return Err(Error::new(ErrorKind::Internal, "a partition value without a value"));
         }
     })
-}
-
-/// The datum of a partition value.
-#[cfg(test)]
-pub(crate) fn datum_of(ty: &iceberg::spec::PrimitiveType, literal: &Literal) -> Datum {
-    let Literal::Primitive(literal) = literal else { panic!("a primitive value") };
-    datum(ty, &literal_bytes(literal).expect("bytes")).expect("datum")
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field, TimeUnit};
 use bytes::Bytes;
 use futures::FutureExt;
 use iceberg::spec::{
-    Datum, FormatVersion, ListType, MapType, NestedField, NullOrder, PartitionSpec, PrimitiveType, Schema,
+    Datum, FormatVersion, ListType, Literal, MapType, NestedField, NullOrder, PartitionSpec, PrimitiveType, Schema,
     SortDirection, SortField, SortOrder, StructType, Transform, Type, UnboundPartitionField, UnboundPartitionSpec,
 };
 use proptest::prelude::*;
@@ -471,6 +471,11 @@ fn assert_one_partition(layout: &TableLayout, rows: &RecordBatch, file: &DataFil
     assert_eq!(partitions, [file.partition().clone()]);
 }
 
+fn datum_of(ty: &PrimitiveType, literal: &Literal) -> Datum {
+    let Literal::Primitive(literal) = literal else { panic!("a primitive value") };
+    metrics::datum(ty, &staged::literal_bytes(literal).expect("bytes")).expect("datum")
+}
+
 /// Counts and bounds against a look at every value.
 fn assert_metrics(layout: &TableLayout, rows: &RecordBatch, file: &DataFile) {
     let schema = layout.arrow_schema().expect("schema");
@@ -483,7 +488,7 @@ fn assert_metrics(layout: &TableLayout, rows: &RecordBatch, file: &DataFile) {
         let column = partition::column_at(rows, &path).expect("column");
         let ty = layout.schema.field_by_id(id).and_then(|f| f.field_type.as_primitive_type()).expect("primitive");
         let values = (0..column.len()).filter_map(|row| partition::literal(ty, &column, row).expect("literal"));
-        let values: Vec<Datum> = values.map(|literal| staged::datum_of(ty, &literal)).collect();
+        let values: Vec<Datum> = values.map(|literal| datum_of(ty, &literal)).collect();
         let (nans, numbers): (Vec<Datum>, Vec<Datum>) = values.into_iter().partition(Datum::is_nan);
         let what = format!("column {id} of type {ty}");
         assert_eq!(file.value_counts()[&id], rows.num_rows() as u64, "{what}");
@@ -518,6 +523,7 @@ proptest! {
         batches in prop::collection::vec(0_usize..60, 1..5),
         open_files_max in 1_usize..4,
         encode_bytes in prop_oneof![Just(1_u64), 1000_u64..20_000, Just(1 << 22)],
+        shared_bytes_max in prop_oneof![Just(0_u64), Just(20_000), Just(1 << 22)],
         gather_bytes_max in prop_oneof![Just(1000_u64), Just(1 << 22)],
         row_group in prop_oneof![Just("3000"), Just("134217728")],
     ) {
@@ -532,6 +538,7 @@ proptest! {
             encode_bytes,
             sort_bytes_max: encode_bytes,
             gather_bytes_max,
+            shared_bytes_max,
             ..WriterOptions::default()
         };
         let written = written(layout.clone(), options, batches.clone());
