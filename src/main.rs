@@ -1,1 +1,3 @@
+//! The `frazil` program: everything is in the library.
+
 fn main() {}
