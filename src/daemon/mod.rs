@@ -19,8 +19,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{Catalog, connect};
 use crate::catalog::embedded::{Claim, EmbeddedCatalog};
+use crate::catalog::{Catalog, connect};
 use crate::config::{CatalogConfig, Config, PipelineConfig, SourceConfig};
 use crate::daemon::creation::Creation;
 use crate::daemon::driver::Cadence;

@@ -344,7 +344,9 @@ async fn a_compressed_file_that_is_still_being_written_is_waited_for() {
 async fn unfinished_and_hidden_names_and_those_outside_the_glob_are_not_there() {
     let mut folder = folder().until_end();
     folder.config.glob = "**/*.json*".into();
-    for name in ["a.json.tmp", "b.json.part", "c.json.inprogress", ".d.json", "_e.json", "_t/f.json", "g.csv", "x/h.json"] {
+    for name in
+        ["a.json.tmp", "b.json.part", "c.json.inprogress", ".d.json", "_e.json", "_t/f.json", "g.csv", "x/h.json"]
+    {
         folder.put(name, format!("{name}\n")).await;
     }
     let mut reading = Reading::default();
@@ -414,8 +416,7 @@ async fn a_checkpoint_of_another_folder_or_kind_is_refused() {
 async fn a_local_folder_is_followed_from_before_it_exists() {
     let root = tempfile::tempdir().expect("a folder");
     let store = object_store::local::LocalFileSystem::new_with_prefix(root.path()).expect("a store");
-    let mut source =
-        FilesSource::new(folder().config, Arc::new(store), Path::from("in"), env()).expect("a source");
+    let mut source = FilesSource::new(folder().config, Arc::new(store), Path::from("in"), env()).expect("a source");
     let mut reading = Reading::default();
     assert!(!reading.drain(&mut source, 1).await);
     let path = root.path().join("in");

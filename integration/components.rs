@@ -1,0 +1,41 @@
+//! What `scripts/components` has started, as it prints it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The environment variable that names the file with the output of `scripts/components env`.
+const STATE: &str = "FRAZIL_COMPONENTS_STATE";
+
+/// The value of one line; the test ends with a sentence where there is none.
+pub(crate) fn value(key: &str) -> &'static str {
+    match known().get(key) {
+        Some(value) => value,
+        None => panic!(
+            "{key} is not in {STATE}: integration tests need running components; use `scripts/test integration`, which starts them"
+        ),
+    }
+}
+
+/// The folder with the real rows that `integration/data/fetch` brings.
+pub(crate) fn rows(name: &str) -> PathBuf {
+    let path = Path::new(value("DATA_FOLDER")).join(name);
+    assert!(path.is_file(), "{} is missing: run integration/data/fetch", path.display());
+    path
+}
+
+/// A file of this checkout.
+pub(crate) fn checkout(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn known() -> &'static BTreeMap<String, String> {
+    static KNOWN: OnceLock<BTreeMap<String, String>> = OnceLock::new();
+    KNOWN.get_or_init(|| {
+        #[allow(clippy::disallowed_methods)]
+        // a test binary has no configuration file: this one variable leads to everything
+        let Ok(file) = std::env::var(STATE) else { return BTreeMap::new() };
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{STATE} names {file}: {e}"));
+        text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+    })
+}

@@ -1,0 +1,25 @@
+//! Real input, real servers, real readers: the daemon as users run it, killed on the way, and engines that we did not write
+//! read what it left.
+//!
+//! `scripts/test integration` starts what these tests need and runs them; by hand: `scripts/components start …`, then
+//! `scripts/components env > FILE` and `FRAZIL_COMPONENTS_STATE=FILE cargo test --profile ci --test integration`.
+
+// Lints for production code do not apply to a test binary as a whole.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+mod components;
+mod daemon;
+mod input;
+mod process;
+mod readers;
+
+mod local;
+mod refused;
+mod remote;
