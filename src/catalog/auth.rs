@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 use super::http::exchange;
 use crate::config::{RestAuth, RestConfig, Secret};
 use crate::env::Env;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The scope of the REST specification's own token endpoint.
 const SCOPE_DEFAULT: &str = "catalog";
@@ -138,10 +138,9 @@ impl Client {
                 .with_hint("check client_id, client_secret, scope and server_uri"));
         }
         // The cause is left out: it might quote the token.
-        let grant: Grant = serde_json::from_slice(&answer.body)
-            .map_err(|_| ())
-            .or_else(|()| Err(std::io::Error::other("the answer holds no access_token")))
-            .context(ErrorKind::Unavailable, place)?;
+        let grant: Grant = serde_json::from_slice(&answer.body).map_err(|_| {
+            Error::new(ErrorKind::Unavailable, format!("{}: the answer holds no access_token", place()))
+        })?;
         let life_ms = grant.expires_in.filter(|s| *s > 0).map(|s| s.saturating_mul(1000));
         Ok(Token {
             text: Secret::new(grant.access_token),

@@ -165,10 +165,13 @@ impl EmbeddedCatalog {
 
     async fn write(&self, applied: &Applied) -> Result<Pointer> {
         let state = &applied.state;
-        self.documents
-            .write_new(applied.location(), applied.document.clone())
-            .await
-            .map_err(|e| e.within(format!("table {}", state.name)))?;
+        if let Err(e) = self.documents.write_new(applied.location(), applied.document.clone()).await {
+            // On any other error a part of it may be there; on this one it is somebody else's.
+            if e.kind() != ErrorKind::Conflict {
+                self.discard(applied).await;
+            }
+            return Err(e.within(format!("table {}", state.name)));
+        }
         Ok(Pointer { location: state.metadata.location().to_owned(), metadata_location: applied.location().to_owned() })
     }
 

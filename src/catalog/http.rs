@@ -15,6 +15,9 @@ use crate::error::{Context, Error, ErrorKind, Result};
 /// The most bytes an answer may have.
 const ANSWER_BYTES_MAX: usize = 512 << 20;
 
+/// How long an unused connection is kept.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// The longest that a server may make us wait.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 
@@ -83,6 +86,8 @@ impl Http {
     pub(super) fn new(config: &RestConfig, env: &Env) -> Result<Self> {
         let client = reqwest::Client::builder()
             .connect_timeout(config.connect_timeout)
+            // Below what servers keep: a request on a connection that just closed is a needless doubt.
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             // A redirected POST becomes a GET: a catalog that moved is a matter for the configuration.
             .redirect(reqwest::redirect::Policy::none())
             // Proxies by environment variable would be a second configuration.

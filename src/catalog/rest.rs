@@ -41,6 +41,13 @@ pub struct RestCatalog {
     vended: Mutex<BTreeMap<TableName, Arc<HashMap<String, String>>>>,
 }
 
+/// Whether an answer has a place for vended settings; that of a commit has none, and gets those last seen.
+#[derive(Debug, Clone, Copy)]
+enum Vends {
+    Yes,
+    No,
+}
+
 impl RestCatalog {
     /// Asks the server for its configuration: prefix, separator, endpoints.
     ///
@@ -60,10 +67,7 @@ impl RestCatalog {
         })?;
         let answer: ConfigAnswer = serde_json::from_slice(&body)
             .context(ErrorKind::Config, || format!("{place}: what v1/config answers is no catalog configuration"))?;
-        let setting = |key: &str| {
-            let found = answer.overrides.get(key).or_else(|| answer.defaults.get(key));
-            found.and_then(Option::as_deref)
-        };
+        let setting = |key: &str| answer.setting(key);
         let paths = paths.configured(setting("uri"), setting("prefix"), setting("namespace-separator"))?;
         Ok(Self {
             env: env.clone(),
@@ -83,7 +87,7 @@ impl RestCatalog {
         }
         let place = format!("stage table {}", create.name);
         let staged = match self.post_create(create, true, &place).await {
-            Ok(body) => self.table_of(&create.name, &body, &place),
+            Ok(body) => self.table_of(&create.name, body, Vends::Yes, &place).await,
             Err(outcome) => return outcome,
         };
         let staged = match staged {
@@ -128,29 +132,37 @@ impl RestCatalog {
         serde_json::from_slice(&body).context(ErrorKind::Unavailable, || format!("{place}: the answer is malformed"))
     }
 
-    fn table_of(&self, table: &TableName, body: &[u8], place: &str) -> Result<TableState> {
-        let answer: TableAnswer = serde_json::from_slice(body)
-            .context(ErrorKind::Unavailable, || format!("{place}: the answer is malformed"))?;
-        let mut state = answer.into_state(table).map_err(|e| e.within(place))?;
+    async fn table_of(&self, table: &TableName, body: Bytes, vends: Vends, place: &str) -> Result<TableState> {
+        let name = table.clone();
+        // Metadata can be large; parsing it is work.
+        let parse = move || match serde_json::from_slice::<TableAnswer>(&body) {
+            Ok(answer) => answer.into_state(&name),
+            Err(e) => Err(Error::new(ErrorKind::Unavailable, "the answer is malformed").with_source(e)),
+        };
+        let mut state = self.env.offload(parse).await?.map_err(|e| e.within(place))?;
         let mut vended = self.vended.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.config.is_empty() {
-            // The answer to a commit has no place for them.
-            state.config = vended.get(table).cloned().unwrap_or_default();
-        } else {
-            if vended.len() >= VENDED_MAX && !vended.contains_key(table) {
-                vended.pop_first();
+        match vends {
+            Vends::No => state.config = vended.get(table).cloned().unwrap_or_default(),
+            Vends::Yes if state.config.is_empty() => drop(vended.remove(table)),
+            Vends::Yes => {
+                if vended.len() >= VENDED_MAX && !vended.contains_key(table) {
+                    vended.pop_first();
+                }
+                vended.insert(table.clone(), state.config.clone());
             }
-            vended.insert(table.clone(), state.config.clone());
         }
         Ok(state)
     }
 
     /// A 2xx whose body is no table leaves the change in doubt.
-    fn changed(&self, table: &TableName, body: Result<Bytes, Outcome>, place: &str) -> Outcome {
-        match body.map(|body| self.table_of(table, &body, place)) {
-            Ok(Ok(state)) => Outcome::Committed(Box::new(state)),
-            Ok(Err(e)) => Outcome::Unknown(e),
-            Err(outcome) => outcome,
+    async fn changed(&self, table: &TableName, body: Result<Bytes, Outcome>, vends: Vends, place: &str) -> Outcome {
+        let body = match body {
+            Ok(body) => body,
+            Err(outcome) => return outcome,
+        };
+        match self.table_of(table, body, vends, place).await {
+            Ok(state) => Outcome::Committed(Box::new(state)),
+            Err(e) => Outcome::Unknown(e),
         }
     }
 
@@ -222,7 +234,7 @@ impl Catalog for RestCatalog {
         let place = format!("load table {table}");
         let url = self.paths.table(table).map(|url| format!("{url}?snapshots=all"));
         let body = self.ask(self.table_request(Method::GET, url), &place).await?;
-        self.table_of(table, &body, &place)
+        self.table_of(table, body, Vends::Yes, &place).await
     }
 
     async fn commit(&self, commit: &PreparedCommit) -> Outcome {
@@ -231,7 +243,7 @@ impl Catalog for RestCatalog {
             .request(Method::POST, self.paths.table(&commit.table))
             .and_then(|r| r.header("Idempotency-Key", commit.idempotency_key.to_string()).json(&commit_body(commit)?));
         let body = self.change(request, &place).await;
-        self.changed(&commit.table, body, &place)
+        self.changed(&commit.table, body, Vends::No, &place).await
     }
 
     async fn create(&self, table: &CreateTable) -> Outcome {
@@ -251,7 +263,7 @@ impl Catalog for RestCatalog {
             return outcome;
         }
         let body = self.post_create(table, false, &place).await;
-        self.changed(&table.name, body, &place)
+        self.changed(&table.name, body, Vends::Yes, &place).await
     }
 
     async fn register(&self, table: &TableName, metadata_location: &str) -> Outcome {
@@ -260,7 +272,7 @@ impl Catalog for RestCatalog {
             .table_request(Method::POST, self.paths.register(table.namespace()))
             .and_then(|r| r.json(&RegisterBody { name: table.name(), metadata_location }));
         let body = self.change(request, &place).await;
-        self.changed(table, body, &place)
+        self.changed(table, body, Vends::Yes, &place).await
     }
 
     async fn rename(&self, from: &TableName, to: &TableName) -> Result<()> {

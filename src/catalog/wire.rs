@@ -17,11 +17,18 @@ use crate::model::table::TableState;
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct ConfigAnswer {
     #[serde(default)]
-    pub(super) defaults: BTreeMap<String, Option<String>>,
+    defaults: BTreeMap<String, Value>,
     #[serde(default)]
-    pub(super) overrides: BTreeMap<String, Option<String>>,
+    overrides: BTreeMap<String, Value>,
     #[serde(default)]
     pub(super) endpoints: Option<Vec<String>>,
+}
+
+impl ConfigAnswer {
+    /// A setting that the server makes, or leaves to a client that has none of its own.
+    pub(super) fn setting(&self, key: &str) -> Option<&str> {
+        self.overrides.get(key).or_else(|| self.defaults.get(key))?.as_str()
+    }
 }
 
 /// `GET …/namespaces`.
@@ -119,7 +126,7 @@ pub(super) struct TableAnswer {
     pub(super) metadata_location: Option<String>,
     metadata: Box<RawValue>,
     #[serde(default)]
-    config: Option<HashMap<String, String>>,
+    config: Option<HashMap<String, Value>>,
     #[serde(default)]
     storage_credentials: Option<Vec<StorageCredential>>,
 }
@@ -127,7 +134,7 @@ pub(super) struct TableAnswer {
 #[derive(Debug, Deserialize)]
 struct StorageCredential {
     prefix: String,
-    config: HashMap<String, String>,
+    config: HashMap<String, Value>,
 }
 
 impl TableAnswer {
@@ -142,7 +149,14 @@ impl TableAnswer {
         let fits = |c: &StorageCredential| location.starts_with(&c.prefix);
         let best = storage_credentials.into_iter().flatten().filter(fits).max_by_key(|c| c.prefix.len());
         config.extend(best.map(|c| c.config).unwrap_or_default());
-        state.config = config.into();
+        // The specification has texts only; some servers write numbers and booleans as such.
+        let text = |value: Value| match value {
+            Value::Null => None,
+            Value::String(text) => Some(text),
+            other => Some(other.to_string()),
+        };
+        let texts = config.into_iter().filter_map(|(key, value)| Some((key, text(value)?)));
+        state.config = texts.collect::<HashMap<_, _>>().into();
         Ok(state)
     }
 }

@@ -10,7 +10,7 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::model::ids::TableName;
 
 /// A table's metadata at one moment, and what its catalog said beside it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TableState {
     /// Its name.
     pub name: TableName,
@@ -22,6 +22,19 @@ pub struct TableState {
     pub metadata_location: Option<String>,
     /// Settings that the catalog vends for this table, storage credentials among them. Never logged.
     pub config: Arc<HashMap<String, String>>,
+}
+
+/// Without the values of `config`: they hold secrets.
+impl std::fmt::Debug for TableState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TableState")
+            .field("name", &self.name)
+            .field("metadata_location", &self.metadata_location)
+            .field("last_sequence_number", &self.metadata.last_sequence_number())
+            .field("refs", &self.refs)
+            .field("config", &self.config.keys().collect::<std::collections::BTreeSet<_>>())
+            .finish_non_exhaustive()
+    }
 }
 
 impl TableState {

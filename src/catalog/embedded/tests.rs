@@ -110,6 +110,17 @@ async fn two_processes_on_one_file_lose_no_commit() {
     assert_eq!(documents(&folder), 17);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn processes_that_open_a_new_file_together_all_get_it() {
+    let folder = tempfile::tempdir().expect("folder");
+    let opened = futures::future::join_all((0..8).map(|_| open(&folder))).await;
+    for (n, catalog) in opened.into_iter().enumerate() {
+        let catalog = catalog.expect("opens");
+        catalog.create_namespace(&[format!("n{n}")], &BTreeMap::new()).await.expect("writes");
+        assert_eq!(catalog.namespaces(&[]).await.expect("lists").len(), n + 1);
+    }
+}
+
 #[tokio::test]
 async fn documents_that_leave_the_log_are_deleted_when_the_table_says_so() {
     let folder = tempfile::tempdir().expect("folder");

@@ -29,13 +29,13 @@ enum Act {
 }
 
 /// Requests as they came: the first line, the headers, the body.
-type Seen = mpsc::UnboundedReceiver<String>;
+type Seen = mpsc::Receiver<String>;
 
 /// A server that does `acts` in turn, one for each request.
 async fn server(acts: Vec<Act>) -> (String, Seen) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let uri = format!("http://{}", listener.local_addr().expect("an address"));
-    let (told, seen) = mpsc::unbounded_channel();
+    let (told, seen) = mpsc::channel(64);
     let acts = Arc::new(AsyncMutex::new(acts.into_iter()));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -45,13 +45,9 @@ async fn server(acts: Vec<Act>) -> (String, Seen) {
     (uri, seen)
 }
 
-async fn talk(
-    mut stream: TcpStream,
-    acts: Arc<AsyncMutex<std::vec::IntoIter<Act>>>,
-    told: mpsc::UnboundedSender<String>,
-) {
+async fn talk(mut stream: TcpStream, acts: Arc<AsyncMutex<std::vec::IntoIter<Act>>>, told: mpsc::Sender<String>) {
     while let Some(request) = read_request(&mut stream).await {
-        let _ = told.send(request);
+        let _ = told.send(request).await;
         let act = acts.lock().await.next().expect("an act for each request");
         let (head, body, ends) = match act {
             Act::Say(status, headers, body) => {
