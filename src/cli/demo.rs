@@ -77,7 +77,7 @@ fn configuration(dir: &Path, own: &Demo) -> String {
     let setting = |name: &str, value: Option<u64>| value.map(|value| format!("{name} = {value}\n")).unwrap_or_default();
     format!(
         "\
-{WRITTEN_BY} Run it again without the numbers: frazil run -c frazil.toml
+{WRITTEN_BY} It runs without the live numbers too: frazil run -c frazil.toml
 state_dir = {state}
 
 [catalog.{CATALOG}]

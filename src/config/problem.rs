@@ -134,8 +134,7 @@ pub fn dotted<S: AsRef<str>>(path: &[S]) -> String {
 
 /// One part of a path, quoted where TOML needs it.
 pub fn key_text(part: &str) -> String {
-    let bare = !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if bare { part.to_owned() } else { format!("{part:?}") }
+    toml_edit::Key::new(part).to_string()
 }
 
 /// "did you mean" for a name that is not among `known`.

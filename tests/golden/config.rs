@@ -8,11 +8,19 @@ use std::path::Path;
 use frazil::config::resolve::Scope;
 use frazil::config::{Layers, Loaded, Problems};
 
+use proptest::prelude::*;
+
 use crate::{assert_golden, root};
 
 fn load_case(name: &str) -> Result<Loaded, Problems> {
-    let text =
-        std::fs::read_to_string(root().join(format!("tests/golden/config/{name}.toml"))).expect("the case exists");
+    load_text(case_text(name))
+}
+
+fn case_text(name: &str) -> String {
+    std::fs::read_to_string(root().join(format!("tests/golden/config/{name}.toml"))).expect("the case exists")
+}
+
+fn load_text(text: String) -> Result<Loaded, Problems> {
     let (mut variables, mut sets, mut files) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
     for line in text.lines().map_while(|line| line.strip_prefix("#: ")) {
         let (kind, rest) = line.split_once(' ').expect("a directive has a kind");
@@ -78,4 +86,30 @@ fn no_answer_shows_a_secret() {
 #[test]
 fn the_reference_page_is_current() {
     assert_golden("docs/configuration.md", &frazil::config::reference::page());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// A file that was cut, mixed up or overwritten in places.
+    #[test]
+    fn a_damaged_file_is_answered_and_what_is_shown_is_toml(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..40, "[ -~é\\n]{0,6}"), 1..6)
+    ) {
+        let mut text: Vec<char> = case_text("whole").chars().collect();
+        let fixed = text.iter().position(|c| *c == '[').expect("directives come first");
+        for (at, removed, put) in damage {
+            let at = fixed + at.index(text.len() - fixed);
+            let end = (at + removed).min(text.len());
+            text.splice(at..end, put.chars());
+        }
+        let text: String = text.into_iter().collect();
+        match load_text(text) {
+            Ok(loaded) => {
+                let shown = loaded.resolved.to_toml(Scope::All);
+                prop_assert!(shown.parse::<toml_edit::DocumentMut>().is_ok(), "{}", shown);
+            }
+            Err(problems) => prop_assert!(!problems.list.is_empty() && problems.list.len() < 200),
+        }
+    }
 }
