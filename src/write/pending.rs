@@ -16,7 +16,8 @@ const ENCODE_ROWS: usize = 8192;
 /// Batches in the order they came.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    batches: Vec<RecordBatch>,
+    /// With the bytes each counts for.
+    batches: Vec<(RecordBatch, u64)>,
     bytes: u64,
     /// How many batches at the end share memory with rows of other partitions.
     shared: usize,
@@ -33,9 +34,9 @@ impl Pending {
 
     /// Adds rows whose values weigh `weight` bytes; `shared` when they are a part of a larger batch.
     pub(crate) fn push(&mut self, rows: RecordBatch, weight: u64, shared: bool) -> Result<()> {
-        self.bytes += weight + overhead(&rows);
         let count = rows.num_rows();
-        self.batches.push(rows);
+        let bytes = weight + overhead(&rows);
+        self.add(rows, bytes);
         if shared || self.shared > 0 {
             self.shared += 1;
             Ok(())
@@ -46,26 +47,42 @@ impl Pending {
 
     /// Copies what shares memory, so that it holds on to no rows but its own.
     pub(crate) fn settle(&mut self) -> Result<()> {
-        let tail = self.batches.split_off(self.batches.len() - self.shared);
+        let tail = self.cut(self.shared);
         self.shared = 0;
-        let Some(first) = tail.first() else {
-            return Ok(());
+        let own = match tail.as_slice() {
+            [] => return Ok(()),
+            [one] => copied(one)?,
+            many => join(many)?,
         };
-        let own = if tail.len() == 1 { copied(first)? } else { join(&tail)? };
-        self.bytes = self.bytes.saturating_sub(overhead(&own) * (tail.len() as u64 - 1));
         let count = own.num_rows();
-        self.batches.push(own);
+        self.add_own(own);
         self.loosen(count)
+    }
+
+    fn add(&mut self, rows: RecordBatch, bytes: u64) {
+        self.bytes += bytes;
+        self.batches.push((rows, bytes));
+    }
+
+    /// Adds rows that are in memory of their own, which is counted with what it has spare.
+    fn add_own(&mut self, rows: RecordBatch) {
+        let bytes = rows.get_array_memory_size() as u64 + overhead(&rows);
+        self.add(rows, bytes);
+    }
+
+    /// Takes the last `count` batches.
+    fn cut(&mut self, count: usize) -> Vec<RecordBatch> {
+        let tail = self.batches.split_off(self.batches.len().saturating_sub(count));
+        self.bytes = self.bytes.saturating_sub(tail.iter().map(|(_, bytes)| bytes).sum());
+        tail.into_iter().map(|(rows, _)| rows).collect()
     }
 
     /// Notes a new last batch of `rows` rows and joins small ones when there are many.
     fn loosen(&mut self, rows: usize) -> Result<()> {
         self.loose = if rows < ENCODE_ROWS / 8 { self.loose + 1 } else { 0 };
         if self.loose >= LOOSE_MAX {
-            let tail = self.batches.split_off(self.batches.len() - self.loose);
-            let joined = join(&tail)?;
-            self.bytes = self.bytes.saturating_sub(overhead(&joined) * (tail.len() as u64 - 1));
-            self.batches.push(joined);
+            let tail = self.cut(self.loose);
+            self.add_own(join(&tail)?);
             self.loose = 0;
         }
         Ok(())
@@ -74,7 +91,8 @@ impl Pending {
     /// Takes all of them; `None` when there is none.
     pub(crate) fn take(&mut self) -> Option<Vec<RecordBatch>> {
         let taken = std::mem::take(self);
-        (!taken.batches.is_empty()).then_some(taken.batches)
+        let batches: Vec<RecordBatch> = taken.batches.into_iter().map(|(rows, _)| rows).collect();
+        (!batches.is_empty()).then_some(batches)
     }
 }
 

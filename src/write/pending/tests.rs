@@ -29,7 +29,7 @@ fn many_small_batches_are_joined_and_weigh_less_then() {
         pending.push(batch(at, 1), 8, false).expect("pushed");
     }
     assert!(pending.batches.len() < 2 * LOOSE_MAX, "{}", pending.batches.len());
-    assert!(pending.bytes() < 8 * 1000 + 2 * LOOSE_MAX as u64 * COLUMN_OVERHEAD, "{}", pending.bytes());
+    assert!(pending.bytes() < 8 * 1000 + 3 * LOOSE_MAX as u64 * COLUMN_OVERHEAD, "{}", pending.bytes());
     let batches = pending.take().expect("some");
     assert_eq!(values(&batches), (0..1000).collect::<Vec<_>>());
     assert_eq!((pending.bytes(), pending.take().is_none()), (0, true));
