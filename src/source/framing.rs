@@ -378,7 +378,10 @@ mod tests {
         Sizes { batch_bytes: 64, batch_rows: 4, row_bytes_max }
     }
 
-    fn frame(framer: &mut Framer, pieces: &[&[u8]]) -> (Vec<(u64, String)>, Vec<(u64, String)>) {
+    type Numbered = Vec<(u64, String)>;
+
+    /// The rows and the refusals.
+    fn frame(framer: &mut Framer, pieces: &[&[u8]]) -> (Numbered, Numbered) {
         let mut cuts = vec![];
         for (number, piece) in pieces.iter().enumerate() {
             if number % 2 == 0 {
@@ -396,7 +399,7 @@ mod tests {
         (rows.collect(), refused.collect())
     }
 
-    fn numbered(rows: &[(u64, &str)]) -> Vec<(u64, String)> {
+    fn numbered(rows: &[(u64, &str)]) -> Numbered {
         rows.iter().map(|(number, text)| (*number, (*text).to_owned())).collect()
     }
 
