@@ -479,6 +479,21 @@ async fn dropped_calls_lose_nothing() {
     assert_eq!(reading.texts().join("\n"), format!("{text}{text}").trim_end());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn worker_threads_keep_the_order_of_rows() {
+    let root = tempfile::tempdir().expect("a folder");
+    let text: String = (0..60_000).map(|n| format!("row {n}\n")).collect();
+    std::fs::write(root.path().join("a.gz"), gzip(text.as_bytes())).expect("written");
+    std::fs::write(root.path().join("b"), &text).expect("written");
+    let store = object_store::local::LocalFileSystem::new_with_prefix(root.path()).expect("a store");
+    let config = folder().until_end().config;
+    let source = FilesSource::new(config, Arc::new(store), Path::default(), Env::system()).expect("a source");
+    let mut source = source.with_options(FilesOptions { chunk_bytes: 50_000, ..FilesOptions::default() });
+    let mut reading = Reading::default();
+    assert!(reading.drain(&mut source, 1).await);
+    assert_eq!(reading.texts().join("\n") + "\n", format!("{text}{text}"));
+}
+
 mod interleavings {
     use proptest::prelude::*;
 
