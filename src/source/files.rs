@@ -2,7 +2,8 @@
 //!
 //! **Position.** Every name at or below the watermark is dealt with. The newest file is *open*: it is followed while it
 //! grows, and closed, which moves the watermark to it, when a later name exists and its end is reached (compressed files
-//! also when they end well and stay unchanged over two polls). `until_end` closes it too.
+//! also when they end well and stay unchanged over two polls). `until_end` closes it too. So a file must be whole when
+//! it appears (renamed into place, or an object), or be the newest until it is.
 //!
 //! **Late files.** A name that appears below the open file's is read next. One at or below the watermark that was in no
 //! listing of this process is read too and joins the bounded list of exceptions. After a restart, what lies at or below
@@ -57,7 +58,9 @@ pub struct FilesOptions {
     pub bomb_floor: u64,
     /// New names that one listing keeps; the rest is listed again.
     pub pending_max: usize,
-    /// Files that have been read and are still there.
+    /// Files that are done up to which every poll lists the whole folder; with n times as many every (n + 1)th does.
+    pub names_per_poll: usize,
+    /// Files that are done and still there; more halt the source.
     pub names_max: usize,
 }
 
@@ -69,6 +72,7 @@ impl Default for FilesOptions {
             batch_rows: 8_192,
             bomb_floor: 64 << 20,
             pending_max: 16_384,
+            names_per_poll: 10_000,
             names_max: 1_000_000,
         }
     }
@@ -175,6 +179,7 @@ impl FilesSource {
         let mut inventory =
             Inventory::new(self.store.clone(), self.prefix.clone(), self.location.clone(), self.glob.clone());
         inventory.pending_max = self.options.pending_max.max(1);
+        inventory.names_per_poll = self.options.names_per_poll;
         inventory.names_max = self.options.names_max;
         inventory
     }
@@ -299,7 +304,11 @@ impl FilesSource {
             return Ok(Some(self.idle()));
         }
         let to = Position::Files(self.state.position.clone());
-        if self.state.given.as_ref() == Some(&to) || self.state.position == FilesPosition::default() {
+        if self.state.position == FilesPosition::default() {
+            tracing::warn!(folder = %self.location, "no files there");
+            return Ok(Some(SourceEvent::End));
+        }
+        if self.state.given.as_ref() == Some(&to) {
             return Ok(Some(SourceEvent::End));
         }
         // Files that ended without rows: their end is worth remembering.

@@ -7,8 +7,8 @@
 use std::mem;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use memchr::memchr;
+use bytes::{Buf, Bytes};
+use memchr::{memchr, memchr_iter};
 
 use crate::model::batch::{RawBatch, RawRow, Reject, Stage};
 use crate::model::checkpoint::Range;
@@ -94,6 +94,8 @@ pub(super) struct Framer {
     refused_bytes: usize,
     /// Lines dealt with so far.
     row: u64,
+    /// Bytes of the last batch.
+    room: usize,
     /// `row` at the last cut.
     cut_at: u64,
     /// Lines up to this number were dealt with by an earlier reader.
@@ -122,6 +124,7 @@ impl Framer {
             rows: vec![],
             refused: vec![],
             refused_bytes: 0,
+            room: 0,
             row,
             cut_at: row,
             skip: 0,
@@ -130,8 +133,45 @@ impl Framer {
         }
     }
 
+    /// As `feed`, without copying more than the first batch: the others share `input`'s memory.
+    pub(super) fn feed_shared(&mut self, mut input: Bytes, cuts: &mut Vec<Cut>) {
+        while !input.is_empty() {
+            let own = !self.buffer.is_empty() || !matches!(self.line, Line::Kept) || self.first || self.row < self.skip;
+            let taken = if own { self.feed_until_cut(&input, cuts) } else { self.share(&input, cuts) };
+            input.advance(taken);
+        }
+    }
+
+    /// Cuts one batch out of `input`, which begins with a line; says how far it went. What is no whole line is copied.
+    fn share(&mut self, input: &Bytes, cuts: &mut Vec<Cut>) -> usize {
+        let mut line_start = 0;
+        for newline in memchr_iter(b'\n', input) {
+            self.take_row(input, line_start, newline);
+            line_start = newline + 1;
+            if line_start + self.refused_bytes >= self.sizes.batch_bytes || self.has_rows_enough() {
+                break;
+            }
+        }
+        if line_start == 0 {
+            return self.feed_until_cut(input, cuts);
+        }
+        let cut = self.cut_from(input.slice(..line_start));
+        cuts.push(cut);
+        line_start
+    }
+
     /// Takes the next bytes; finished batches go to `cuts`.
     pub(super) fn feed(&mut self, mut input: &[u8], cuts: &mut Vec<Cut>) {
+        while !input.is_empty() {
+            let taken = self.feed_until_cut(input, cuts);
+            input = &input[taken..];
+        }
+    }
+
+    /// Takes bytes until a batch is full; says how many.
+    fn feed_until_cut(&mut self, input: &[u8], cuts: &mut Vec<Cut>) -> usize {
+        let whole = input.len();
+        let mut input = input;
         while !input.is_empty() {
             let newline = memchr(b'\n', input);
             let (piece, rest) = newline.map_or((input, &[][..]), |at| (&input[..at], &input[at + 1..]));
@@ -143,13 +183,15 @@ impl Framer {
                 self.collect(piece);
                 if newline.is_some() {
                     self.end_line();
-                    if self.is_full() {
+                    if self.buffer.len() + self.refused_bytes >= self.sizes.batch_bytes || self.has_rows_enough() {
                         cuts.extend(self.cut());
+                        return whole - rest.len();
                     }
                 }
             }
             input = rest;
         }
+        whole
     }
 
     /// The rows since the last cut, if any line was dealt with.
@@ -160,14 +202,14 @@ impl Framer {
         let rest = self.buffer.split_off(self.line_start);
         let data = mem::replace(&mut self.buffer, rest);
         self.line_start = 0;
+        Some(self.cut_from(data.into()))
+    }
+
+    fn cut_from(&mut self, data: Bytes) -> Cut {
+        self.room = data.len().min(self.sizes.batch_bytes);
         self.refused_bytes = 0;
         self.cut_at = self.row;
-        Some(Cut {
-            data: data.into(),
-            rows: mem::take(&mut self.rows),
-            refused: mem::take(&mut self.refused),
-            through: self.row,
-        })
+        Cut { data, rows: mem::take(&mut self.rows), refused: mem::take(&mut self.refused), through: self.row }
     }
 
     /// Takes a last line without newline for a row; bytes that follow after all are refused, not lost in silence.
@@ -231,9 +273,8 @@ impl Framer {
         self.row
     }
 
-    fn is_full(&self) -> bool {
-        self.buffer.len() + self.refused_bytes >= self.sizes.batch_bytes
-            || self.rows.len() + self.refused.len() >= self.sizes.batch_rows
+    fn has_rows_enough(&self) -> bool {
+        self.rows.len() + self.refused.len() >= self.sizes.batch_rows
     }
 
     fn collect(&mut self, piece: &[u8]) {
@@ -247,8 +288,9 @@ impl Framer {
                     extend_head(&mut head, piece);
                     self.line = Line::Long { head, length: (held as u64).saturating_add(piece.len() as u64) };
                 } else {
-                    if self.buffer.capacity() == 0 {
-                        self.buffer.reserve(self.sizes.batch_bytes.min(64 * 1024));
+                    if self.buffer.is_empty() {
+                        // As much as the last batch and a little more: a small file does not hold a large buffer.
+                        self.buffer.reserve(self.room + self.room / 16 + piece.len());
                     }
                     self.buffer.extend_from_slice(piece);
                 }
@@ -264,7 +306,19 @@ impl Framer {
     fn end_line(&mut self) {
         let first = mem::take(&mut self.first);
         match mem::take(&mut self.line) {
-            Line::Kept => self.end_kept(first),
+            Line::Kept => {
+                let buffer = mem::take(&mut self.buffer);
+                let marked = first && buffer[self.line_start..].starts_with(BYTE_ORDER_MARK);
+                let start = self.line_start + if marked { BYTE_ORDER_MARK.len() } else { 0 };
+                let kept = self.take_row(&buffer, start, buffer.len());
+                self.buffer = buffer;
+                if kept {
+                    self.buffer.push(b'\n');
+                    self.line_start = self.buffer.len();
+                } else {
+                    self.buffer.truncate(self.line_start);
+                }
+            }
             Line::Long { head, length } => {
                 self.row += 1;
                 self.refuse_long(length, head);
@@ -278,25 +332,23 @@ impl Framer {
         }
     }
 
-    fn end_kept(&mut self, first: bool) {
+    /// Takes the line at `start..end` of `data`; says whether it is a row.
+    fn take_row(&mut self, data: &[u8], start: usize, end: usize) -> bool {
         self.row += 1;
-        let (mut start, mut end) = (self.line_start, self.buffer.len());
-        if first && self.buffer[start..end].starts_with(BYTE_ORDER_MARK) {
-            start += BYTE_ORDER_MARK.len();
+        let line = &data[start..end];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.len() > self.sizes.row_bytes_max {
+            self.refuse_long(line.len() as u64, line[..line.len().min(Reject::RAW_MAX)].to_vec());
+            return false;
         }
-        if self.buffer[start..end].ends_with(b"\r") {
-            end -= 1;
-        }
-        if self.buffer[start..end].trim_ascii().is_empty() {
-            self.buffer.truncate(self.line_start);
-        } else if end - start > self.sizes.row_bytes_max {
-            let mut head = self.buffer.split_off(self.line_start);
-            head.truncate(Reject::RAW_MAX);
-            self.refuse_long((end - start) as u64, head);
-        } else if let (Ok(from), Ok(to)) = (u32::try_from(start), u32::try_from(end)) {
-            self.rows.push(RawRow { start: from, end: to, number: self.row, timestamp_ms: None });
-            self.buffer.push(b'\n');
-            self.line_start = self.buffer.len();
+        // Most lines begin with something; only the others are looked at whole.
+        let blank = line.first().is_none_or(u8::is_ascii_whitespace) && line.trim_ascii().is_empty();
+        match (u32::try_from(start), u32::try_from(start + line.len())) {
+            (Ok(start), Ok(end)) if !blank => {
+                self.rows.push(RawRow { start, end, number: self.row, timestamp_ms: None });
+                true
+            }
+            _ => false,
         }
     }
 
@@ -326,10 +378,17 @@ mod tests {
         Sizes { batch_bytes: 64, batch_rows: 4, row_bytes_max }
     }
 
-    fn frame(framer: &mut Framer, pieces: &[&[u8]]) -> (Vec<(u64, String)>, Vec<(u64, String)>) {
+    type Numbered = Vec<(u64, String)>;
+
+    /// The rows and the refusals.
+    fn frame(framer: &mut Framer, pieces: &[&[u8]]) -> (Numbered, Numbered) {
         let mut cuts = vec![];
-        for piece in pieces {
-            framer.feed(piece, &mut cuts);
+        for (number, piece) in pieces.iter().enumerate() {
+            if number % 2 == 0 {
+                framer.feed_shared(Bytes::copy_from_slice(piece), &mut cuts);
+            } else {
+                framer.feed(piece, &mut cuts);
+            }
         }
         cuts.extend(framer.finish());
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -340,7 +399,7 @@ mod tests {
         (rows.collect(), refused.collect())
     }
 
-    fn numbered(rows: &[(u64, &str)]) -> Vec<(u64, String)> {
+    fn numbered(rows: &[(u64, &str)]) -> Numbered {
         rows.iter().map(|(number, text)| (*number, (*text).to_owned())).collect()
     }
 
@@ -357,6 +416,27 @@ mod tests {
         assert_eq!(rows, numbered(&[(1, "abc"), (4, "ab")]));
         let reason = |n| format!("the row has {n} bytes, more than row_bytes_max = 3");
         assert_eq!(refused, [(2, reason(4)), (3, reason(14))]);
+    }
+
+    #[test]
+    fn a_row_without_end_is_held_in_bounded_memory() {
+        let mut framer = Framer::skipping(sizes(1_000), 0);
+        for _ in 0..1_000 {
+            framer.feed_shared(Bytes::from_static(&[b'x'; 10_000]), &mut vec![]);
+            let head = if let Line::Long { head, .. } = &framer.line { head.capacity() } else { 0 };
+            assert!(framer.buffer.capacity() + head <= 2 * Reject::RAW_MAX + 10_000);
+        }
+        assert_eq!(framer.finish().expect("a refusal").refused[0].raw.len(), Reject::RAW_MAX);
+    }
+
+    #[test]
+    fn later_batches_of_plain_bytes_share_their_memory() {
+        let input = Bytes::from("0123456789\n".repeat(30));
+        let mut cuts = vec![];
+        Framer::skipping(sizes(100), 0).feed_shared(input.clone(), &mut cuts);
+        let shared = cuts.iter().filter(|cut| input.as_ptr_range().contains(&cut.data.as_ptr())).count();
+        assert_eq!((cuts.len(), shared), (8, 7));
+        assert_eq!(cuts.iter().map(|cut| cut.rows.len()).sum::<usize>(), 30);
     }
 
     #[test]
@@ -395,7 +475,7 @@ mod tests {
         #[test]
         fn rows_do_not_depend_on_how_the_bytes_arrive(
             lines in prop::collection::vec("[a-z]{0,12}\r?", 0..40),
-            chunk in 1_usize..30,
+            chunk in 1_usize..300,
             skip in 0_usize..50,
             ended: bool,
         ) {

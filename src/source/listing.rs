@@ -2,9 +2,9 @@
 //!
 //! A listing of a large prefix is neither kept nor sorted: of the names after the watermark only the first few thousand
 //! stay (the rest is listed again when those are done), of the names before it 64 bits of a hash, their size and an age,
-//! about 50 bytes a file up to `names_max` files. A full listing is made at each poll while there are fewer than 10,000
-//! files; with n times as many at each n-th poll, and the polls between list the names after the watermark only, which
-//! object stores do from there on. So a late file is noticed within n polls, a new one at the next.
+//! about 50 bytes a file up to `names_max` files. A full listing is made at each poll while fewer than `names_per_poll`
+//! files are done; with n times as many at each (n + 1)th poll, and the polls between list the names after the watermark
+//! only, which object stores do from there on. So a late file is noticed within n + 1 polls, a new one at the next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,8 +17,6 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Files per full listing at every poll.
-const NAMES_PER_POLL: usize = 10_000;
 /// Full listings after which a name that is gone is forgotten; before, its return is a late listing, not a new file.
 const FORGET_AFTER: u32 = 16;
 /// Names that a report shows.
@@ -44,6 +42,8 @@ pub(super) struct Inventory {
     pub(super) glob: Option<GlobMatcher>,
     /// How many names after the watermark one listing gives.
     pub(super) pending_max: usize,
+    /// Files up to which every poll lists in full.
+    pub(super) names_per_poll: usize,
     /// How many names before the watermark may be there.
     pub(super) names_max: usize,
     dealt_with: BTreeMap<u64, Seen>,
@@ -102,6 +102,7 @@ impl Inventory {
             location,
             glob,
             pending_max: 16_384,
+            names_per_poll: 10_000,
             names_max: 1_000_000,
             dealt_with: BTreeMap::new(),
             full_listings: 0,
@@ -136,7 +137,7 @@ impl Inventory {
 
     /// Looks what is there. `from_here` asks for names after the watermark only.
     pub(super) async fn look(&mut self, at: &Standpoint, from_here: bool) -> Result<Found> {
-        let full_due = self.polls.is_multiple_of(1 + self.dealt_with.len() / NAMES_PER_POLL);
+        let full_due = self.polls.is_multiple_of(1 + self.dealt_with.len() / self.names_per_poll.max(1));
         let full = self.full_listings == 0 || (full_due && !from_here);
         let first = self.full_listings == 0;
         let context = || format!("list {}", self.location);
@@ -187,7 +188,7 @@ impl Inventory {
             }
         }
         drop(listed);
-        self.polls += 1;
+        self.polls += usize::from(!from_here);
         if full {
             self.remember(&seen, first, &mut found);
         }

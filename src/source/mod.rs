@@ -22,6 +22,7 @@ use crate::model::ids::PartitionId;
 
 /// What a source has to say.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // nearly every event is a batch, and each is moved a few times per MiB
 pub enum SourceEvent {
     /// Rows.
     Batch(RawBatch),

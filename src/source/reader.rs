@@ -433,8 +433,8 @@ impl Work {
                     }
                 }
                 Ok(Piece::Whole(bytes)) => {
-                    self.framer.feed(&bytes, &mut step.cuts);
                     plain += bytes.len() as u64;
+                    self.framer.feed_shared(bytes, &mut step.cuts);
                 }
                 Ok(Piece::Starved | Piece::End) => {
                     step.starved = true;

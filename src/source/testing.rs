@@ -1,10 +1,19 @@
 //! What the tests of sources share: a clock that is only as late as somebody slept, and a way to drain a source.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, Result as StoreResult,
+};
 
 use crate::env::{Clock, Env};
 use crate::model::batch::{RawBatch, Reject};
@@ -101,5 +110,85 @@ impl Reading {
             }
         }
         false
+    }
+}
+
+/// A store that fails one of n reading requests and counts its listings.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    pub(super) inner: InMemory,
+    /// 0: never fails.
+    pub(super) every: AtomicUsize,
+    pub(super) full_listings: AtomicUsize,
+    pub(super) listings_from: AtomicUsize,
+    requests: AtomicUsize,
+}
+
+impl Trouble {
+    fn draw(&self) -> StoreResult<()> {
+        let every = self.every.load(Ordering::Relaxed);
+        let request = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        // Scattered, so that no rhythm of requests is in step with the failures.
+        let drawn = (request.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % every.max(1);
+        if every > 0 && drawn == 0 {
+            return Err(object_store::Error::Generic { store: "trouble", source: "503 slow down".into() });
+        }
+        Ok(())
+    }
+
+    /// A listing that breaks after its first entry when a request fails.
+    fn spoiled<'a>(&self, list: BoxStream<'a, StoreResult<ObjectMeta>>) -> BoxStream<'a, StoreResult<ObjectMeta>> {
+        match self.draw() {
+            Ok(()) => list,
+            Err(e) => list.take(1).chain(stream::iter([Err(e)])).boxed(),
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("trouble")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Trouble {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> StoreResult<PutResult> {
+        self.inner.put_opts(path, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> StoreResult<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> StoreResult<GetResult> {
+        self.draw()?;
+        self.inner.get_opts(path, options).await
+    }
+
+    fn delete_stream(&self, paths: BoxStream<'static, StoreResult<Path>>) -> BoxStream<'static, StoreResult<Path>> {
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
+        self.full_listings.fetch_add(1, Ordering::Relaxed);
+        self.spoiled(self.inner.list(prefix))
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, StoreResult<ObjectMeta>> {
+        self.listings_from.fetch_add(1, Ordering::Relaxed);
+        self.spoiled(self.inner.list_with_offset(prefix, offset))
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> StoreResult<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> StoreResult<()> {
+        self.inner.copy_opts(from, to, options).await
     }
 }
