@@ -156,6 +156,9 @@ impl std::fmt::Debug for Env {
 }
 
 #[cfg(test)]
+pub(crate) mod virtual_time;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -1,3 +1,7 @@
-//! The `frazil` program: everything is in the library.
+//! The program: everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(frazil::cli::run(std::env::args_os()).code())
+}

@@ -1,1 +1,10 @@
-//! api
+//! The HTTP listener: metrics and health.
+
+mod health;
+mod server;
+
+pub use health::{Health, PipelineHealth};
+pub use server::Server;
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,23 @@
 //!
 //! No answer is believed without the rules of `commit::protocol`.
 
+pub mod apply;
+mod auth;
+pub mod connect;
+pub mod document;
+pub mod documents;
+pub mod embedded;
+#[cfg(test)]
+pub(crate) mod faulty;
+mod http;
+pub mod memory;
+pub mod outcome;
+mod paths;
+pub mod profile;
+pub mod rest;
+mod sqlite;
+mod wire;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 

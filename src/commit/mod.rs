@@ -1,1 +1,16 @@
-//! commit
+//! The commit protocol: the one way in which anything changes a table.
+//!
+//! docs/protocol.md is the specification; each of its tables is a pure function here, golden-tested row by row.
+
+pub(crate) mod avro;
+pub mod checkpoint;
+pub mod conflict;
+pub mod create;
+pub mod look;
+pub(crate) mod manifests;
+pub mod proof;
+pub mod properties;
+pub mod protocol;
+pub(crate) mod records;
+pub(crate) mod snapshot;
+pub mod standing;

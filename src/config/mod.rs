@@ -1,12 +1,30 @@
 //! The configuration: what a user may write, and what it means.
 //!
 //! `document` reads TOML into these types, `load` layers defaults < file < `FRAZIL__a__b` < `--set a.b=c` (the only reader
-//! of the environment), `validate` reports all problems at once, each with its path.
+//! of the environment), `validate` reports all problems at once, each with its path. `reference` is the one table of all
+//! settings.
+
+mod assemble;
+mod document;
+pub mod layout_text;
+pub mod load;
+pub mod problem;
+pub mod quantity;
+mod reading;
+pub mod reference;
+pub mod resolve;
+mod show;
+mod validate;
+
+pub use load::{Layers, Loaded};
+pub use problem::{Problem, Problems};
+pub use resolve::Resolved;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::model::change::OnRollback;
 use crate::model::ids::PipelineName;
 
 /// A whole, valid configuration. Settings only: no live objects.
@@ -289,17 +307,6 @@ pub enum MetadataColumn {
     Timestamp,
     /// When this process read it (timestamptz).
     IngestedAt,
-}
-
-/// What to do when the target branch was rolled back below this pipeline's checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnRollback {
-    /// Stop and ask.
-    Halt,
-    /// Take the older checkpoint: rows are read again.
-    Rewind,
-    /// Keep the newer one: the rows that were rolled back stay away.
-    Keep,
 }
 
 /// Limits over the whole process.

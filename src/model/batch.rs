@@ -44,6 +44,17 @@ impl RawBatch {
         &self.data[row.start as usize..row.end as usize]
     }
 
+    /// A reject of a row. Its bytes are copied, so that it does not keep the batch's memory.
+    pub fn reject(&self, row: RawRow, stage: Stage, field: impl Into<String>, reason: impl Into<String>) -> Reject {
+        let bytes = self.bytes(row);
+        let raw = Bytes::copy_from_slice(bytes.get(..Reject::RAW_MAX).unwrap_or(bytes));
+        let mut reason = reason.into();
+        if raw.len() < bytes.len() {
+            reason.push_str(&format!(" (the first {} of {} bytes are kept)", raw.len(), bytes.len()));
+        }
+        Reject { origin: Arc::clone(&self.origin), number: row.number, stage, field: field.into(), reason, raw }
+    }
+
     /// The same, sharing the batch's memory.
     pub fn slice(&self, row: RawRow) -> Bytes {
         self.data.slice(row.start as usize..row.end as usize)

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use iceberg::spec::{DataFile, PartitionStatisticsFile, Schema, SnapshotReference, StatisticsFile};
+use iceberg::spec::{DataFile, PartitionStatisticsFile, SchemaRef, SnapshotReference, StatisticsFile};
 
-use crate::model::checkpoint::{Checkpoint, Delta};
+use crate::model::checkpoint::{Checkpoint, Delta, Positions, Standing};
 use crate::model::ids::{MAIN, PipelineName};
 
 /// One atomic change of one table.
@@ -32,20 +32,33 @@ pub struct Change {
     pub delta: Option<PipelineDelta>,
 }
 
-/// The kinds of data change. `Append` is built; the others are seams of the maintenance loop.
+/// The kinds of data change. The maintenance loop adds its own.
 #[derive(Debug, Clone)]
 pub enum Data {
-    /// New data files. Empty: a snapshot that moves the ref and the checkpoint only.
-    Append(Vec<DataFile>),
+    /// New data files.
+    Append(Append),
+}
+
+/// Data files that come, all of one partition spec.
+#[derive(Debug, Clone)]
+pub struct Append {
+    /// The files. None: a snapshot that moves the ref and the checkpoint only.
+    pub files: Vec<DataFile>,
+    /// The schema they were written with; that of `Change::evolve` where there is one.
+    pub schema: SchemaRef,
+    /// The spec they were partitioned by.
+    pub spec_id: i32,
 }
 
 /// A schema evolution.
 #[derive(Debug, Clone)]
 pub struct Evolve {
+    /// The table's last assigned column id when the schema was made: new columns have ids above it.
+    pub base_last_column_id: i32,
     /// The id of the schema it started from: its columns keep their field ids.
     pub base_schema_id: i32,
-    /// The whole new schema; new columns have ids above the table's last assigned one.
-    pub schema: Schema,
+    /// The whole new schema.
+    pub schema: SchemaRef,
 }
 
 /// A delta and whose it is.
@@ -53,12 +66,34 @@ pub struct Evolve {
 pub struct PipelineDelta {
     /// The pipeline.
     pub pipeline: PipelineName,
-    /// The ranges.
+    /// The ranges. None: the start record, which is committed once, before the first row.
     pub delta: Delta,
-    /// Identity and tails to record beside the positions; `positions` is ignored.
+    /// Identity and tails to record beside the positions, and the positions of a start record.
     pub witness: Checkpoint,
+    /// What to do when the branch was rolled back meanwhile.
+    pub on_rollback: OnRollback,
+    /// Whether this table follows an anchor: its own positions may lie anywhere at or before `from`.
+    pub follows: bool,
     /// Locations of sealed epochs that this commit decides or keeps open.
     pub sealed: Vec<String>,
+}
+
+/// What a pipeline does when the branch that it writes to was rolled back below its checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRollback {
+    /// Stop and ask.
+    Halt,
+    /// Take the older checkpoint: rows are read again.
+    Rewind,
+    /// Keep the newer one: the rows that were rolled back stay away.
+    Keep,
+}
+
+impl PipelineDelta {
+    /// Where `positions` stand against the delta.
+    pub fn standing(&self, positions: &Positions) -> Standing {
+        if self.follows { self.delta.standing_following(positions) } else { self.delta.standing(positions) }
+    }
 }
 
 impl Change {

@@ -33,6 +33,9 @@ pub struct FilesPosition {
     /// The file above the watermark that has been read in part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open: Option<OpenFile>,
+    /// A file before the open one, or at or below the watermark, that appeared late and has been read in part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_open: Option<OpenFile>,
     /// Names below the watermark that appeared late and have been read as well.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub late: BTreeSet<String>,
@@ -66,15 +69,27 @@ impl Position {
 impl FilesPosition {
     fn covers(&self, other: &Self) -> bool {
         let late = other.late.iter().all(|name| *name <= self.watermark && self.late.contains(name));
-        late && self.watermark >= other.watermark && other.open.as_ref().is_none_or(|file| self.has_read(file))
+        let late_open = other.late_open.as_ref().is_none_or(|file| {
+            if file.name <= other.watermark {
+                self.late.contains(&file.name) || file.is_within(self.late_open.as_ref())
+            } else {
+                self.has_read(file) || file.is_within(self.late_open.as_ref())
+            }
+        });
+        late && late_open
+            && self.watermark >= other.watermark
+            && other.open.as_ref().is_none_or(|file| self.has_read(file))
     }
 
     fn has_read(&self, file: &OpenFile) -> bool {
-        self.watermark >= file.name
-            || self
-                .open
-                .as_ref()
-                .is_some_and(|own| own.name == file.name && own.tag == file.tag && own.rows >= file.rows)
+        self.watermark >= file.name || file.is_within(self.open.as_ref())
+    }
+}
+
+impl OpenFile {
+    /// Whether the same file has been read as far or further in `other`.
+    fn is_within(&self, other: Option<&Self>) -> bool {
+        other.is_some_and(|other| other.name == self.name && other.tag == self.tag && other.rows >= self.rows)
     }
 }
 
@@ -147,6 +162,14 @@ impl Delta {
         } else {
             Standing::Fenced
         }
+    }
+
+    /// The same in a table that follows an anchor: it may have had no rows for a while, so anything at or before `from` is
+    /// ahead.
+    pub fn standing_following(&self, positions: &Positions) -> Standing {
+        let reached = |range: &Range, held: &Position| range.from.as_ref().is_some_and(|from| from.covers(held));
+        let ahead = self.ranges.iter().all(|(p, range)| positions.get(p).is_none_or(|held| reached(range, held)));
+        if ahead { Standing::Ahead } else { self.standing(positions) }
     }
 
     /// `positions` with this delta's rows added.

@@ -1,1 +1,3 @@
-//! quality
+//! What becomes of rows that are put aside.
+
+pub mod quarantine;

@@ -1,4 +1,17 @@
 //! The source seam: where rows come from.
+//!
+//! `files` follows a folder (`listing` finds names, `reader` reads one file, `inflate` unpacks, `framing` cuts rows), `stdin`
+//! reads lines once, `replay` makes a web shop's events up (`shop` is what one of them looks like).
+
+pub mod files;
+mod framing;
+mod inflate;
+mod listing;
+mod reader;
+pub mod replay;
+pub mod retained;
+mod shop;
+pub mod stdin;
 
 use async_trait::async_trait;
 
@@ -49,3 +62,6 @@ pub trait Source: Send {
     /// What tells this log from another with the same partitions, as `Checkpoint::source` has it.
     fn identity(&self) -> String;
 }
+
+#[cfg(test)]
+mod testing;

@@ -1,1 +1,4 @@
-//! telemetry
+//! Logs and metrics.
+
+pub mod logs;
+pub mod metrics;

@@ -1,1 +1,434 @@
-//! write
+//! Rows to data files: [`EpochWriter`] takes an epoch's batches for one table and gives [`Staged`] files for its commit.
+//!
+//! Rows wait as Arrow batches per partition, which costs what they weigh, and are encoded when a partition has enough of
+//! them for a Parquet writer to pay, when too many wait, or at the seal. So hundreds of open partitions need no hundreds of
+//! Parquet writers.
+
+mod align;
+pub mod budget;
+mod dictionary;
+pub mod layout;
+mod metrics;
+pub mod parquet;
+mod partition;
+mod path;
+mod pending;
+pub mod properties;
+mod shape;
+mod sort;
+pub mod staged;
+mod transform;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use futures::stream::{self, StreamExt};
+use iceberg::spec::{DataFile, Struct};
+
+use crate::env::Env;
+use crate::error::Result;
+use crate::write::align::align;
+use crate::write::budget::{Budget, Grant};
+use crate::write::layout::TableLayout;
+use crate::write::parquet::{DataFileWriter, Files};
+use crate::write::partition::{Group, Splitter};
+use crate::write::pending::Pending;
+use crate::write::shape::FileShape;
+use crate::write::sort::Sorter;
+use crate::write::staged::Staged;
+
+/// Limits of one [`EpochWriter`].
+#[derive(Debug, Clone)]
+pub struct WriterOptions {
+    /// Parquet writers open at a time while rows come in; over it the largest file is completed.
+    pub open_files_max: usize,
+    /// First part of file names, such as the number of the writer: `<prefix>-<uuid>-<nnnnn>.parquet`.
+    pub file_prefix: String,
+    /// Bytes of rows that a partition gathers before they are encoded.
+    pub encode_bytes: u64,
+    /// Bytes of rows that all partitions together gather; over it the largest is encoded early.
+    pub gather_bytes_max: u64,
+    /// Bytes of rows that share memory over partitions before each partition gets its own copy: so much memory may be
+    /// held beyond what [`EpochWriter::memory`] says.
+    pub shared_bytes_max: u64,
+    /// For tables with a sort order, instead of `encode_bytes`: rows of one file up to this are sorted as a whole. A
+    /// larger file consists of several sorted runs and is not marked as sorted.
+    pub sort_bytes_max: u64,
+    /// Files encoded and completed at a time when the epoch is sealed.
+    pub finish_concurrency: usize,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        const MIB: u64 = 1024 * 1024;
+        Self {
+            open_files_max: 64,
+            file_prefix: "00000".to_owned(),
+            encode_bytes: 4 * MIB,
+            gather_bytes_max: 256 * MIB,
+            shared_bytes_max: 16 * MIB,
+            sort_bytes_max: 128 * MIB,
+            finish_concurrency: 8,
+        }
+    }
+}
+
+/// A row that has no place in the table's layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RejectedRow {
+    /// Its number in the batch.
+    pub row: usize,
+    /// The column or partition field concerned.
+    pub field: String,
+    /// Why, as a sentence without a full stop.
+    pub reason: String,
+}
+
+/// Writes one epoch's rows of one table.
+///
+/// Never waits for memory: who feeds it watches [`Budget::over`] and seals. Its methods are not cancel-safe: after a
+/// dropped future only [`EpochWriter::discard`] is of use. Dropped without `finish` or `discard` it leaves files behind
+/// for the orphan sweep.
+#[derive(Debug)]
+pub struct EpochWriter {
+    shared: Arc<Shared>,
+    splitter: Option<Arc<Splitter>>,
+    options: WriterOptions,
+    open: BTreeMap<Box<[u8]>, Part>,
+    done: Vec<DataFile>,
+    grant: Grant,
+    rows: u64,
+    /// Bytes of batches that were split since all partitions settled.
+    unsettled: u64,
+}
+
+/// What files need while they are finished side by side.
+#[derive(Debug)]
+struct Shared {
+    shape: Arc<FileShape>,
+    sorter: Option<Arc<Sorter>>,
+    files: Files,
+    env: Env,
+    names: Arc<Mutex<Names>>,
+}
+
+#[derive(Debug)]
+struct Names {
+    prefix: String,
+    /// Locations of all files that were started.
+    started: Vec<String>,
+}
+
+/// A batch on its way into partitions.
+struct Taken {
+    groups: Vec<Group>,
+    weight: u64,
+    rejected: Vec<RejectedRow>,
+}
+
+impl Taken {
+    /// As the one group of a table that is not partitioned.
+    fn whole(batch: RecordBatch, schema: &SchemaRef) -> Result<Self> {
+        let aligned = align(batch, schema)?;
+        let weight = pending::weight(&aligned.rows);
+        let group = Group { key: Box::default(), partition: Struct::empty(), rows: aligned.rows };
+        Ok(Self { groups: vec![group], weight, rejected: aligned.rejected })
+    }
+
+    fn split(batch: RecordBatch, schema: &SchemaRef, splitter: &Splitter) -> Result<Self> {
+        let mut aligned = align(batch, schema)?;
+        let split = splitter.split(&aligned.rows)?;
+        let mut rejected = std::mem::take(&mut aligned.rejected);
+        let original = |failed: RejectedRow| RejectedRow { row: aligned.origin(failed.row), ..failed };
+        rejected.extend(split.failed.into_iter().map(original));
+        rejected.sort_by_key(|row| row.row);
+        Ok(Self { groups: split.groups, weight: pending::weight(&aligned.rows), rejected })
+    }
+}
+
+/// A partition with rows that are not in a complete file.
+#[derive(Debug)]
+struct Part {
+    partition: Struct,
+    pending: Pending,
+    file: Option<DataFileWriter>,
+    /// How many times rows were added to `file`: each is sorted in itself.
+    runs: u32,
+}
+
+impl EpochWriter {
+    /// A writer for a table of this layout.
+    ///
+    /// # Errors
+    /// `Unsupported` or `Corrupt` when the layout cannot be written: a type without Arrow form, a transform that is not
+    /// known or whose source lies in a list or map.
+    pub fn new(layout: TableLayout, files: Files, budget: &Budget, env: Env, options: WriterOptions) -> Result<Self> {
+        let names = Names { prefix: format!("{}-{}", options.file_prefix, env.uuid()), started: Vec::new() };
+        let (shared, splitter) = Shared::new(layout, files, env, Arc::new(Mutex::new(names)))?;
+        Ok(Self {
+            shared: Arc::new(shared),
+            splitter,
+            options,
+            open: BTreeMap::new(),
+            done: Vec::new(),
+            grant: budget.hold(0),
+            rows: 0,
+            unsettled: 0,
+        })
+    }
+
+    /// Takes rows. Those without a place in the layout come back with their reasons; the others are in the epoch.
+    ///
+    /// # Errors
+    /// `Unavailable` and other kinds of storage; `Internal` when the batch does not fit the layout. The epoch is lost then.
+    pub async fn write(&mut self, batch: RecordBatch) -> Result<Vec<RejectedRow>> {
+        let schema = Arc::clone(&self.shared.shape.schema);
+        let taken = match self.splitter.clone() {
+            None => Taken::whole(batch, &schema)?,
+            Some(splitter) => self.shared.env.offload(move || Taken::split(batch, &schema, &splitter)).await??,
+        };
+        self.gather(taken.groups, taken.weight).await?;
+        self.stay_within_limits().await?;
+        self.grant.resize(self.memory());
+        Ok(taken.rejected)
+    }
+
+    /// Goes on with other columns: what was taken so far is completed under the old ones. Spec and order may change too.
+    ///
+    /// # Errors
+    /// As [`EpochWriter::new`] and [`EpochWriter::write`].
+    pub async fn evolve(&mut self, layout: TableLayout) -> Result<()> {
+        let (files, env, names) = (&self.shared.files, &self.shared.env, &self.shared.names);
+        let (shared, splitter) = Shared::new(layout, files.clone(), env.clone(), Arc::clone(names))?;
+        self.complete_all().await?;
+        self.shared = Arc::new(shared);
+        self.splitter = splitter;
+        self.grant.resize(self.memory());
+        Ok(())
+    }
+
+    /// Rows taken.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Bytes in memory; what the budget counts.
+    pub fn memory(&self) -> u64 {
+        self.open.values().map(|part| part.pending.bytes() + part.file.as_ref().map_or(0, DataFileWriter::memory)).sum()
+    }
+
+    /// Bytes of files so far, complete or not. Rows that wait count with their weight in memory, which is more than they
+    /// will have in a file.
+    pub fn bytes(&self) -> u64 {
+        let open = self.open.values();
+        let open = open.map(|p| p.pending.bytes() + p.file.as_ref().map_or(0, DataFileWriter::bytes_written));
+        open.sum::<u64>() + self.done.iter().map(DataFile::file_size_in_bytes).sum::<u64>()
+    }
+
+    /// Completes all files.
+    ///
+    /// # Errors
+    /// As [`EpochWriter::write`]; the files are removed then, as far as storage lets.
+    pub async fn finish(mut self) -> Result<Staged> {
+        if let Err(error) = self.complete_all().await {
+            if let Err(left) = self.discard().await {
+                tracing::warn!(error = %left, "files of a failed epoch stay for the orphan sweep");
+            }
+            return Err(error);
+        }
+        let layout = &self.shared.shape.layout;
+        let mut files = self.done;
+        files.sort_by(|a, b| a.file_path().cmp(b.file_path()));
+        Ok(Staged {
+            table: layout.name.clone(),
+            schema: Arc::clone(&layout.schema),
+            spec: Arc::clone(&layout.spec),
+            rows: files.iter().map(DataFile::record_count).sum(),
+            bytes: files.iter().map(DataFile::file_size_in_bytes).sum(),
+            files,
+        })
+    }
+
+    /// Gives the epoch up and removes its files. Only for files that were never part of a commit that was sent.
+    ///
+    /// # Errors
+    /// The first one of storage; files that are left are for the orphan sweep.
+    pub async fn discard(mut self) -> Result<()> {
+        let mut answer = Ok(());
+        for mut file in std::mem::take(&mut self.open).into_values().filter_map(|part| part.file) {
+            answer = answer.and(file.abort().await);
+        }
+        let started = std::mem::take(&mut self.shared.names.lock().unwrap_or_else(PoisonError::into_inner).started);
+        if !started.is_empty() {
+            answer = answer.and((self.shared.files.remove)(started).await);
+        }
+        answer
+    }
+
+    /// Adds rows to their partitions; encodes those that have enough.
+    async fn gather(&mut self, groups: Vec<Group>, weight: u64) -> Result<()> {
+        let enough = match self.shared.sorter {
+            Some(_) => self.options.sort_bytes_max,
+            None => self.options.encode_bytes,
+        };
+        let rows: u64 = groups.iter().map(|group| group.rows.num_rows() as u64).sum();
+        self.rows += rows;
+        let shared = groups.len() > 1;
+        for Group { key, partition, rows: own } in groups {
+            if own.num_rows() == 0 {
+                continue;
+            }
+            let share = weight.saturating_mul(own.num_rows() as u64) / rows.max(1);
+            let part = self.open.entry(key.clone()).or_insert_with(|| Part {
+                partition,
+                pending: Pending::default(),
+                file: None,
+                runs: 0,
+            });
+            part.pending.push(own, share, shared)?;
+            if part.pending.bytes() >= enough {
+                self.encode(&key).await?;
+            }
+        }
+        self.unsettled += if shared { weight } else { 0 };
+        if self.unsettled > self.options.shared_bytes_max { self.settle().await } else { Ok(()) }
+    }
+
+    /// Gives every partition its own memory, so that one which gets few rows does not hold on to everybody's.
+    async fn settle(&mut self) -> Result<()> {
+        let mut pending: Vec<Pending> = self.open.values_mut().map(|part| std::mem::take(&mut part.pending)).collect();
+        let settled = move || pending.iter_mut().try_for_each(Pending::settle).map(|()| pending);
+        let settled = self.shared.env.offload(settled).await??;
+        for (part, own) in self.open.values_mut().zip(settled) {
+            part.pending = own;
+        }
+        self.unsettled = 0;
+        Ok(())
+    }
+
+    /// Encodes the rows of a partition that wait, and completes its file when that is large enough.
+    async fn encode(&mut self, key: &[u8]) -> Result<()> {
+        let Some(part) = self.open.get_mut(key) else {
+            return Ok(());
+        };
+        self.shared.encode(part).await?;
+        let target = self.shared.shape.layout.properties.target_file_bytes;
+        if part.file.as_ref().is_some_and(|file| file.bytes_written() >= target) {
+            self.complete(key).await?;
+        }
+        Ok(())
+    }
+
+    async fn complete(&mut self, key: &[u8]) -> Result<()> {
+        if let Some(part) = self.open.remove(key) {
+            self.done.extend(self.shared.complete(part).await?);
+        }
+        Ok(())
+    }
+
+    async fn stay_within_limits(&mut self) -> Result<()> {
+        while self.open.values().map(|part| part.pending.bytes()).sum::<u64>() > self.options.gather_bytes_max {
+            let largest = self.open.iter().max_by_key(|(_, part)| part.pending.bytes());
+            let Some(key) = largest.map(|(key, _)| key.clone()) else {
+                break;
+            };
+            self.encode(&key).await?;
+        }
+        while self.open.values().filter(|part| part.file.is_some()).count() > self.options.open_files_max {
+            let size = |part: &Part| part.file.as_ref().map(DataFileWriter::bytes_written);
+            let Some(key) = self.open.iter().max_by_key(|(_, part)| size(part)).map(|(key, _)| key.clone()) else {
+                break;
+            };
+            self.complete(&key).await?;
+        }
+        Ok(())
+    }
+
+    async fn complete_all(&mut self) -> Result<()> {
+        let parts = std::mem::take(&mut self.open);
+        let shared = &self.shared;
+        let mut answers = stream::iter(parts.into_values().map(|part| shared.complete(part)))
+            .buffer_unordered(self.options.finish_concurrency.max(1));
+        // After a failure the others are waited for all the same: dropped half-way they would leave parts behind.
+        let mut failed = Ok(());
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(file) => self.done.extend(file),
+                Err(error) => failed = failed.and(Err(error)),
+            }
+        }
+        failed
+    }
+}
+
+impl Shared {
+    fn new(
+        layout: TableLayout,
+        files: Files,
+        env: Env,
+        names: Arc<Mutex<Names>>,
+    ) -> Result<(Self, Option<Arc<Splitter>>)> {
+        let shape = Arc::new(FileShape::new(layout)?);
+        let splitter = Splitter::new(&shape.layout, &shape.schema)?.map(Arc::new);
+        let sorter = Sorter::new(&shape.layout, &shape.schema)?.map(Arc::new);
+        Ok((Self { shape, sorter, files, env, names }, splitter))
+    }
+
+    async fn encode(&self, part: &mut Part) -> Result<()> {
+        let Some(batches) = part.pending.take() else {
+            return Ok(());
+        };
+        let (sorter, schema) = (self.sorter.clone(), Arc::clone(&self.shape.schema));
+        let batches = self
+            .env
+            .offload(move || match sorter {
+                Some(sorter) => sorter.sort(&schema, &batches).map(|sorted| vec![sorted]),
+                None => pending::coalesced(batches),
+            })
+            .await??;
+        let Some(sample) = batches.first() else {
+            return Ok(());
+        };
+        let file = match &mut part.file {
+            Some(file) => file,
+            none => {
+                let location = self.next_location(&part.partition)?;
+                let partition = part.partition.clone();
+                part.runs = 0;
+                none.insert(
+                    DataFileWriter::open(&self.shape, &self.files, &self.env, location, partition, sample).await?,
+                )
+            }
+        };
+        part.runs += 1;
+        file.write(batches).await
+    }
+
+    /// Encodes what waits and completes the file; `None` when there were no rows. A file that fails is given up.
+    async fn complete(&self, mut part: Part) -> Result<Option<DataFile>> {
+        let mut done = self.encode(&mut part).await.map(|()| None);
+        let order = self.sorter.as_ref().filter(|_| part.runs == 1).map(|sorter| sorter.order_id());
+        if let (Ok(_), Some(file)) = (&done, &mut part.file) {
+            done = file.finish(order).await.map(Some);
+        }
+        if let (Err(_), Some(file)) = (&done, &mut part.file)
+            && let Err(error) = file.abort().await
+        {
+            tracing::warn!(error = %error, "an unfinished file stays behind for the orphan sweep");
+        }
+        done
+    }
+
+    fn next_location(&self, partition: &Struct) -> Result<String> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = format!("{}-{:05}.parquet", names.prefix, names.started.len() + 1);
+        let location = self.shape.layout.file_location(partition, &name)?;
+        names.started.push(location.clone());
+        Ok(location)
+    }
+}
+
+#[cfg(test)]
+mod tests;

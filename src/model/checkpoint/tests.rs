@@ -15,7 +15,14 @@ fn files(watermark: &str, open: Option<(&str, u64)>, late: &[&str]) -> Position 
         watermark: watermark.into(),
         open: open.map(|(name, rows)| OpenFile { name: name.into(), rows, tag: String::new() }),
         late: late.iter().map(|&name| name.into()).collect(),
+        ..FilesPosition::default()
     })
+}
+
+fn late_open(position: Position, name: &str, rows: u64) -> Position {
+    let Position::Files(files) = position else { unreachable!("positions of files only") };
+    let late_open = Some(OpenFile { name: name.into(), rows, tag: String::new() });
+    Position::Files(FilesPosition { late_open, ..files })
 }
 
 proptest! {
@@ -77,6 +84,13 @@ fn file_positions_are_ordered_by_what_was_read() {
         (files("c", None, &[]), files("b", None, &["a0"]), false),
         (files("c", None, &["a0"]), files("b", None, &["a0"]), true),
         (files("c", None, &[]), Position::Offset(1), false),
+        (files("c", None, &[]), late_open(files("c", None, &[]), "b", 1), false),
+        (late_open(files("c", None, &[]), "b", 1), files("c", None, &[]), true),
+        (late_open(files("c", None, &[]), "b", 1), late_open(files("c", None, &[]), "b", 2), false),
+        (late_open(files("c", None, &[]), "b", 2), late_open(files("c", None, &[]), "b", 1), true),
+        (files("c", None, &["b"]), late_open(files("c", None, &[]), "b", 1), true),
+        (files("b", Some(("c", 7)), &[]), late_open(files("a", Some(("c", 7)), &[]), "b", 1), true),
+        (files("a", Some(("c", 7)), &[]), late_open(files("a", Some(("c", 7)), &[]), "b", 1), false),
     ];
     for (a, b, covers) in cases {
         assert_eq!(a.covers(&b), covers, "{a:?} covers {b:?}");
@@ -87,5 +101,23 @@ fn file_positions_are_ordered_by_what_was_read() {
 fn a_record_of_a_newer_version_or_none_at_all_is_an_error() {
     for text in ["", "{}", r#"{"v":2,"map":{"positions":{}},"origin":{"snapshot":1,"seq":1,"commit":"c"}}"#] {
         assert_eq!(Record::parse(text).expect_err(text).kind(), ErrorKind::Corrupt);
+    }
+}
+
+#[test]
+fn a_table_that_follows_is_ahead_anywhere_before_the_delta() {
+    let range = |from: i64, to: i64| Range { from: Some(Position::Offset(from)), to: Position::Offset(to) };
+    let delta = Delta { ranges: [(partition(0), range(5, 9)), (partition(1), range(2, 3))].into() };
+    let cases = [
+        (vec![], Standing::Ahead),
+        (vec![(0, 5), (1, 2)], Standing::Ahead),
+        (vec![(0, 1)], Standing::Ahead),
+        (vec![(0, 9), (1, 3)], Standing::Behind),
+        (vec![(0, 12), (1, 8)], Standing::Behind),
+        (vec![(0, 9), (1, 2)], Standing::Fenced),
+        (vec![(0, 7), (1, 2)], Standing::Fenced),
+    ];
+    for (held, expected) in cases {
+        assert_eq!(delta.standing_following(&positions(&held.iter().copied().collect())), expected, "{held:?}");
     }
 }

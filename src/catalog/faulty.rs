@@ -1,0 +1,141 @@
+//! A catalog that loses answers, lies about its own success, and applies requests minutes late: for tests.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{Capabilities, Catalog, CreateTable, Outcome, PreparedCommit};
+use crate::env::Env;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::ids::TableName;
+use crate::model::table::TableState;
+
+/// What a faulty catalog does with a request that changes something.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    None,
+    /// Done, and the answer is lost.
+    LostYes,
+    /// Not done, and no answer.
+    LostNo,
+    /// Refused without a reason.
+    Refused,
+    /// Done, then refused: a server that retried by itself.
+    LyingNo,
+    NotSent,
+    Throttled,
+    /// No answer now; applied when a later request comes.
+    Late,
+}
+
+const FAULTS: [Fault; 7] =
+    [Fault::LostYes, Fault::LostNo, Fault::Refused, Fault::LyingNo, Fault::NotSent, Fault::Throttled, Fault::Late];
+
+/// Draws a fault for `rate` percent of the requests to `inner`.
+#[derive(Debug)]
+pub(crate) struct FaultyCatalog {
+    inner: Arc<dyn Catalog>,
+    env: Env,
+    rate: u64,
+    late: Mutex<Vec<PreparedCommit>>,
+}
+
+impl FaultyCatalog {
+    pub(crate) fn new(inner: Arc<dyn Catalog>, env: Env, rate: u64) -> Self {
+        Self { inner, env, rate, late: Mutex::default() }
+    }
+
+    fn draw(&self) -> Fault {
+        if self.env.below(100) >= self.rate {
+            return Fault::None;
+        }
+        FAULTS[usize::try_from(self.env.below(FAULTS.len() as u64)).expect("small")]
+    }
+}
+
+fn lost() -> Error {
+    Error::new(ErrorKind::Unavailable, "connection reset")
+}
+
+#[async_trait]
+impl Catalog for FaultyCatalog {
+    async fn load(&self, table: &TableName) -> Result<TableState> {
+        if self.env.below(100) < self.rate / 4 {
+            return Err(lost());
+        }
+        self.inner.load(table).await
+    }
+
+    async fn commit(&self, commit: &PreparedCommit) -> Outcome {
+        let overdue = if self.env.below(3) == 0 { self.late.lock().expect("unpoisoned").pop() } else { None };
+        if let Some(late) = overdue {
+            let _ = self.inner.commit(&late).await;
+        }
+        self.env.sleep(Duration::from_millis(self.env.below(200))).await;
+        match self.draw() {
+            Fault::None => self.inner.commit(commit).await,
+            Fault::LostYes => {
+                let _ = self.inner.commit(commit).await;
+                Outcome::Unknown(lost())
+            }
+            Fault::LostNo => Outcome::Unknown(lost()),
+            Fault::Refused => Outcome::Refused(Error::new(ErrorKind::Conflict, "no")),
+            Fault::LyingNo => {
+                let _ = self.inner.commit(commit).await;
+                Outcome::Refused(Error::new(ErrorKind::Conflict, "no, after all"))
+            }
+            Fault::NotSent => Outcome::NotSent(lost()),
+            Fault::Throttled => Outcome::Throttled(Duration::from_secs(1)),
+            Fault::Late => {
+                self.late.lock().expect("unpoisoned").push(commit.clone());
+                Outcome::Unknown(lost())
+            }
+        }
+    }
+
+    async fn create(&self, table: &CreateTable) -> Outcome {
+        match self.draw() {
+            Fault::LostYes | Fault::LyingNo => {
+                let _ = self.inner.create(table).await;
+                Outcome::Unknown(lost())
+            }
+            Fault::LostNo | Fault::NotSent | Fault::Late => Outcome::Unknown(lost()),
+            Fault::Throttled => Outcome::Throttled(Duration::from_secs(1)),
+            Fault::None | Fault::Refused => self.inner.create(table).await,
+        }
+    }
+
+    async fn register(&self, table: &TableName, metadata_location: &str) -> Outcome {
+        self.inner.register(table, metadata_location).await
+    }
+
+    async fn rename(&self, from: &TableName, to: &TableName) -> Result<()> {
+        self.inner.rename(from, to).await
+    }
+
+    async fn drop_table(&self, table: &TableName) -> Result<()> {
+        self.inner.drop_table(table).await
+    }
+
+    async fn namespaces(&self, parent: &[String]) -> Result<Vec<Vec<String>>> {
+        self.inner.namespaces(parent).await
+    }
+
+    async fn create_namespace(&self, namespace: &[String], properties: &BTreeMap<String, String>) -> Result<()> {
+        self.inner.create_namespace(namespace, properties).await
+    }
+
+    async fn drop_namespace(&self, namespace: &[String]) -> Result<()> {
+        self.inner.drop_namespace(namespace).await
+    }
+
+    async fn tables(&self, namespace: &[String]) -> Result<Vec<TableName>> {
+        self.inner.tables(namespace).await
+    }
+
+    async fn capabilities(&self) -> Result<Capabilities> {
+        self.inner.capabilities().await
+    }
+}

@@ -1,0 +1,181 @@
+//! Every flag there is.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    it did not work
+  2    the configuration or the command line is wrong
+  3    a pipeline halted and needs an operator
+  130  interrupted before it was done";
+
+/// Where help shows the flags of every command.
+const COMMON: &str = "Common options";
+
+/// Takes streams and settles them into Apache Iceberg tables exactly once.
+#[derive(Debug, Parser)]
+#[command(name = "frazil", version, max_term_width = 100, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Flags {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Configuration file; frazil.toml of the working folder when there is one
+    #[arg(help_heading = COMMON, short, long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Set one setting over file and environment, as in pipeline.shop.commit.freshness=10s
+    #[arg(help_heading = COMMON, long, global = true, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+    /// Answer as JSON
+    #[arg(help_heading = COMMON, long, global = true)]
+    pub json: bool,
+    /// How log lines look; pretty on a terminal, else json
+    #[arg(help_heading = COMMON, long, global = true, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// What is logged: a level, or directives such as frazil=debug,warn
+    #[arg(help_heading = COMMON, long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Log errors only, show no progress
+    #[arg(help_heading = COMMON, short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Pretty,
+    /// One JSON object a line
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run the pipelines of a configuration until they end or a signal comes
+    Run,
+    /// Say everything that is wrong with a configuration
+    Check(Check),
+    /// Stream a made-up web shop into local tables, with live numbers
+    Demo(Demo),
+    /// Look at tables
+    #[command(subcommand)]
+    Table(TableVerb),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Flags of `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Also ask the catalogs, and look for the tables
+    #[arg(long)]
+    pub connect: bool,
+}
+
+/// Flags of `demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Folder for catalog, tables and configuration; made when missing, continued when present
+    #[arg(long, value_name = "DIR", default_value = "./frazil-demo")]
+    pub dir: PathBuf,
+    /// End after so many rows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
+    pub rows: Option<u64>,
+    /// End after so many seconds; 20 unless --rows is given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub seconds: Option<u64>,
+    /// Rows a second; as many as this machine takes unless given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub rate: Option<u64>,
+}
+
+/// Which catalog to ask.
+#[derive(Debug, Args)]
+pub struct CatalogChoice {
+    /// Name of a catalog in the configuration; needed when it has several
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["uri", "embedded"])]
+    pub catalog: Option<String>,
+    /// A REST catalog by its URI, without a configuration
+    #[arg(long, value_name = "URI", conflicts_with = "embedded")]
+    pub uri: Option<String>,
+    /// An embedded catalog by its SQLite file, without a configuration
+    #[arg(long, value_name = "FILE", requires = "warehouse")]
+    pub embedded: Option<PathBuf>,
+    /// Warehouse of --uri or --embedded
+    #[arg(long, value_name = "WAREHOUSE")]
+    pub warehouse: Option<String>,
+}
+
+/// One table.
+#[derive(Debug, Args)]
+pub struct TableChoice {
+    /// The table, as namespace.table or catalog.namespace.table
+    #[arg(value_name = "TABLE")]
+    pub table: String,
+    /// Which catalog to ask.
+    #[command(flatten)]
+    pub from: CatalogChoice,
+}
+
+/// Looking at tables.
+#[derive(Debug, Subcommand)]
+pub enum TableVerb {
+    /// The tables of a catalog
+    List {
+        /// Only below this namespace
+        #[arg(long, value_name = "NAMESPACE")]
+        namespace: Option<String>,
+        /// Which catalog to ask.
+        #[command(flatten)]
+        from: CatalogChoice,
+    },
+    /// Schema, layout, properties, refs and size of a table
+    Show(TableChoice),
+    /// The data files of a snapshot
+    Files {
+        /// Which table.
+        #[command(flatten)]
+        choice: TableChoice,
+        /// A snapshot by its id; the current one unless given
+        #[arg(long, value_name = "ID", conflicts_with = "at")]
+        snapshot: Option<i64>,
+        /// A branch or tag
+        #[arg(long = "ref", value_name = "NAME")]
+        at: Option<String>,
+    },
+    /// The snapshots of a table
+    History(TableChoice),
+    /// How far each pipeline's rows are in a table
+    Checkpoint(TableChoice),
+}
+
+/// Looking at the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigVerb {
+    /// What is set and where; secrets are shown as ***
+    Show {
+        /// Every setting that applies, defaults included
+        #[arg(long)]
+        resolved: bool,
+    },
+    /// Every setting there is, as the reference page
+    Reference,
+}

@@ -1,0 +1,77 @@
+//! Where the command line meets the rest of the program: catalogs, files and the daemon.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::api::Health;
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::env::Env;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::model::table::TableState;
+use crate::telemetry::metrics::Metrics;
+
+/// Reads the files of a table.
+pub type FileIo = iceberg::io::FileIO;
+
+/// The catalog of this name in the configuration.
+///
+/// # Errors
+/// `Config` when there is none of that name; what connecting says otherwise.
+pub async fn catalog(config: &Config, name: &str, _env: &Env) -> Result<Arc<dyn Catalog>> {
+    if !config.catalogs.contains_key(name) {
+        let known: Vec<&str> = config.catalogs.keys().map(String::as_str).collect();
+        let hint = match known.as_slice() {
+            [] => "name a configuration with -c, or a catalog with --uri or --embedded".to_owned(),
+            known => format!("the configuration has {}", known.join(", ")),
+        };
+        return Err(Error::new(ErrorKind::Config, format!("there is no catalog {name:?}")).with_hint(hint));
+    }
+    Err(missing("catalogs"))
+}
+
+/// What reads the files of this table, with the credentials that apply to it.
+///
+/// # Errors
+/// `Config` when no store is configured for its location.
+pub async fn file_io(_config: &Config, _table: &TableState, _env: &Env) -> Result<FileIo> {
+    Err(missing("stores"))
+}
+
+/// Runs every pipeline until all have ended or `token` is cancelled.
+///
+/// # Errors
+/// What keeps the daemon from starting. A pipeline that halts is told by `health`.
+pub async fn run(
+    _config: Arc<Config>,
+    _env: Env,
+    _metrics: Metrics,
+    _health: Health,
+    _token: CancellationToken,
+) -> Result<()> {
+    Err(missing("pipelines"))
+}
+
+fn missing(what: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("{what} are not part of this build"))
+}
+
+/// The manifests of a snapshot, as its list names them.
+///
+/// # Errors
+/// `Unavailable` when the list cannot be read, `Corrupt` when it is none, `Unsupported` when it is encrypted.
+pub async fn manifests(table: &TableState, snapshot: i64, io: &FileIo) -> Result<Vec<iceberg::spec::ManifestFile>> {
+    let Some(snapshot) = table.metadata.snapshot_by_id(snapshot) else {
+        return Err(Error::new(ErrorKind::NotFound, format!("table {} has no snapshot {snapshot}", table.name)));
+    };
+    if snapshot.encryption_key_id().is_some() {
+        return Err(Error::new(ErrorKind::Unsupported, format!("the manifest list of {} is encrypted", table.name)));
+    }
+    let location = snapshot.manifest_list();
+    let read = async { io.new_input(location)?.read().await };
+    let document = read.await.context(ErrorKind::Unavailable, || format!("manifest list {location}"))?;
+    let list = iceberg::spec::ManifestList::parse_with_version(&document, table.metadata.format_version())
+        .context(ErrorKind::Corrupt, || format!("manifest list {location}"))?;
+    Ok(list.consume_entries().into_iter().collect())
+}

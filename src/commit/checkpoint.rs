@@ -1,0 +1,237 @@
+//! Where a pipeline stands in a table: the decision table over the records found.
+//!
+//! Source: docs/protocol.md, "Start, and each look". Pure: whoever calls has loaded the table and read the records.
+
+use std::collections::BTreeMap;
+
+use iceberg::spec::SnapshotRef;
+
+use crate::error::{Error, ErrorKind};
+use crate::model::change::OnRollback;
+use crate::model::checkpoint::{Checkpoint, Record};
+use crate::model::ids::PipelineName;
+use crate::model::table::TableState;
+
+/// Where the record of `pipeline` on `target` stands, as table property and as key of a snapshot's summary.
+pub fn record_key(pipeline: &PipelineName, target: &str) -> String {
+    format!("frazil.checkpoint.{pipeline}@{target}")
+}
+
+/// The snapshots from a ref's head over parents, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct Chain {
+    /// The snapshots that are there.
+    pub snapshots: Vec<SnapshotRef>,
+    /// The parent at which the chain breaks; `None` when it ends in a snapshot without a parent (*complete*) or is empty.
+    pub missing: Option<i64>,
+}
+
+impl Chain {
+    /// The chain of `target` in `state`.
+    pub fn of(state: &TableState, target: &str) -> Self {
+        let mut chain = Self::default();
+        let mut at = state.head(target).cloned();
+        while let Some(snapshot) = at {
+            let parent = snapshot.parent_snapshot_id();
+            chain.snapshots.push(snapshot);
+            at = parent.and_then(|id| state.metadata.snapshot_by_id(id).cloned());
+            if at.is_none() {
+                chain.missing = parent;
+            }
+        }
+        chain
+    }
+
+    /// Whether a snapshot is in the chain.
+    pub fn contains(&self, id: i64) -> bool {
+        self.snapshots.iter().any(|s| s.snapshot_id() == id)
+    }
+
+    /// Whether the chain ends in a snapshot without a parent.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_none() && !self.snapshots.is_empty()
+    }
+}
+
+/// What is known when a pipeline asks where it stands.
+#[derive(Debug, Clone)]
+pub struct Findings {
+    /// The record in the table property.
+    pub property: Option<Record>,
+    /// The record on the nearest snapshot of the chain that has one.
+    pub ancestor: Option<Record>,
+    /// Whether anything else says that this pipeline wrote here: files with our prefix, group offsets, the anchor's line.
+    pub witness: bool,
+    /// The target's chain, newest first; from the metadata log too where it was closed.
+    pub chain: Vec<ChainLink>,
+    /// The parent at which the chain breaks.
+    pub missing: Option<i64>,
+    /// Whether the chain was closed from the metadata log already.
+    pub closed: bool,
+    /// Whether a live entry of head carries the property's snapshot id; asked only in row 10.
+    pub live_entry: bool,
+    /// The policy.
+    pub on_rollback: OnRollback,
+}
+
+/// What the decision needs of one snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChainLink {
+    /// Its id.
+    pub id: i64,
+    /// Its sequence number.
+    pub seq: i64,
+    /// Whether it was cherry-picked (`source-snapshot-id`).
+    pub picked: bool,
+}
+
+impl From<&SnapshotRef> for ChainLink {
+    fn from(snapshot: &SnapshotRef) -> Self {
+        Self {
+            id: snapshot.snapshot_id(),
+            seq: snapshot.sequence_number(),
+            picked: snapshot.summary().additional_properties.contains_key("source-snapshot-id"),
+        }
+    }
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Decision {
+    /// A new pipeline: commit the start record.
+    New,
+    /// Go on from here.
+    Take(Taken),
+    /// Close the chain from the metadata log's files (or, when it is closed, look for live entries), and decide again.
+    Investigate,
+    /// Stop, with the way out.
+    Halt(Error),
+}
+
+/// A checkpoint that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// The positions and what belongs to them.
+    pub checkpoint: Checkpoint,
+    /// Sealed epochs that may not be finished.
+    pub sealed: Vec<String>,
+    /// What an operator should know.
+    pub warning: Option<&'static str>,
+}
+
+impl Findings {
+    /// The decision table, first match wins. Row 1 (unreadable records, another table) is an error before this is reached.
+    pub fn decide(&self) -> Decision {
+        let (property, ancestor) = (self.property.as_ref(), self.ancestor.as_ref());
+        let Some(head) = self.chain.first() else {
+            return match property {
+                Some(_) => halt(
+                    "the branch has no snapshot, but a checkpoint: it was dropped, or the table was replaced",
+                    "set the positions to go on from with `frazil checkpoint set`",
+                ),
+                None => self.nothing_found(),
+            };
+        };
+        match (property, ancestor) {
+            (None, None) => self.nothing_found(),
+            (Some(p), Some(a)) if p.origin == a.origin => {
+                if p.checkpoint == a.checkpoint {
+                    take(p, None)
+                } else {
+                    halt(
+                        "the table property and the snapshot of one commit hold different positions",
+                        "find out who edited the property; then `frazil checkpoint set`",
+                    )
+                }
+            }
+            (None, Some(a)) => take(a, Some("the checkpoint property is gone; the snapshots' record is taken")),
+            (Some(p), Some(a)) if p.origin.seq <= a.origin.seq => {
+                take(a, Some("the checkpoint property is older than the snapshots' record, which is taken"))
+            }
+            (Some(p), a) => self.property_alone(*head, p, a),
+        }
+    }
+
+    fn nothing_found(&self) -> Decision {
+        if self.witness {
+            halt(
+                "this pipeline has written here before, but its checkpoint is gone",
+                "set the positions to go on from with `frazil checkpoint set`",
+            )
+        } else {
+            Decision::New
+        }
+    }
+
+    /// Rows 7 to 10: the property is newer than what the chain carries, or the chain carries nothing.
+    fn property_alone(&self, head: ChainLink, p: &Record, a: Option<&Record>) -> Decision {
+        let is_in =
+            self.chain.iter().any(|link| link.id == p.origin.snapshot) || self.missing == Some(p.origin.snapshot);
+        if is_in {
+            return take(p, None);
+        }
+        if self.chain.iter().any(|link| link.picked && a.is_none_or(|a| link.seq > a.origin.seq)) {
+            return halt(
+                "the branch holds a cherry-picked snapshot newer than its checkpoint: its rows may be in already",
+                "check which positions are in, then `frazil checkpoint set`",
+            );
+        }
+        let oldest = self.chain.last().map_or(head.seq, |link| link.seq);
+        let complete = self.missing.is_none();
+        if head.seq < p.origin.seq || oldest < p.origin.seq || complete {
+            return self.rolled_back(p, a, complete);
+        }
+        if !self.closed {
+            Decision::Investigate
+        } else if self.live_entry {
+            take(p, Some("the checkpoint's snapshot has expired; its files are live, so it is taken"))
+        } else {
+            halt(
+                "the checkpoint's snapshot is gone and nothing shows whether its rows are in",
+                "check the rows, then `frazil checkpoint accept`",
+            )
+        }
+    }
+
+    fn rolled_back(&self, p: &Record, a: Option<&Record>, complete: bool) -> Decision {
+        match (self.on_rollback, a) {
+            (OnRollback::Halt, _) => halt(
+                "the branch was rolled back below this pipeline's checkpoint",
+                "set on_rollback to rewind (read the rows again) or keep (leave them out), or run `frazil rollback` with --rewind or --keep",
+            ),
+            (OnRollback::Rewind, Some(a)) => take(a, Some("the branch was rolled back: rows are read again")),
+            (OnRollback::Rewind, None) => halt(
+                "the branch was rolled back to before this pipeline's first checkpoint",
+                "set the positions to go on from with `frazil checkpoint set`",
+            ),
+            (OnRollback::Keep, None) if !complete => halt(
+                "the branch was rolled back and its history is cut short, so what is left of this pipeline is unknown",
+                "set the positions to go on from with `frazil checkpoint set`",
+            ),
+            (OnRollback::Keep, a) => take(&furthest(p, a), Some("the branch was rolled back: its rows stay away")),
+        }
+    }
+}
+
+/// `p` with, per partition, the larger of both positions.
+fn furthest(p: &Record, a: Option<&Record>) -> Record {
+    let mut record = p.clone();
+    let theirs = a.map(|a| &a.checkpoint.positions).into_iter().flatten();
+    let ahead: BTreeMap<_, _> = theirs
+        .filter(|(partition, held)| record.checkpoint.positions.get(*partition).is_none_or(|own| held.covers(own)))
+        .map(|(partition, held)| (partition.clone(), held.clone()))
+        .collect();
+    record.checkpoint.positions.extend(ahead);
+    record
+}
+
+fn take(record: &Record, warning: Option<&'static str>) -> Decision {
+    Decision::Take(Taken { checkpoint: record.checkpoint.clone(), sealed: record.sealed.clone(), warning })
+}
+
+fn halt(what: &str, hint: &str) -> Decision {
+    Decision::Halt(Error::new(ErrorKind::Corrupt, what).with_hint(hint))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+use super::*;
+use crate::model::checkpoint::{Origin, Position};
+use crate::model::ids::PartitionId;
+
+fn record(snapshot: i64, seq: i64, offset: i64) -> Record {
+    Record {
+        v: 1,
+        checkpoint: Checkpoint {
+            positions: [(PartitionId::new("0"), Position::Offset(offset))].into(),
+            ..Checkpoint::default()
+        },
+        origin: Origin { snapshot, seq, commit: format!("c{snapshot}") },
+        sealed: vec![],
+    }
+}
+
+fn link(id: i64) -> ChainLink {
+    ChainLink { id, seq: id, picked: false }
+}
+
+/// A complete chain of snapshots whose ids are their sequence numbers, newest first.
+fn findings(property: Option<Record>, ancestor: Option<Record>, chain: &[i64]) -> Findings {
+    Findings {
+        property,
+        ancestor,
+        witness: false,
+        chain: chain.iter().copied().map(link).collect(),
+        missing: None,
+        closed: false,
+        live_entry: false,
+        on_rollback: OnRollback::Halt,
+    }
+}
+
+fn shown(decision: &Decision) -> String {
+    match decision {
+        Decision::New => "new".into(),
+        Decision::Investigate => "investigate".into(),
+        Decision::Halt(error) => format!("halt: {error}"),
+        Decision::Take(taken) => match taken.checkpoint.positions.values().next() {
+            Some(Position::Offset(offset)) => format!("take {offset}"),
+            other => format!("{other:?}"),
+        },
+    }
+}
+
+/// One line per row of docs/protocol.md's table, in its order (row 1 is an error of reading).
+#[test]
+fn every_row_of_the_checkpoint_table_decides_as_written() {
+    let p = |n| Some(record(n, n, n * 10));
+    let with = |f: Findings, change: fn(&mut Findings)| {
+        let mut f = f;
+        change(&mut f);
+        f
+    };
+    let cases: Vec<(&str, Findings, &str)> = vec![
+        ("2 nothing but a witness", with(findings(None, None, &[1]), |f| f.witness = true), "halt: this pipeline has"),
+        ("2 a witness, no head", with(findings(None, None, &[]), |f| f.witness = true), "halt: this pipeline has"),
+        ("3 nothing", findings(None, None, &[3, 2, 1]), "new"),
+        ("3 nothing, no head", findings(None, None, &[]), "new"),
+        ("4 no head but P", findings(p(3), None, &[]), "halt: the branch has no snapshot"),
+        ("5 same origin", findings(p(3), p(3), &[3, 2, 1]), "take 30"),
+        ("5 same origin, maps differ", findings(Some(record(3, 3, 99)), p(3), &[3]), "halt: the table property and"),
+        ("6 property absent", findings(None, p(3), &[4, 3]), "take 30"),
+        ("6 property older", findings(p(2), p(3), &[3, 2, 1]), "take 30"),
+        ("7 newer, in", findings(p(3), p(2), &[4, 3, 2, 1]), "take 30"),
+        ("7 alone, in", findings(p(3), None, &[4, 3]), "take 30"),
+        ("7 alone, the missing parent", with(findings(p(3), None, &[4]), |f| f.missing = Some(3)), "take 30"),
+        (
+            "8 a cherry-pick newer than A",
+            with(findings(p(3), p(2), &[5, 2, 1]), |f| {
+                f.chain[0].picked = true;
+                f.on_rollback = OnRollback::Rewind;
+            }),
+            "halt: the branch holds a cherry-picked",
+        ),
+        (
+            "8 does not match: the pick is older than A",
+            with(findings(p(5), p(3), &[3, 2, 1]), |f| f.chain[1].picked = true),
+            "halt: the branch was rolled back below",
+        ),
+        ("9 head below P", findings(p(3), p(2), &[2, 1]), "halt: the branch was rolled back below"),
+        (
+            "9 head below P, chain broken",
+            with(findings(p(5), p(3), &[3]), |f| f.missing = Some(2)),
+            "halt: the branch was rolled",
+        ),
+        (
+            "9 chain reaches below P",
+            with(findings(p(4), p(2), &[6, 3]), |f| f.missing = Some(2)),
+            "halt: the branch was rolled",
+        ),
+        ("9 chain complete", findings(p(3), None, &[6, 5]), "halt: the branch was rolled back below"),
+        ("9 rewind", with(findings(p(3), p(2), &[2, 1]), |f| f.on_rollback = OnRollback::Rewind), "take 20"),
+        (
+            "9 rewind without A",
+            with(findings(p(3), None, &[2, 1]), |f| f.on_rollback = OnRollback::Rewind),
+            "halt: the branch was rolled back to before",
+        ),
+        ("9 keep", with(findings(p(3), p(2), &[2, 1]), |f| f.on_rollback = OnRollback::Keep), "take 30"),
+        (
+            "9 keep without A, complete",
+            with(findings(p(3), None, &[2, 1]), |f| f.on_rollback = OnRollback::Keep),
+            "take 30",
+        ),
+        (
+            "9 keep without A, broken",
+            with(findings(p(3), None, &[2]), |f| {
+                f.on_rollback = OnRollback::Keep;
+                f.missing = Some(1);
+            }),
+            "halt: the branch was rolled back and its history",
+        ),
+        ("10 broken above P", with(findings(p(3), None, &[6, 5]), |f| f.missing = Some(4)), "investigate"),
+        (
+            "10 closed, a live entry",
+            with(findings(p(3), None, &[6, 5]), |f| {
+                f.missing = Some(4);
+                f.closed = true;
+                f.live_entry = true;
+            }),
+            "take 30",
+        ),
+        (
+            "10 closed, none",
+            with(findings(p(3), None, &[6, 5]), |f| {
+                f.missing = Some(4);
+                f.closed = true;
+            }),
+            "halt: the checkpoint's snapshot is gone",
+        ),
+    ];
+    for (case, findings, expected) in cases {
+        let decision = shown(&findings.decide());
+        assert!(decision.starts_with(expected), "row {case}: {decision}, expected {expected}");
+    }
+}
+
+#[test]
+fn keep_takes_the_larger_position_of_each_partition() {
+    let mut p = record(3, 3, 10);
+    let mut a = record(2, 2, 15);
+    p.checkpoint.positions.insert(PartitionId::new("1"), Position::Offset(7));
+    a.checkpoint.positions.insert(PartitionId::new("2"), Position::Offset(4));
+    let mut findings = findings(Some(p), Some(a), &[2, 1]);
+    findings.on_rollback = OnRollback::Keep;
+    let Decision::Take(taken) = findings.decide() else { panic!("not taken") };
+    let offsets: Vec<_> = taken.checkpoint.positions.values().cloned().collect();
+    assert_eq!(offsets, [15, 7, 4].map(Position::Offset));
+}
+
+#[test]
+fn every_halt_names_a_way_out() {
+    let mut broken = findings(Some(record(3, 3, 1)), None, &[6]);
+    (broken.missing, broken.closed) = (Some(5), true);
+    for findings in [findings(Some(record(3, 3, 1)), None, &[]), findings(Some(record(3, 3, 1)), None, &[2]), broken] {
+        let Decision::Halt(error) = findings.decide() else { panic!("no halt") };
+        assert!(error.hint().is_some(), "{error}");
+    }
+}

@@ -1,0 +1,252 @@
+//! Manifests: written once per change, merged when small, compressed always.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use iceberg::io::FileIO;
+use iceberg::spec::{
+    DataFile, DataFileBuilder, FormatVersion, Manifest, ManifestContentType, ManifestFile, ManifestList,
+    ManifestWriter, ManifestWriterBuilder, PartitionSpec, SchemaRef,
+};
+
+use crate::commit::avro;
+use crate::env::Env;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::storage::Storage;
+use crate::storage::ledger::{Ledger, LedgerOwner};
+
+/// A manifest at or below this size is merged at commit; larger ones are a job's.
+pub(crate) const SMALL_MAX: i64 = 256 * 1024;
+/// Entries in one manifest of added files: about 8 MiB compressed.
+const ENTRIES_MAX: usize = 20_000;
+
+/// Where and as whom manifests are written.
+#[derive(Debug)]
+pub(crate) struct ManifestScribe<'a> {
+    pub(crate) env: &'a Env,
+    pub(crate) storage: &'a Storage,
+    /// The folder of metadata files.
+    pub(crate) folder: String,
+    pub(crate) snapshot_id: i64,
+    pub(crate) format: FormatVersion,
+    /// Where names are noted before their objects are created.
+    pub(crate) ledger: Option<(&'a Ledger, LedgerOwner)>,
+}
+
+impl ManifestScribe<'_> {
+    /// A new name in the metadata folder.
+    pub(crate) fn location(&self, stem: &str) -> String {
+        format!("{}/{stem}-{}.avro", self.folder, self.env.uuid())
+    }
+
+    /// Creates an object of this change; its name is in the ledger before.
+    pub(crate) async fn put(&self, location: &str, bytes: Vec<u8>) -> Result<()> {
+        if let Some((ledger, owner)) = &self.ledger {
+            ledger.stage(owner, location).await?;
+        }
+        self.storage.write(location, Bytes::from(bytes)).await
+    }
+
+    /// Writes manifests of added files. They depend on nothing but the change: written once, kept over all attempts.
+    pub(crate) async fn added(
+        &self,
+        files: &[DataFile],
+        schema: &SchemaRef,
+        spec: &PartitionSpec,
+    ) -> Result<Vec<ManifestFile>> {
+        let mut manifests = Vec::new();
+        for chunk in files.chunks(ENTRIES_MAX) {
+            let manifest = self
+                .write(schema, spec, |writer| chunk.iter().try_for_each(|file| writer.add_file(file.clone(), -1)))
+                .await?;
+            manifests.push(manifest);
+        }
+        Ok(manifests)
+    }
+
+    /// Writes one manifest of the live entries of `sources`, all data manifests of one spec, and drops their DELETED ones.
+    pub(crate) async fn merged(
+        &self,
+        sources: &[ManifestFile],
+        schema: &SchemaRef,
+        spec: &PartitionSpec,
+    ) -> Result<ManifestFile> {
+        let mut live = Vec::new();
+        for source in sources {
+            live.extend(live_entries(self.storage, source).await?);
+        }
+        let first_row_id = live.iter().filter_map(|entry| entry.file.first_row_id()).min();
+        let mut manifest = self
+            .write(schema, spec, |writer| {
+                live.into_iter().try_for_each(|entry| {
+                    writer.add_existing_file(entry.file, entry.snapshot_id, entry.seq, Some(entry.file_seq))
+                })
+            })
+            .await?;
+        // Every entry carries its row ids by now: the list writer must not give it new ones.
+        manifest.first_row_id = first_row_id.and_then(|id| u64::try_from(id).ok());
+        Ok(manifest)
+    }
+
+    async fn write(
+        &self,
+        schema: &SchemaRef,
+        spec: &PartitionSpec,
+        fill: impl FnOnce(&mut ManifestWriter) -> iceberg::Result<()>,
+    ) -> Result<ManifestFile> {
+        let failed = || "write a manifest";
+        let memory = FileIO::new_with_memory();
+        let output = memory.new_output("memory:/manifest").context(ErrorKind::Internal, failed)?;
+        let builder = ManifestWriterBuilder::new(output, Some(self.snapshot_id), Arc::clone(schema), spec.clone());
+        let mut writer = match self.format {
+            FormatVersion::V3 => builder.build_v3_data(),
+            _ => builder.build_v2_data(),
+        };
+        fill(&mut writer).context(ErrorKind::Internal, failed)?;
+        let mut manifest = writer.write_manifest_file().await.context(ErrorKind::Internal, failed)?;
+        let input = memory.new_input("memory:/manifest").context(ErrorKind::Internal, failed)?;
+        let plain = input.read().await.context(ErrorKind::Internal, failed)?;
+        let bytes = avro::recontain(&plain, &BTreeMap::new(), *self.env.uuid().as_bytes())?;
+        manifest.manifest_path = self.location(&self.snapshot_id.to_string());
+        manifest.manifest_length = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
+        self.put(&manifest.manifest_path, bytes).await?;
+        Ok(manifest)
+    }
+}
+
+/// A live entry with everything that it inherits written out.
+#[derive(Debug)]
+pub(crate) struct LiveEntry {
+    pub(crate) file: DataFile,
+    pub(crate) snapshot_id: i64,
+    pub(crate) seq: i64,
+    pub(crate) file_seq: i64,
+}
+
+/// The live entries of a manifest, inheritance applied: snapshot id, sequence numbers, and on v3 the first row id, which the
+/// crate leaves out (spec, "First Row ID Inheritance").
+pub(crate) async fn live_entries(storage: &Storage, file: &ManifestFile) -> Result<Vec<LiveEntry>> {
+    let bytes = storage.read(&file.manifest_path).await?;
+    let manifest =
+        Manifest::parse_avro(&bytes).context(ErrorKind::Corrupt, || format!("manifest {}", file.manifest_path))?;
+    let (entries, metadata) = manifest.into_parts();
+    let spec_id = metadata.partition_spec().spec_id();
+    let mut next_row = file.first_row_id;
+    let mut live = Vec::new();
+    for entry in entries.iter().filter(|entry| entry.is_alive()) {
+        let missing = || {
+            Error::new(
+                ErrorKind::Corrupt,
+                format!("manifest {} has an entry without sequence number", file.manifest_path),
+            )
+        };
+        let added = entry.status() == iceberg::spec::ManifestStatus::Added || file.sequence_number == 0;
+        let inherited = added.then_some(file.sequence_number);
+        let mut data_file = entry.data_file().clone();
+        if data_file.first_row_id().is_none()
+            && let Some(row) = next_row
+        {
+            data_file = with_first_row_id(&data_file, spec_id, row)?;
+            next_row = row.checked_add(data_file.record_count());
+        }
+        live.push(LiveEntry {
+            snapshot_id: entry.snapshot_id().unwrap_or(file.added_snapshot_id),
+            seq: entry.sequence_number().or(inherited).ok_or_else(missing)?,
+            file_seq: entry.file_sequence_number.or(inherited).ok_or_else(missing)?,
+            file: data_file,
+        });
+    }
+    Ok(live)
+}
+
+fn with_first_row_id(file: &DataFile, spec_id: i32, row: u64) -> Result<DataFile> {
+    let mut builder = DataFileBuilder::default();
+    if let Some(order) = file.sort_order_id() {
+        builder.sort_order_id(order);
+    }
+    builder
+        .content(file.content_type())
+        .file_path(file.file_path().to_owned())
+        .file_format(file.file_format())
+        .partition(file.partition().clone())
+        .partition_spec_id(spec_id)
+        .record_count(file.record_count())
+        .file_size_in_bytes(file.file_size_in_bytes())
+        .column_sizes(file.column_sizes().clone())
+        .value_counts(file.value_counts().clone())
+        .null_value_counts(file.null_value_counts().clone())
+        .nan_value_counts(file.nan_value_counts().clone())
+        .lower_bounds(file.lower_bounds().clone())
+        .upper_bounds(file.upper_bounds().clone())
+        .key_metadata(file.key_metadata().map(<[u8]>::to_vec))
+        .split_offsets(file.split_offsets().map(<[i64]>::to_vec))
+        .equality_ids(file.equality_ids())
+        .first_row_id(i64::try_from(row).ok())
+        .referenced_data_file(file.referenced_data_file())
+        .content_offset(file.content_offset())
+        .content_size_in_bytes(file.content_size_in_bytes())
+        .build()
+        .context(ErrorKind::Internal, || "rebuild a data file's entry")
+}
+
+/// The manifests of a list.
+pub(crate) async fn list(storage: &Storage, location: &str, format: FormatVersion) -> Result<Vec<ManifestFile>> {
+    let bytes = storage.read(location).await?;
+    parse_list(&bytes, location, format)
+}
+
+/// The manifests of a list's bytes.
+pub(crate) fn parse_list(bytes: &[u8], location: &str, format: FormatVersion) -> Result<Vec<ManifestFile>> {
+    // A list written before an upgrade has the older columns; Avro resolves by the writer's schema, so newest first.
+    let list = ManifestList::parse_with_version(bytes, format)
+        .or_else(|_| ManifestList::parse_with_version(bytes, FormatVersion::V2))
+        .or_else(|_| ManifestList::parse_with_version(bytes, FormatVersion::V1))
+        .context(ErrorKind::Corrupt, || format!("manifest list {location}"))?;
+    Ok(list.consume_entries().into_iter().collect())
+}
+
+/// The manifests to merge now: small data manifests of one spec, when there are at least `count_min` of them.
+///
+/// Merging is amortised: each round turns `count_min` manifests into one, so a commit reads 1/`count_min` of them on average.
+pub(crate) fn small(
+    manifests: &[ManifestFile],
+    spec_id: i32,
+    count_min: usize,
+    target_size: i64,
+    format: FormatVersion,
+) -> Vec<ManifestFile> {
+    let mut total = 0;
+    let chosen: Vec<_> = manifests
+        .iter()
+        .filter(|m| {
+            m.content == ManifestContentType::Data
+                && m.partition_spec_id == spec_id
+                && m.manifest_length <= SMALL_MAX
+                && m.key_metadata.is_none()
+                // Rows from before an upgrade to v3 get their ids from the list writer; a merge would hide that.
+                && (format < FormatVersion::V3 || m.first_row_id.is_some())
+        })
+        .take_while(|m| {
+            total += m.manifest_length;
+            total <= target_size
+        })
+        .cloned()
+        .collect();
+    if chosen.len() >= count_min.max(2) { chosen } else { Vec::new() }
+}
+
+/// A merge that was made for an earlier head, kept while its sources are still in the list.
+#[derive(Debug, Clone)]
+pub(crate) struct Merge {
+    pub(crate) sources: BTreeSet<String>,
+    pub(crate) result: ManifestFile,
+}
+
+impl Merge {
+    /// `manifests` with the sources replaced, or `None` when one of them is gone.
+    pub(crate) fn apply(&self, manifests: &[ManifestFile]) -> Option<Vec<ManifestFile>> {
+        let kept: Vec<_> = manifests.iter().filter(|m| !self.sources.contains(&m.manifest_path)).cloned().collect();
+        (kept.len() + self.sources.len() == manifests.len()).then(|| [vec![self.result.clone()], kept].concat())
+    }
+}

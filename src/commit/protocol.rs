@@ -1,0 +1,537 @@
+//! The state machine of one commit: prepare, submit, and look until it is known what became of it.
+//!
+//! Source: docs/protocol.md, "The state machine". The decisions are in `look`, `conflict` and `checkpoint`; this file moves
+//! between them and waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use iceberg::spec::Schema;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::catalog::{Catalog, Outcome};
+use crate::commit::checkpoint::{Chain, Taken};
+use crate::commit::conflict::{self, Ours, Rule, Theirs};
+use crate::commit::look::{Effect, Rebase, Seen, Verdict, look};
+use crate::commit::proof::Leftover;
+use crate::commit::properties::CommitProperties;
+use crate::commit::snapshot::{ListCache, Prepared, Preparer, Written};
+use crate::commit::standing::{Question, Standing, standing};
+use crate::env::Env;
+use crate::error::{Directive, Error, ErrorKind, Result};
+use crate::model::change::{Change, Data};
+use crate::model::checkpoint::{self, Positions};
+use crate::model::ids::TableName;
+use crate::model::table::TableState;
+use crate::storage::Storage;
+use crate::storage::ledger::{Ledger, LedgerOwner};
+
+/// A body older than this is prepared anew instead of being submitted again: its timestamp would be refused.
+const YOUNG_MS: i64 = 30_000;
+/// Loads in a row that may be older than one already seen, before the catalog is not believed any more.
+const STALE_MAX: u32 = 20;
+/// Waits while a catalog or store does not answer.
+const WAIT_MIN: Duration = Duration::from_millis(200);
+const WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// The commits of one table by this process: one at a time.
+#[derive(Debug)]
+pub struct Committer {
+    env: Env,
+    catalog: Arc<dyn Catalog>,
+    /// The process's storage, and the same with what the catalog vends for this table.
+    shared: Storage,
+    storage: Storage,
+    ledger: Option<Ledger>,
+    table: TableName,
+    instance: String,
+    uuid: Option<Uuid>,
+    /// The highest sequence number that a load of this table showed.
+    seen_seq: i64,
+    cache: ListCache,
+}
+
+/// One change on its way, kept until its end is known.
+#[derive(Debug)]
+pub struct Commit {
+    change: Change,
+    written: Written,
+    /// Snapshot ids that it had before: landed, then rolled back.
+    retired: Vec<i64>,
+    /// Snapshot ids under which a body was submitted.
+    submitted_as: Vec<i64>,
+    /// The last body submitted, and when.
+    last: Option<(Prepared, i64)>,
+    /// The lowest and the highest sequence number that a submitted body assumed.
+    submitted_seqs: Option<(i64, i64)>,
+    /// Whether every answer so far was a definite no.
+    definite: bool,
+    /// Bodies sent.
+    attempts: u32,
+}
+
+/// How a commit ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// The change is in the table.
+    Done {
+        /// The table with it.
+        state: Box<TableState>,
+        /// Whether it is certain that this commit did it; otherwise its files may be another's leftovers.
+        ours: bool,
+    },
+    /// Another instance has moved these positions: drop the epoch.
+    Fenced(Box<TableState>),
+    /// The staged files do not fit the table's layout any more: encode again, as a new change.
+    Rebuild(Box<TableState>),
+    /// The work is void.
+    Lost(Box<TableState>),
+    /// Not known. Go on with the same commit later; never start the next epoch, never clean up.
+    Unresolved(Error),
+    /// Refused each time. Go on with the same commit later, or give up.
+    Failed(Error),
+}
+
+/// Where the state machine is.
+enum Step {
+    Prepare(Box<TableState>),
+    Submit(Box<Prepared>),
+    Look,
+}
+
+impl Commit {
+    /// A commit of `change`.
+    pub fn new(change: Change) -> Self {
+        Self {
+            change,
+            written: Written::default(),
+            retired: Vec::new(),
+            submitted_as: Vec::new(),
+            last: None,
+            submitted_seqs: None,
+            definite: true,
+            attempts: 0,
+        }
+    }
+
+    /// The change.
+    pub fn change(&self) -> &Change {
+        &self.change
+    }
+
+    /// Bodies sent so far.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Under whom the ledger has this commit's objects.
+    pub fn owners(&self, table: &TableName) -> Vec<LedgerOwner> {
+        let ids = self.retired.iter().chain([&self.change.snapshot_id]);
+        ids.map(|id| LedgerOwner { table: table.clone(), snapshot_id: *id }).collect()
+    }
+
+    /// What this commit leaves behind when it is given up, to be deleted under proof.
+    pub fn into_leftover(self, table: &TableName) -> Leftover {
+        let owners = self.owners(table);
+        let mut files = self.written.objects;
+        if let Some(Data::Append(append)) = &self.change.data {
+            files.extend(append.files.iter().map(|f| f.file_path().to_owned()));
+        }
+        let orphan = self.last.as_ref().is_some_and(|(prepared, _)| prepared.base.head(&self.change.target).is_none());
+        Leftover {
+            files,
+            snapshot_ids: self.submitted_as,
+            submitted_seqs: self.submitted_seqs,
+            without_parent: orphan,
+            owners,
+        }
+    }
+}
+
+impl Committer {
+    /// A committer for one table.
+    ///
+    /// `instance` names this process in records; the `ledger` is told of every object before it is created.
+    pub fn new(
+        env: Env,
+        catalog: Arc<dyn Catalog>,
+        storage: Storage,
+        ledger: Option<Ledger>,
+        table: TableName,
+        instance: String,
+    ) -> Self {
+        Self {
+            env,
+            catalog,
+            shared: storage.clone(),
+            storage,
+            ledger,
+            table,
+            instance,
+            uuid: None,
+            seen_seq: -1,
+            cache: ListCache::default(),
+        }
+    }
+
+    /// The table's name.
+    pub fn table(&self) -> &TableName {
+        &self.table
+    }
+
+    /// The store that the table's files are in.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// Loads the table, never older than what was seen before.
+    ///
+    /// # Errors
+    /// `NotFound` when it is gone, `Corrupt` when it is another table now or the catalog answers from the past for good.
+    pub async fn load(&mut self) -> Result<TableState> {
+        for attempt in 0..STALE_MAX {
+            let state = self.catalog.load(&self.table).await?;
+            self.recognise(&state)?;
+            self.storage = self.shared.vended(&state.config)?;
+            if state.metadata.last_sequence_number() >= self.seen_seq {
+                self.seen_seq = state.metadata.last_sequence_number();
+                return Ok(state);
+            }
+            self.env.sleep(self.env.backoff(WAIT_MIN, WAIT_MAX, attempt)).await;
+        }
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("table {}: the catalog answers with states older than ones it gave before", self.table),
+        )
+        .with_hint(
+            "the table's metadata was set back, or a replica lags: see that it is current, then restart the pipeline",
+        ))
+    }
+
+    /// Where a pipeline stands.
+    ///
+    /// # Errors
+    /// As `commit::standing`.
+    pub async fn standing(&self, state: &TableState, question: Question<'_>) -> Result<Standing> {
+        standing(&self.storage, state, question).await
+    }
+
+    /// Drives `commit` to its end, starting on `base` unless something was submitted before.
+    ///
+    /// # Errors
+    /// What halts: another table under this name, a record that cannot be read, a halt of the checkpoint table. The commit
+    /// is kept, so that nothing staged is forgotten.
+    pub async fn run(&mut self, commit: &mut Commit, base: &TableState, cancel: &CancellationToken) -> Result<Ending> {
+        let started = self.env.now_ms();
+        let properties = CommitProperties::of(base)?;
+        let (mut conflicts, mut waits) = (0_u32, 0_u32);
+        let mut step = if commit.last.is_some() { Step::Look } else { Step::Prepare(Box::new(base.clone())) };
+        loop {
+            let done = match step {
+                Step::Prepare(ref base) => self.prepare(commit, base).await,
+                Step::Submit(prepared) => Ok(self.submit(commit, *prepared).await),
+                Step::Look => self.look(commit).await,
+            };
+            let wait = match done {
+                Ok(Turn::End(ending)) => return Ok(ending),
+                Ok(Turn::Next(next)) => {
+                    step = next;
+                    continue;
+                }
+                Ok(Turn::Conflict(next)) => {
+                    step = next;
+                    conflicts += 1;
+                    let spent = self.env.now_ms().saturating_sub(started);
+                    let deadline = i64::try_from(properties.deadline.as_millis()).unwrap_or(i64::MAX);
+                    if conflicts > properties.retries || spent > deadline {
+                        return Ok(
+                            commit.give_back(format!("table {}: {conflicts} conflicts in {spent} ms", self.table))
+                        );
+                    }
+                    self.env.backoff(properties.wait_min, properties.wait_max, conflicts - 1)
+                }
+                Ok(Turn::Wait(next, at_least, why)) => {
+                    step = next;
+                    waits += 1;
+                    tracing::warn!(table = %self.table, attempt = waits, "waiting: {why}");
+                    self.env.backoff(WAIT_MIN, WAIT_MAX, waits - 1).max(at_least)
+                }
+                Err(error) if error.directive() == Directive::Retry => {
+                    // A base to prepare on may be old by the time the store answers; submitting finds out.
+                    step = if commit.last.is_some() { Step::Look } else { Step::Prepare(Box::new(base.clone())) };
+                    waits += 1;
+                    tracing::warn!(table = %self.table, attempt = waits, "waiting: {error}");
+                    self.env.backoff(WAIT_MIN, WAIT_MAX, waits - 1)
+                }
+                Err(error) => return Err(error),
+            };
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(commit.give_back(format!("table {}: stopped while waiting", self.table))),
+                () = self.env.sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn prepare(&mut self, commit: &mut Commit, base: &TableState) -> Result<Turn> {
+        self.recognise(base)?;
+        let (effect, held) = self.held(&commit.change, base).await?;
+        match effect {
+            Effect::Done | Effect::Delta(checkpoint::Standing::Behind) => return Ok(Turn::done(base.clone(), false)),
+            Effect::Delta(checkpoint::Standing::Fenced) => {
+                return Ok(Turn::End(Ending::Fenced(Box::new(base.clone()))));
+            }
+            Effect::Delta(checkpoint::Standing::Ahead) | Effect::Absent => {}
+        }
+        let mut preparer = Preparer {
+            env: &self.env,
+            storage: &self.storage,
+            ledger: self.ledger.as_ref(),
+            instance: &self.instance,
+            held: held.as_ref().map(|taken| &taken.checkpoint),
+            cache: &mut self.cache,
+        };
+        let prepared = preparer.prepare(&commit.change, &mut commit.written, base).await?;
+        Ok(Turn::Next(Step::Submit(Box::new(prepared))))
+    }
+
+    async fn submit(&mut self, commit: &mut Commit, prepared: Prepared) -> Turn {
+        commit.attempts = commit.attempts.saturating_add(1);
+        let outcome = self.catalog.commit(&prepared.commit).await;
+        let seq = prepared.base.metadata.next_sequence_number();
+        let (definite, turn) = match outcome {
+            Outcome::Committed(state) => {
+                let believed = self.recognise(&state).is_ok()
+                    && (commit.change.data.is_none()
+                        || Chain::of(&state, &commit.change.target).contains(commit.change.snapshot_id));
+                if believed {
+                    self.seen_seq = self.seen_seq.max(state.metadata.last_sequence_number());
+                    return Turn::done(*state, true);
+                }
+                (false, Turn::Wait(Step::Look, Duration::ZERO, "a yes that does not show the commit".to_owned()))
+            }
+            Outcome::NotSent(error) => return Self::unsent(commit, prepared, Duration::ZERO, error.to_string()),
+            Outcome::Throttled(wait) => {
+                return Self::unsent(commit, prepared, wait, "the catalog asks to wait".to_owned());
+            }
+            Outcome::Refused(error) => {
+                tracing::debug!(table = %self.table, "refused, to be looked at: {error}");
+                (error.kind() == ErrorKind::Conflict, Turn::Conflict(Step::Look))
+            }
+            Outcome::Unknown(error) => {
+                (false, Turn::Wait(Step::Look, Duration::ZERO, format!("outcome unknown: {error}")))
+            }
+        };
+        commit.definite &= definite;
+        commit.submitted_seqs =
+            Some(commit.submitted_seqs.map_or((seq, seq), |(low, high)| (low.min(seq), high.max(seq))));
+        if commit.submitted_as.last() != Some(&commit.change.snapshot_id) {
+            commit.submitted_as.push(commit.change.snapshot_id);
+        }
+        commit.last = Some((prepared, self.env.now_ms()));
+        turn
+    }
+
+    /// Nothing left this process: the same body again, unless an earlier one may have landed.
+    fn unsent(commit: &Commit, prepared: Prepared, wait: Duration, why: String) -> Turn {
+        let next = if commit.last.is_some() { Step::Look } else { Step::Submit(Box::new(prepared)) };
+        Turn::Wait(next, wait, why)
+    }
+
+    async fn look(&mut self, commit: &mut Commit) -> Result<Turn> {
+        let head = match self.load().await {
+            Ok(head) => head,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Unsupported) => {
+                return Err(error);
+            }
+            Err(error) => return Ok(Turn::Wait(Step::Look, Duration::ZERO, format!("load failed: {error}"))),
+        };
+        let seen = self.seen(commit, &head).await?;
+        let Some((prepared, _)) = &mut commit.last else {
+            return Ok(Turn::Next(Step::Prepare(Box::new(head))));
+        };
+        Ok(match look(&seen) {
+            Verdict::Ours => Turn::done(head, true),
+            Verdict::Done => Turn::done(head, false),
+            Verdict::Fenced => Turn::End(Ending::Fenced(Box::new(head))),
+            Verdict::Lost => Turn::End(Ending::Lost(Box::new(head))),
+            Verdict::Rebuild => Turn::End(Ending::Rebuild(Box::new(head))),
+            Verdict::Resubmit => {
+                prepared.commit.idempotency_key = self.env.uuid();
+                let again = Prepared {
+                    commit: prepared.commit.clone(),
+                    base: prepared.base.clone(),
+                    manifest_list: prepared.manifest_list.clone(),
+                };
+                Turn::Next(Step::Submit(Box::new(again)))
+            }
+            Verdict::Renew => {
+                commit.renew(self.env.snapshot_id());
+                Turn::Next(Step::Prepare(Box::new(head)))
+            }
+            Verdict::Prepare => {
+                if commit.change.evolve.is_some()
+                    && prepared.base.metadata.current_schema_id() != head.metadata.current_schema_id()
+                {
+                    commit.change.evolve = None; // somebody added the same columns under the same ids
+                }
+                Turn::Next(Step::Prepare(Box::new(head)))
+            }
+        })
+    }
+
+    async fn seen(&self, commit: &Commit, head: &TableState) -> Result<Seen> {
+        let change = &commit.change;
+        let in_chain = change.data.is_some() && Chain::of(head, &change.target).contains(change.snapshot_id);
+        let effect = if in_chain { Effect::Done } else { self.held(change, head).await?.0 };
+        let (as_assumed, young, rebase) = match &commit.last {
+            None => (false, false, Rebase::Clean),
+            Some((prepared, at)) => (
+                as_assumed(prepared, head),
+                self.env.now_ms().saturating_sub(*at) < YOUNG_MS,
+                rebase(change, &prepared.base, head),
+            ),
+        };
+        Ok(Seen {
+            in_chain,
+            in_table: change.data.is_some() && head.metadata.snapshot_by_id(change.snapshot_id).is_some(),
+            effect,
+            as_assumed,
+            young,
+            rebase,
+        })
+    }
+
+    /// Where the change stands in `state` by its effect, and the checkpoint that its delta moves.
+    async fn held(&self, change: &Change, state: &TableState) -> Result<(Effect, Option<Taken>)> {
+        let Some(delta) = &change.delta else {
+            return Ok((metadata_effect(change, state), None));
+        };
+        let question = Question {
+            pipeline: &delta.pipeline,
+            target: &change.target,
+            on_rollback: delta.on_rollback,
+            witness: false,
+        };
+        Ok(match self.standing(state, question).await? {
+            Standing::At(_) if delta.delta.is_empty() => (Effect::Done, None),
+            Standing::At(taken) => (Effect::Delta(delta.standing(&taken.checkpoint.positions)), Some(taken)),
+            Standing::New if delta.delta.is_empty() => (Effect::Absent, None),
+            // The table knows nothing of this pipeline: its start record is gone, or never was.
+            Standing::New => (Effect::Delta(delta.standing(&Positions::new())), None),
+        })
+    }
+
+    fn recognise(&mut self, state: &TableState) -> Result<()> {
+        let uuid = state.metadata.uuid();
+        match self.uuid {
+            Some(held) if held != uuid => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("table {} is another table now: uuid {uuid}, not {held}", self.table),
+            )
+            .with_hint("it was dropped and created anew; restart the pipeline to begin in the new one")),
+            _ => {
+                self.uuid = Some(uuid);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What one step came to.
+enum Turn {
+    End(Ending),
+    Next(Step),
+    Conflict(Step),
+    Wait(Step, Duration, String),
+}
+
+impl Turn {
+    fn done(state: TableState, ours: bool) -> Self {
+        Self::End(Ending::Done { state: Box::new(state), ours })
+    }
+}
+
+impl Commit {
+    /// A new snapshot id; what carries the old one is written again.
+    fn renew(&mut self, snapshot_id: i64) {
+        self.retired.push(std::mem::replace(&mut self.change.snapshot_id, snapshot_id));
+        self.written.renew();
+    }
+
+    fn give_back(&self, why: String) -> Ending {
+        let error = Error::new(ErrorKind::Unavailable, why);
+        if self.definite { Ending::Failed(error) } else { Ending::Unresolved(error) }
+    }
+}
+
+/// A change without a delta: whether its effect shows. New files leave none but their snapshot.
+fn metadata_effect(change: &Change, state: &TableState) -> Effect {
+    if change.data.is_some() {
+        return Effect::Absent;
+    }
+    let refs = change.refs.iter().all(|(name, wanted)| state.refs.get(name) == wanted.as_ref());
+    let statistics = change.statistics.iter().all(|wanted| {
+        let held = state.metadata.statistics_for_snapshot(wanted.snapshot_id);
+        held.is_some_and(|held| held.statistics_path == wanted.statistics_path)
+    });
+    let partition_statistics = change.partition_statistics.iter().all(|wanted| {
+        let held = state.metadata.partition_statistics_for_snapshot(wanted.snapshot_id);
+        held.is_some_and(|held| held.statistics_path == wanted.statistics_path)
+    });
+    let columns =
+        change.evolve.as_ref().is_none_or(|evolve| has_columns(state.metadata.current_schema(), &evolve.schema));
+    if refs && statistics && partition_statistics && columns { Effect::Done } else { Effect::Absent }
+}
+
+/// Whether every column of `wanted` is in `held` by name and type.
+fn has_columns(held: &Schema, wanted: &Schema) -> bool {
+    wanted.field_id_to_name_map().iter().all(|(id, name)| {
+        let ours = wanted.field_by_id(*id);
+        held.field_by_name(name)
+            .zip(ours)
+            .is_some_and(|(theirs, ours)| theirs.field_type == ours.field_type || !ours.field_type.is_primitive())
+    })
+}
+
+fn as_assumed(prepared: &Prepared, head: &TableState) -> bool {
+    let (base, head) = (&prepared.base.metadata, &head.metadata);
+    prepared.commit.requirements.iter().all(|requirement| requirement.check(Some(head)).is_ok())
+        && base.last_sequence_number() == head.last_sequence_number()
+        && base.next_row_id() == head.next_row_id()
+        && base.format_version() == head.format_version()
+}
+
+/// The conflict table for the changes that are built, over what happened between `base` and `head`.
+fn rebase(change: &Change, base: &TableState, head: &TableState) -> Rebase {
+    let layout = conflict::layout_changed(&base.metadata, &head.metadata)
+        || (change.evolve.is_some() && base.metadata.last_column_id() != head.metadata.last_column_id());
+    let Some(Data::Append(append)) = &change.data else {
+        return if layout && change.evolve.is_some() { Rebase::Rebuild } else { Rebase::Clean };
+    };
+    let base_head = base.head(&change.target).map(|s| s.snapshot_id());
+    let mut theirs = vec![Theirs::Append];
+    if !conflict::descends(head, &change.target, base_head) {
+        theirs.push(Theirs::Rollback);
+    }
+    if layout {
+        theirs.push(Theirs::Layout);
+    }
+    let fits = || {
+        let spec = head.metadata.partition_spec_by_id(append.spec_id);
+        spec == base.metadata.partition_spec_by_id(append.spec_id)
+            && spec.is_some()
+            && conflict::field_ids_hold(&append.schema, head.metadata.current_schema())
+    };
+    // A rollback is judged by the checkpoint table, which was asked before this; without a delta the rows go to the new head.
+    let clean = theirs.into_iter().all(|theirs| match conflict::rule(Ours::Append, theirs) {
+        Rule::Clean | Rule::Checkpoint => true,
+        Rule::FieldIds => fits(),
+        _ => false,
+    });
+    if clean { Rebase::Clean } else { Rebase::Rebuild }
+}
+
+#[cfg(test)]
+mod tests;

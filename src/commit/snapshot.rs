@@ -1,0 +1,467 @@
+//! Preparing a change: from a value to one `updateTable` request on a given head.
+//!
+//! What depends on the change alone is written once; the list, the sequence number, the first row id and the timestamp are
+//! made anew for each head.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use iceberg::io::FileWrite;
+use iceberg::spec::{
+    FormatVersion, ManifestFile, ManifestListWriter, Operation, SchemaRef, Snapshot, SnapshotRef, SnapshotReference,
+    SnapshotRetention, SnapshotSummaryCollector, Summary,
+};
+use iceberg::{TableRequirement, TableUpdate};
+
+use crate::catalog::PreparedCommit;
+use crate::commit::avro;
+use crate::commit::checkpoint::{Chain, record_key};
+use crate::commit::manifests::{self, ManifestScribe, Merge};
+use crate::commit::properties::CommitProperties;
+use crate::commit::records::{self, IN_LIST, SUMMARY_MAX, VERSION_KEY};
+use crate::env::Env;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::model::change::{Append, Change, Data, Evolve, PipelineDelta};
+use crate::model::checkpoint::{Checkpoint, Origin, RECORD_VERSION, Record};
+use crate::model::ids::MAIN;
+use crate::model::table::TableState;
+use crate::storage::Storage;
+use crate::storage::ledger::{Ledger, LedgerOwner};
+
+/// What one change has written so far, kept over its attempts.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// Manifests of the added files; `None` until they are written.
+    added: Option<Vec<ManifestFile>>,
+    /// A merge of small manifests, reused while its sources are in the head's list.
+    merge: Option<Merge>,
+    /// Every metadata object written for this change.
+    pub(crate) objects: Vec<String>,
+}
+
+impl Written {
+    /// Forgets what carries the old snapshot id, so that it is written again; the objects stay known.
+    pub(crate) fn renew(&mut self) {
+        (self.added, self.merge) = (None, None);
+    }
+}
+
+/// A manifest list that was read or written last: the next commit's base, more often than not.
+#[derive(Debug, Default)]
+pub(crate) struct ListCache {
+    location: String,
+    manifests: Vec<ManifestFile>,
+}
+
+/// A change, ready to submit on one head.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) commit: PreparedCommit,
+    /// The table as it was assumed.
+    pub(crate) base: TableState,
+    /// This attempt's manifest list: of several attempts under one id it tells which one landed.
+    pub(crate) manifest_list: Option<String>,
+}
+
+/// What preparing needs beside the change.
+pub(crate) struct Preparer<'a> {
+    pub(crate) env: &'a Env,
+    pub(crate) storage: &'a Storage,
+    pub(crate) ledger: Option<&'a Ledger>,
+    pub(crate) instance: &'a str,
+    /// The checkpoint that a delta moves, as the decision table took it from this very base.
+    pub(crate) held: Option<&'a Checkpoint>,
+    pub(crate) cache: &'a mut ListCache,
+}
+
+impl Preparer<'_> {
+    /// Prepares `change` on `base`.
+    ///
+    /// # Errors
+    /// `Internal` for a combination that no change may have; `Unsupported` for format version 1; whatever the store says.
+    pub(crate) async fn prepare(
+        &mut self,
+        change: &Change,
+        written: &mut Written,
+        base: &TableState,
+    ) -> Result<Prepared> {
+        check(change, base)?;
+        let metadata = &base.metadata;
+        let mut updates = Vec::new();
+        let mut requirements = vec![TableRequirement::UuidMatch { uuid: metadata.uuid() }];
+        let mut manifest_list = None;
+        if let Some(evolve) = &change.evolve {
+            updates.extend(evolve_updates(evolve, base));
+            requirements
+                .push(TableRequirement::LastAssignedFieldIdMatch { last_assigned_field_id: metadata.last_column_id() });
+        }
+        if change.data.is_some() || change.evolve.is_some() {
+            requirements
+                .push(TableRequirement::CurrentSchemaIdMatch { current_schema_id: metadata.current_schema_id() });
+            requirements
+                .push(TableRequirement::DefaultSpecIdMatch { default_spec_id: metadata.default_partition_spec_id() });
+        }
+        if let Some(Data::Append(append)) = &change.data {
+            let snapshot = self.snapshot(change, append, written, base, &mut updates).await?;
+            manifest_list = Some(snapshot.manifest_list().to_owned());
+            requirements.push(pin(base, &change.target));
+            updates.push(TableUpdate::AddSnapshot { snapshot });
+            updates.push(TableUpdate::SetSnapshotRef {
+                ref_name: change.target.clone(),
+                reference: SnapshotReference::new(change.snapshot_id, retention(base, &change.target)),
+            });
+        }
+        for (name, reference) in &change.refs {
+            requirements.push(pin(base, name));
+            updates.push(match reference {
+                Some(reference) => TableUpdate::SetSnapshotRef { ref_name: name.clone(), reference: reference.clone() },
+                None => TableUpdate::RemoveSnapshotRef { ref_name: name.clone() },
+            });
+        }
+        updates.extend(change.statistics.iter().map(|s| TableUpdate::SetStatistics { statistics: s.clone() }));
+        updates.extend(
+            change
+                .partition_statistics
+                .iter()
+                .map(|s| TableUpdate::SetPartitionStatistics { partition_statistics: s.clone() }),
+        );
+        let commit =
+            PreparedCommit { table: base.name.clone(), requirements, updates, idempotency_key: self.env.uuid() };
+        Ok(Prepared { commit, base: base.clone(), manifest_list })
+    }
+
+    /// Writes the snapshot's files and adds the record's property to `updates`.
+    async fn snapshot(
+        &mut self,
+        change: &Change,
+        append: &Append,
+        written: &mut Written,
+        base: &TableState,
+        updates: &mut Vec<TableUpdate>,
+    ) -> Result<Snapshot> {
+        let metadata = &base.metadata;
+        let properties = CommitProperties::of(base)?;
+        let scribe = ManifestScribe {
+            env: self.env,
+            storage: self.storage,
+            folder: properties.metadata_folder.clone(),
+            snapshot_id: change.snapshot_id,
+            format: metadata.format_version(),
+            ledger: self
+                .ledger
+                .map(|ledger| (ledger, LedgerOwner { table: base.name.clone(), snapshot_id: change.snapshot_id })),
+        };
+        let parent = parent(base, &change.target);
+        let mut existing = self.existing(parent.as_ref(), metadata.format_version()).await?;
+        if properties.merge {
+            existing = merge_small(&scribe, append.spec_id, existing, &properties, written, base).await?;
+        }
+        let added = self.added(&scribe, change, append, written, base).await?;
+        let seq = metadata.next_sequence_number();
+        let records = Records::collect(self, change, base, seq).await?;
+        let list = ListSpec { parent: parent.as_ref().map(|s| s.snapshot_id()), seq, base, header: records.in_list() };
+        let location = scribe.location(&format!("snap-{}", change.snapshot_id));
+        let (manifests, rows) = self.write_list(&scribe, &location, &list, [added, existing].concat()).await?;
+        written.objects.push(location.clone());
+        *self.cache = ListCache { location: location.clone(), manifests };
+        let mut summary = summary(append, parent.as_ref(), base)?;
+        summary.additional_properties.extend(records.in_summary());
+        updates.extend(records.property());
+        let builder = Snapshot::builder()
+            .with_snapshot_id(change.snapshot_id)
+            .with_parent_snapshot_id(list.parent)
+            .with_sequence_number(seq)
+            .with_timestamp_ms(self.env.now_ms().max(metadata.last_updated_ms()))
+            .with_manifest_list(location)
+            .with_summary(summary)
+            .with_schema_id(schema_id(change, base));
+        Ok(match rows {
+            Some((first, count)) => builder.with_row_range(first, count).build(),
+            None => builder.build(),
+        })
+    }
+
+    async fn existing(&mut self, parent: Option<&SnapshotRef>, format: FormatVersion) -> Result<Vec<ManifestFile>> {
+        let Some(parent) = parent else {
+            return Ok(Vec::new());
+        };
+        if self.cache.location != parent.manifest_list() {
+            let manifests = manifests::list(self.storage, parent.manifest_list(), format).await?;
+            *self.cache = ListCache { location: parent.manifest_list().to_owned(), manifests };
+        }
+        // A manifest without live entries says nothing that a reader of this snapshot needs.
+        let live = |m: &&ManifestFile| m.has_added_files() || m.has_existing_files();
+        Ok(self.cache.manifests.iter().filter(live).cloned().collect())
+    }
+
+    async fn added(
+        &self,
+        scribe: &ManifestScribe<'_>,
+        change: &Change,
+        append: &Append,
+        written: &mut Written,
+        base: &TableState,
+    ) -> Result<Vec<ManifestFile>> {
+        if let Some(added) = &written.added {
+            return Ok(added.clone());
+        }
+        let schema = with_schema_id(&append.schema, schema_id(change, base))?;
+        let spec = base.metadata.partition_spec_by_id(append.spec_id).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, format!("table {}: no partition spec {}", base.name, append.spec_id))
+        })?;
+        let added = scribe.added(&append.files, &schema, spec).await?;
+        written.objects.extend(added.iter().map(|m| m.manifest_path.clone()));
+        written.added = Some(added.clone());
+        Ok(added)
+    }
+
+    /// Writes the list; its manifests as they stand in it, and the row ids it gave away on v3.
+    async fn write_list(
+        &self,
+        scribe: &ManifestScribe<'_>,
+        location: &str,
+        list: &ListSpec<'_>,
+        manifests: Vec<ManifestFile>,
+    ) -> Result<(Vec<ManifestFile>, Option<(u64, u64)>)> {
+        let failed = || format!("write the manifest list {location}");
+        let buffer = Buffer::default();
+        let format = list.base.metadata.format_version();
+        let first_row = list.base.metadata.next_row_id();
+        let sink = Box::new(buffer.clone());
+        let mut writer = match format {
+            FormatVersion::V3 => {
+                ManifestListWriter::v3(sink, scribe.snapshot_id, list.parent, list.seq, Some(first_row))
+            }
+            _ => ManifestListWriter::v2(sink, scribe.snapshot_id, list.parent, list.seq),
+        };
+        writer.add_manifests(manifests.into_iter()).context(ErrorKind::Internal, failed)?;
+        let rows = writer.next_row_id().map(|next| (first_row, next.saturating_sub(first_row)));
+        writer.close().await.context(ErrorKind::Internal, failed)?;
+        let plain = buffer.take();
+        let bytes = avro::recontain(&plain, &list.header, *self.env.uuid().as_bytes())?;
+        scribe.put(location, bytes).await?;
+        Ok((manifests::parse_list(&plain, location, format)?, rows))
+    }
+}
+
+struct ListSpec<'a> {
+    parent: Option<i64>,
+    seq: i64,
+    base: &'a TableState,
+    header: BTreeMap<String, String>,
+}
+
+/// What may be combined, in one place.
+fn check(change: &Change, base: &TableState) -> Result<()> {
+    let refuse = |what: &str| Err(Error::new(ErrorKind::Internal, format!("table {}: {what}", base.name)));
+    if base.metadata.format_version() < FormatVersion::V2 {
+        return Err(Error::new(ErrorKind::Unsupported, format!("table {} has format version 1", base.name))
+            .with_hint("upgrade it: set the table property format-version to 2"));
+    }
+    if !change.remove_snapshots.is_empty() {
+        return refuse("removing snapshots travels alone, by the expiry job");
+    }
+    if change.delta.is_some() && change.data.is_none() {
+        return refuse("a delta travels with a snapshot");
+    }
+    let has_rows = matches!(&change.data, Some(Data::Append(append)) if !append.files.is_empty());
+    if has_rows && base.head(&change.target).is_none() {
+        return refuse("rows never travel in a snapshot without a parent: the start record comes first");
+    }
+    if change.refs.contains_key(&change.target) && change.data.is_some() {
+        return refuse("a data change moves its own ref");
+    }
+    Ok(())
+}
+
+fn pin(base: &TableState, name: &str) -> TableRequirement {
+    TableRequirement::RefSnapshotIdMatch {
+        r#ref: name.to_owned(),
+        snapshot_id: base.refs.get(name).map(|r| r.snapshot_id),
+    }
+}
+
+/// The parent of a new snapshot: the ref's head; a branch that does not exist yet starts at main's.
+fn parent(base: &TableState, target: &str) -> Option<SnapshotRef> {
+    base.head(target).or_else(|| base.head(MAIN)).cloned()
+}
+
+fn retention(base: &TableState, target: &str) -> SnapshotRetention {
+    base.refs.get(target).map_or(
+        SnapshotRetention::Branch { min_snapshots_to_keep: None, max_snapshot_age_ms: None, max_ref_age_ms: None },
+        |reference| reference.retention.clone(),
+    )
+}
+
+/// The id that the current schema has once `change` is in.
+fn schema_id(change: &Change, base: &TableState) -> i32 {
+    let Some(evolve) = &change.evolve else {
+        return base.metadata.current_schema_id();
+    };
+    let same = |s: &&SchemaRef| s.as_struct() == evolve.schema.as_struct();
+    let known = base.metadata.schemas_iter().find(same).map(|s| s.schema_id());
+    known.unwrap_or_else(|| base.metadata.schemas_iter().map(|s| s.schema_id()).max().unwrap_or(-1).saturating_add(1))
+}
+
+fn with_schema_id(schema: &SchemaRef, id: i32) -> Result<SchemaRef> {
+    if schema.schema_id() == id {
+        return Ok(Arc::clone(schema));
+    }
+    let schema = schema.as_ref().clone().into_builder().with_schema_id(id).build();
+    schema.map(Arc::new).context(ErrorKind::Internal, || "number a schema")
+}
+
+fn evolve_updates(evolve: &Evolve, base: &TableState) -> Vec<TableUpdate> {
+    let schema = evolve.schema.as_ref().clone();
+    let known = base.metadata.schemas_iter().find(|s| s.as_struct() == schema.as_struct()).map(|s| s.schema_id());
+    match known {
+        Some(schema_id) => vec![TableUpdate::SetCurrentSchema { schema_id }],
+        None => vec![TableUpdate::AddSchema { schema }, TableUpdate::SetCurrentSchema { schema_id: -1 }],
+    }
+}
+
+async fn merge_small(
+    scribe: &ManifestScribe<'_>,
+    spec_id: i32,
+    existing: Vec<ManifestFile>,
+    properties: &CommitProperties,
+    written: &mut Written,
+    base: &TableState,
+) -> Result<Vec<ManifestFile>> {
+    if let Some(merged) = written.merge.as_ref().and_then(|merge| merge.apply(&existing)) {
+        return Ok(merged);
+    }
+    let format = base.metadata.format_version();
+    let sources = manifests::small(&existing, spec_id, properties.merge_count_min, properties.manifest_size, format);
+    let Some(spec) = base.metadata.partition_spec_by_id(spec_id).filter(|_| !sources.is_empty()) else {
+        return Ok(existing);
+    };
+    let result = scribe.merged(&sources, base.metadata.current_schema(), spec).await?;
+    written.objects.push(result.manifest_path.clone());
+    let merge = Merge { sources: sources.into_iter().map(|m| m.manifest_path).collect(), result };
+    let merged = merge.apply(&existing);
+    written.merge = Some(merge);
+    Ok(merged.unwrap_or(existing))
+}
+
+/// The summary without records: what was added, and totals where the parent has them (spec, "Snapshot Summary").
+fn summary(append: &Append, parent: Option<&SnapshotRef>, base: &TableState) -> Result<Summary> {
+    let mut collector = SnapshotSummaryCollector::default();
+    let spec = base.metadata.partition_spec_by_id(append.spec_id);
+    for file in &append.files {
+        if let Some(spec) = spec {
+            collector.add_file(file, Arc::clone(&append.schema), Arc::clone(spec));
+        }
+    }
+    let mut properties: HashMap<String, String> = collector.build();
+    for (total, added) in [
+        ("total-records", "added-records"),
+        ("total-files-size", "added-files-size"),
+        ("total-data-files", "added-data-files"),
+        ("total-delete-files", "added-delete-files"),
+        ("total-position-deletes", "added-position-deletes"),
+        ("total-equality-deletes", "added-equality-deletes"),
+    ] {
+        let number = |text: &String| text.parse::<u64>().ok();
+        let before = match parent {
+            Some(parent) => parent.summary().additional_properties.get(total).and_then(number),
+            None => Some(0),
+        };
+        let now = properties.get(added).and_then(number).unwrap_or(0);
+        if let Some(sum) = before.and_then(|before| before.checked_add(now)) {
+            properties.insert(total.to_owned(), sum.to_string());
+        }
+    }
+    properties.insert("engine-name".to_owned(), "frazil".to_owned());
+    properties.insert("engine-version".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+    properties.insert(VERSION_KEY.to_owned(), "1".to_owned());
+    Ok(Summary { operation: Operation::Append, additional_properties: properties })
+}
+
+/// The records that a snapshot carries: its own, and every other one verbatim.
+struct Records {
+    own: Option<(String, String)>,
+    others: BTreeMap<String, String>,
+}
+
+impl Records {
+    async fn collect(preparer: &Preparer<'_>, change: &Change, base: &TableState, seq: i64) -> Result<Self> {
+        let (storage, held, instance) = (preparer.storage, preparer.held, preparer.instance);
+        let chain = Chain::of(base, &change.target);
+        let carried = records::nearest(storage, &chain, &change.target).await?;
+        let own = match &change.delta {
+            None => None,
+            Some(delta) => {
+                let key = record_key(&delta.pipeline, &change.target);
+                let record = own_record(delta, held, change.snapshot_id, seq, instance);
+                Some((key, record.to_text()))
+            }
+        };
+        let mut others: BTreeMap<_, _> = carried.into_iter().map(|(key, carried)| (key, carried.text)).collect();
+        if let Some((key, _)) = &own {
+            others.remove(key);
+        }
+        Ok(Self { own, others })
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.others.iter().chain(self.own.iter().map(|(key, text)| (key, text)))
+    }
+
+    fn in_list(&self) -> BTreeMap<String, String> {
+        self.all().filter(|(_, text)| text.len() > SUMMARY_MAX).map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+
+    fn in_summary(&self) -> impl Iterator<Item = (String, String)> {
+        self.all().map(|(key, text)| {
+            let value = if text.len() > SUMMARY_MAX { IN_LIST } else { text };
+            (key.clone(), value.to_owned())
+        })
+    }
+
+    /// Only a commit with a delta writes the property.
+    fn property(&self) -> Option<TableUpdate> {
+        self.own
+            .as_ref()
+            .map(|(key, text)| TableUpdate::SetProperties { updates: HashMap::from([(key.clone(), text.clone())]) })
+    }
+}
+
+fn own_record(delta: &PipelineDelta, held: Option<&Checkpoint>, snapshot: i64, seq: i64, instance: &str) -> Record {
+    let mut checkpoint = delta.witness.clone();
+    if let Some(held) = held {
+        checkpoint.positions = held.positions.clone();
+        let fresh = std::mem::replace(&mut checkpoint.tails, held.tails.clone());
+        checkpoint.tails.extend(fresh);
+    }
+    checkpoint.positions = delta.delta.apply(&checkpoint.positions);
+    Record {
+        v: RECORD_VERSION,
+        checkpoint,
+        origin: Origin { snapshot, seq, commit: format!("{instance}/{snapshot:x}") },
+        sealed: delta.sealed.clone(),
+    }
+}
+
+/// A file in memory.
+#[derive(Debug, Clone, Default)]
+struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+impl Buffer {
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[async_trait::async_trait]
+impl FileWrite for Buffer {
+    async fn write(&mut self, bytes: Bytes) -> iceberg::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    async fn close(&mut self) -> iceberg::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! Where a pipeline stands in a loaded table: reads what the decision table needs, and investigates where it asks to.
+
+use flate2::read::MultiGzDecoder;
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use iceberg::spec::TableMetadata;
+
+use crate::commit::checkpoint::{Chain, ChainLink, Decision, Findings, Taken, record_key};
+use crate::commit::{manifests, records};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::model::change::OnRollback;
+use crate::model::ids::PipelineName;
+use crate::model::table::TableState;
+use crate::storage::Storage;
+
+/// Metadata files read to close a broken chain.
+const LOG_FILES_MAX: usize = 200;
+/// The largest metadata document read for that.
+const DOCUMENT_MAX: u64 = 1 << 30;
+
+/// Who asks, and about what.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// The pipeline.
+    pub pipeline: &'a PipelineName,
+    /// The branch it writes to.
+    pub target: &'a str,
+    /// What to do when the branch was rolled back.
+    pub on_rollback: OnRollback,
+    /// Whether anything beside a record says that the pipeline wrote here.
+    pub witness: bool,
+}
+
+/// Where a pipeline stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It has never written here.
+    New,
+    /// It goes on from here.
+    At(Taken),
+}
+
+/// Decides where a pipeline stands in `state`, by the checkpoint table.
+///
+/// # Errors
+/// `Corrupt` with the way out where the table says halt, and for records that cannot be read.
+pub async fn standing(storage: &Storage, state: &TableState, question: Question<'_>) -> Result<Standing> {
+    let key = record_key(question.pipeline, question.target);
+    let chain = Chain::of(state, question.target);
+    let property = records::in_property(state, &key)?;
+    let ancestor = records::nearest(storage, &chain, question.target).await?.remove(&key).map(|carried| carried.record);
+    let mut findings = Findings {
+        property,
+        ancestor,
+        witness: question.witness,
+        chain: chain.snapshots.iter().map(ChainLink::from).collect(),
+        missing: chain.missing,
+        closed: false,
+        live_entry: false,
+        on_rollback: question.on_rollback,
+    };
+    loop {
+        match findings.decide() {
+            Decision::New => return Ok(Standing::New),
+            Decision::Take(taken) => return Ok(Standing::At(taken)),
+            Decision::Halt(error) => {
+                return Err(error.within(format!("table {}, pipeline {}", state.name, question.pipeline)));
+            }
+            Decision::Investigate => investigate(storage, state, question.target, &mut findings).await?,
+        }
+    }
+}
+
+/// Row 10: closes the chain from the metadata log, and asks head's manifests for the record's snapshot.
+async fn investigate(storage: &Storage, state: &TableState, target: &str, findings: &mut Findings) -> Result<()> {
+    findings.closed = true;
+    let Some(wanted) = findings.property.as_ref().map(|p| p.origin.clone()) else {
+        return Ok(());
+    };
+    for entry in state.metadata.metadata_log().iter().rev().take(LOG_FILES_MAX) {
+        let Some(known) = old_snapshots(storage, &entry.metadata_file).await? else {
+            continue;
+        };
+        while let Some((link, parent)) = findings.missing.and_then(|id| known.get(&id)) {
+            findings.chain.push(*link);
+            findings.missing = *parent;
+        }
+        let reached = findings.chain.last().is_none_or(|link| link.seq <= wanted.seq);
+        if findings.missing.is_none() || reached {
+            break;
+        }
+    }
+    if let Some(head) = state.head(target) {
+        let format = state.metadata.format_version();
+        for manifest in manifests::list(storage, head.manifest_list(), format).await? {
+            let may_hold = manifest.min_sequence_number <= wanted.seq && manifest.sequence_number >= wanted.seq;
+            if may_hold
+                && manifests::live_entries(storage, &manifest).await?.iter().any(|e| e.snapshot_id == wanted.snapshot)
+            {
+                findings.live_entry = true;
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The snapshots of an older metadata document with their parents; `None` when it was cleaned up.
+async fn old_snapshots(storage: &Storage, location: &str) -> Result<Option<BTreeMap<i64, (ChainLink, Option<i64>)>>> {
+    let bytes = match storage.read(location).await {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let unreadable = || format!("metadata document {location}");
+    let mut text = bytes.to_vec();
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        text.clear();
+        let read = MultiGzDecoder::new(&bytes[..]).take(DOCUMENT_MAX).read_to_end(&mut text);
+        read.context(ErrorKind::Corrupt, unreadable)?;
+    }
+    let metadata: TableMetadata =
+        serde_json::from_slice(&text).map_err(|e| Error::new(ErrorKind::Corrupt, unreadable()).with_source(e))?;
+    Ok(Some(metadata.snapshots().map(|s| (s.snapshot_id(), (ChainLink::from(s), s.parent_snapshot_id()))).collect()))
+}

@@ -1,0 +1,398 @@
+//! Every setting there is: the one table behind reading, defaults, `config show` and docs/configuration.md.
+
+use std::fmt::Write as _;
+
+use crate::config::quantity::{show_bytes, show_millis};
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Field {
+    /// Its path; `*` stands for a name that the user chooses.
+    pub path: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// What it is when nobody says.
+    pub preset: Preset,
+    /// The `type` of the catalog or source that has it; empty: all.
+    pub only: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+}
+
+/// What a setting takes. Bounds are inclusive.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// Any non-empty text.
+    Text,
+    /// A file or folder.
+    Path,
+    /// A pattern of file names.
+    Glob,
+    /// An `http` or `https` URI.
+    Uri,
+    /// An address and port.
+    Address,
+    /// `true` or `false`.
+    Flag,
+    /// A whole number.
+    Count(u64, u64),
+    /// Bytes.
+    Bytes(u64, u64),
+    /// A duration; bounds in milliseconds.
+    Duration(u64, u64),
+    /// A share of 1.
+    Share,
+    /// A text that is never shown.
+    Secret,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A table of texts.
+    Texts,
+    /// A table of secrets.
+    Secrets,
+    /// A table whose values are one of these words.
+    Choices(&'static [&'static str]),
+    /// A list of texts.
+    List,
+}
+
+/// What a setting is when nobody says.
+#[derive(Debug, Clone, Copy)]
+pub enum Preset {
+    /// It must be said where its section is.
+    Required,
+    /// Nothing.
+    Unset,
+    /// This text, read as from a file.
+    Is(&'static str),
+    /// An empty list or table.
+    Empty,
+    /// The host's name.
+    Host,
+    /// The number of processors.
+    Processors,
+}
+
+use Kind::{
+    Address, Bytes, Choice, Choices, Count, Duration, Flag, Glob, List, Path, Secret, Secrets, Share, Text, Texts, Uri,
+};
+use Preset::{Empty, Host, Is, Processors, Required, Unset};
+
+const MS: u64 = 1;
+const SECOND: u64 = 1_000;
+const DAY: u64 = 86_400_000;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// The kinds of catalog.
+pub const CATALOG_TYPES: &[&str] = &["rest", "embedded", "memory"];
+/// The kinds of source.
+pub const SOURCE_TYPES: &[&str] = &["files", "stdin", "replay"];
+
+const fn field(path: &'static str, kind: Kind, preset: Preset, meaning: &'static str) -> Field {
+    Field { path, kind, preset, only: "", meaning }
+}
+
+const fn typed(only: &'static str, path: &'static str, kind: Kind, preset: Preset, meaning: &'static str) -> Field {
+    Field { path, kind, preset, only, meaning }
+}
+
+/// All settings, grouped by section.
+pub const FIELDS: &[Field] = &[
+    field("instance", Text, Host, "Names this process in commits and file names; keep it stable over restarts"),
+    field("state_dir", Path, Is("frazil-state"), "Folder for what must survive a crash: the ledger of staged files"),
+    field("catalog.*.type", Choice(CATALOG_TYPES), Required, "Kind of catalog"),
+    typed("rest", "catalog.*.uri", Uri, Required, "Base URI of the REST catalog, before `/v1`"),
+    typed("rest", "catalog.*.warehouse", Text, Unset, "Warehouse to ask the REST catalog for"),
+    typed("embedded", "catalog.*.path", Path, Required, "SQLite file of the embedded catalog; made when missing"),
+    typed("embedded", "catalog.*.warehouse", Text, Required, "Folder or URL in which tables are created"),
+    typed(
+        "memory",
+        "catalog.*.warehouse",
+        Text,
+        Is("memory:///warehouse"),
+        "Folder or URL in which tables are created",
+    ),
+    typed("rest", "catalog.*.token", Secret, Unset, "Bearer token; not together with `oauth2`"),
+    typed("rest", "catalog.*.oauth2.client_id", Text, Required, "Client id for OAuth2 client credentials"),
+    typed("rest", "catalog.*.oauth2.client_secret", Secret, Required, "Client secret for OAuth2 client credentials"),
+    typed(
+        "rest",
+        "catalog.*.oauth2.server_uri",
+        Uri,
+        Unset,
+        "Token endpoint; by default `v1/oauth/tokens` of the catalog",
+    ),
+    typed("rest", "catalog.*.oauth2.scope", Text, Unset, "Scope to ask for"),
+    typed("rest", "catalog.*.oauth2.parameters", Texts, Empty, "Further form fields, such as `audience` or `resource`"),
+    typed("rest", "catalog.*.headers", Secrets, Empty, "Headers sent with every request"),
+    typed("rest", "catalog.*.vended_credentials", Flag, Is("true"), "Ask the catalog for storage credentials"),
+    typed("rest", "catalog.*.connect_timeout", Duration(10 * MS, 600 * SECOND), Is("10s"), "Until a connection stands"),
+    typed(
+        "rest",
+        "catalog.*.request_timeout",
+        Duration(100 * MS, 3600 * SECOND),
+        Is("60s"),
+        "Until a request is answered; after it, whether it was done is found out by looking",
+    ),
+    field(
+        "store.*",
+        Secrets,
+        Empty,
+        "Options of the store whose locations begin with this URL, as `object_store` names them (`region`, `endpoint`, `access_key_id`, …); the longest prefix wins",
+    ),
+    field("source.*.type", Choice(SOURCE_TYPES), Required, "Kind of source"),
+    typed("files", "source.*.path", Text, Required, "Folder or URL to follow"),
+    typed(
+        "files",
+        "source.*.glob",
+        Glob,
+        Is("**/*.{json,jsonl,ndjson,json.gz,jsonl.gz,ndjson.gz,json.zst,jsonl.zst,ndjson.zst}"),
+        "Names to read, below `path`",
+    ),
+    typed("files", "source.*.poll", Duration(10 * MS, DAY), Is("2s"), "How often to look for new files"),
+    typed("files", "source.*.until_end", Flag, Is("false"), "End when everything there has been read"),
+    typed("files", "source.*.row_bytes_max", Bytes(KIB, GIB), Is("16MiB"), "Longest row; a longer one is rejected"),
+    typed(
+        "files",
+        "source.*.expansion_max",
+        Count(1, 1_000_000),
+        Is("1000"),
+        "A compressed file that unpacks to more than this many times its size is cut off and rejected",
+    ),
+    typed(
+        "files",
+        "source.*.late_files_max",
+        Count(0, 1_000_000),
+        Is("10000"),
+        "Files that may arrive below the watermark before the source halts",
+    ),
+    typed("replay", "source.*.seed", Count(0, i64::MAX as u64), Is("1"), "The same seed gives the same rows"),
+    typed("replay", "source.*.partitions", Count(1, 1024), Is("4"), "Parallel logs, each with its own positions"),
+    typed(
+        "replay",
+        "source.*.rate",
+        Count(1, 1_000_000_000),
+        Unset,
+        "Rows a second over all partitions; as fast as they are taken when unset",
+    ),
+    typed(
+        "replay",
+        "source.*.rows",
+        Count(1, i64::MAX as u64),
+        Unset,
+        "Rows per partition after which the stream ends; never when unset",
+    ),
+    field("pipeline.*.source", Text, Required, "Name of a source"),
+    field(
+        "pipeline.*.table",
+        Text,
+        Required,
+        "`catalog.namespace.table`; `{field}` stands for the value of a top-level field of the row. Created if missing, adopted if present",
+    ),
+    field(
+        "pipeline.*.anchor",
+        Text,
+        Unset,
+        "`catalog.namespace.table` that decides epochs; required when `table` has a `{field}`",
+    ),
+    field("pipeline.*.branch", Text, Is("main"), "Branch to write to"),
+    field(
+        "pipeline.*.on_rollback",
+        Choice(&["halt", "rewind", "keep"]),
+        Is("halt"),
+        "When the branch was rolled back below the checkpoint: stop and ask, read the rows again, or leave them away",
+    ),
+    field(
+        "pipeline.*.create.columns",
+        List,
+        Empty,
+        "Columns of a new table as `name type`, such as `id long not null`; inferred from the first rows when empty",
+    ),
+    field(
+        "pipeline.*.create.partition",
+        List,
+        Empty,
+        "Partition fields of a new table, such as `day(order_ts)`, `bucket(16, customer_id)`, `region`",
+    ),
+    field(
+        "pipeline.*.create.sort",
+        List,
+        Empty,
+        "Sort fields of a new table, such as `customer_id`, `order_ts desc nulls last`",
+    ),
+    field("pipeline.*.create.properties", Texts, Empty, "Table properties of a new table"),
+    field("pipeline.*.create.location", Text, Unset, "Where a new table lies; left to the catalog when unset"),
+    field("pipeline.*.create.format_version", Count(2, 3), Is("2"), "Format version of a new table"),
+    field(
+        "pipeline.*.schema.on_change",
+        Choice(&["evolve", "freeze", "quarantine"]),
+        Is("evolve"),
+        "A new field or a wider value changes the schema, is ignored and counted, or rejects its row",
+    ),
+    field("pipeline.*.schema.infer_rows", Count(1, 10_000_000), Is("10000"), "Rows that inference looks at"),
+    field(
+        "pipeline.*.schema.columns_max",
+        Count(1, 100_000),
+        Is("1000"),
+        "Most columns, nested ones included, that evolution may reach",
+    ),
+    field(
+        "pipeline.*.commit.freshness",
+        Duration(100 * MS, DAY),
+        Is("30s"),
+        "About how long the oldest row waits at most for its commit",
+    ),
+    field(
+        "pipeline.*.commit.rows_max",
+        Count(1, 1_000_000_000_000),
+        Is("10000000"),
+        "Rows after which an epoch is sealed",
+    ),
+    field(
+        "pipeline.*.commit.bytes_max",
+        Bytes(MIB, 64 * TIB),
+        Is("4GiB"),
+        "Bytes of files after which an epoch is sealed",
+    ),
+    field(
+        "pipeline.*.commit.target_file_size",
+        Bytes(MIB, 64 * GIB),
+        Unset,
+        "Size at which a data file is closed; the table's `write.target-file-size-bytes` when unset",
+    ),
+    field(
+        "pipeline.*.rejects.to",
+        Choice(&["table", "count", "halt"]),
+        Is("table"),
+        "Where rejects go: to `<table>__rejects`, nowhere (counted), or the first one halts the pipeline",
+    ),
+    field(
+        "pipeline.*.rejects.halt_above",
+        Share,
+        Is("100%"),
+        "Halt when more than this share of an epoch's rows was rejected; 100% never halts",
+    ),
+    field(
+        "pipeline.*.metadata",
+        Choices(&["origin", "partition", "number", "timestamp", "ingested_at"]),
+        Empty,
+        "Metadata columns to add: `column = \"origin\" | \"partition\" | \"number\" | \"timestamp\" | \"ingested_at\"`",
+    ),
+    field(
+        "limits.memory",
+        Bytes(32 * MIB, 64 * TIB),
+        Is("1GiB"),
+        "Bytes that rows may hold between source and committed file; over it, sources pause",
+    ),
+    field(
+        "limits.open_files",
+        Count(1, 100_000),
+        Is("1000"),
+        "Files that one epoch keeps open for one table before the largest is closed",
+    ),
+    field("limits.tables", Count(1, 100_000), Is("1000"), "Tables that one pipeline may feed"),
+    field("limits.store_requests", Count(1, 10_000), Is("64"), "Requests to stores under way at once"),
+    field("limits.store_retries", Count(0, 1_000), Is("10"), "Times one store request is tried again"),
+    field("limits.workers", Count(1, 1_024), Processors, "Threads for decoding and encoding"),
+    field("api.listen", Address, Unset, "`address:port` for metrics and health; no listener when unset"),
+    field("api.token", Secret, Unset, "Bearer token that every request but health needs"),
+    field(
+        "api.behind_tls_proxy",
+        Flag,
+        Is("false"),
+        "Says that something in front ends TLS, which an address other than loopback needs",
+    ),
+    field(
+        "shutdown.grace",
+        Duration(0, DAY),
+        Is("30s"),
+        "How long a shutdown may take to seal and commit what is open; what is left is read again at the next start",
+    ),
+];
+
+impl Kind {
+    /// What it takes, in words.
+    pub fn words(self) -> String {
+        match self {
+            Text => "text".to_owned(),
+            Path => "path".to_owned(),
+            Glob => "glob".to_owned(),
+            Uri => "URI".to_owned(),
+            Address => "address:port".to_owned(),
+            Flag => "true or false".to_owned(),
+            Count(low, high) => format!("{low} to {high}"),
+            Bytes(low, high) => format!("bytes, {} to {}", show_bytes(low), show_bytes(high)),
+            Duration(low, high) => format!("duration, {} to {}", show_millis(low), show_millis(high)),
+            Share => "share, 0% to 100%".to_owned(),
+            Secret => "secret".to_owned(),
+            Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+            Texts => "table of texts".to_owned(),
+            Secrets => "table of secrets".to_owned(),
+            Choices(_) => "table of words".to_owned(),
+            List => "list of texts".to_owned(),
+        }
+    }
+}
+
+impl Preset {
+    fn words(self) -> String {
+        match self {
+            Required => "**required**".to_owned(),
+            Unset => "unset".to_owned(),
+            Is(text) => format!("`{text}`"),
+            Empty => "empty".to_owned(),
+            Host => "the host's name".to_owned(),
+            Processors => "number of processors".to_owned(),
+        }
+    }
+}
+
+const INTRODUCTION: &str = "\
+# Configuration
+
+This page is generated from the table in `src/config/reference.rs`; `frazil config reference` prints it.
+
+A configuration is one TOML file, given with `-c`. Later layers win: built-in defaults, the file, environment variables,
+`--set`. An environment variable is named `FRAZIL__section__name__setting`, parts joined by two underscores, letters in any
+case (`FRAZIL__LIMITS__MEMORY=2GiB`). `--set` takes a TOML path (`--set pipeline.shop.commit.freshness=10s`, names with dots
+quoted: `--set 'store.\"s3://lake\".region=eu-north-1'`). `frazil check -c FILE` reports every problem at once;
+`frazil config show --resolved -c FILE` shows what applies and where it comes from.
+
+- **bytes**: a number and `B`, `KiB`, `MiB`, `GiB`, `TiB` (or the decimal `kB`, `MB`, `GB`, `TB`).
+- **duration**: a number and `ms`, `s`, `m`, `h`, `d`; several in a row add up (`1h30m`).
+- **share**: `1%` or `0.01`.
+- **secret**: the text itself, `{ file = \"/run/secrets/x\" }` or `{ env = \"NAME\" }`; shown as `***` everywhere.
+- **path**: relative ones start at the working folder.
+";
+
+/// docs/configuration.md.
+pub fn page() -> String {
+    let mut page = INTRODUCTION.to_owned();
+    let mut section = "";
+    for field in FIELDS {
+        let own = field.path.split_once('.').map_or("", |(first, _)| first);
+        if own != section || page.len() == INTRODUCTION.len() {
+            section = own;
+            let title = match own {
+                "" => "Top level".to_owned(),
+                "catalog" | "source" | "pipeline" => format!("`[{own}.NAME]`"),
+                "store" => "`[store.\"URL\"]`".to_owned(),
+                _ => format!("`[{own}]`"),
+            };
+            let _ = write!(page, "\n## {title}\n\n| setting | takes | default | meaning |\n|---|---|---|---|\n");
+        }
+        let only = if field.only.is_empty() { String::new() } else { format!(" (`type = \"{}\"`)", field.only) };
+        let _ = writeln!(
+            page,
+            "| `{}`{only} | {} | {} | {} |",
+            field.path.replace('*', "NAME"),
+            field.kind.words(),
+            field.preset.words(),
+            field.meaning.replace('|', "\\|"),
+        );
+    }
+    page
+}

@@ -1,0 +1,281 @@
+//! What single values cannot show: names that must exist, settings that need or exclude each other.
+
+use std::collections::BTreeSet;
+
+use crate::config::document::suggest;
+use crate::config::layout_text::{self, LayoutProblem};
+use crate::config::problem::{Problems, key_text};
+use crate::config::quantity::show_bytes;
+use crate::config::reading::Value;
+use crate::config::resolve::Resolved;
+use crate::config::{Config, PipelineConfig, SourceConfig};
+
+/// Checks across settings.
+pub(crate) fn validate(config: &Config, resolved: &Resolved, problems: &mut Problems) {
+    let mut check = Check { config, resolved, problems };
+    check.instance();
+    check.catalogs();
+    check.api();
+    check.limits();
+    check.stdin();
+    for (name, pipeline) in &config.pipelines {
+        check.pipeline(name.as_str(), pipeline);
+    }
+}
+
+struct Check<'a> {
+    config: &'a Config,
+    resolved: &'a Resolved,
+    problems: &'a mut Problems,
+}
+
+impl Check<'_> {
+    fn problem(&mut self, path: &[&str], message: impl Into<String>, hint: impl Into<String>) {
+        let place = self.resolved.place(path);
+        self.problems.add_with_hint(&place, path, message, hint);
+    }
+
+    fn is_set(&self, path: &[&str]) -> bool {
+        self.resolved.setting(path).is_some()
+    }
+
+    fn instance(&mut self) {
+        let name = &self.config.instance;
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+        if self.is_set(&["instance"]) && (name.len() > 64 || !name.bytes().all(plain)) {
+            let hint = "it becomes part of file names: use up to 64 letters, digits, `_`, `-` and `.`";
+            self.problem(&["instance"], format!("{name:?} is no instance name"), hint);
+        }
+    }
+
+    fn catalogs(&mut self) {
+        for name in self.config.catalogs.keys() {
+            let own = |setting: &'static str| ["catalog", name.as_str(), setting];
+            let oauth2 = self.resolved.sections.contains_key(own("oauth2").map(str::to_owned).as_slice());
+            if oauth2 && self.is_set(&own("token")) {
+                self.problem(&own("token"), "there is a token and oauth2", "keep one of them");
+            }
+        }
+    }
+
+    fn api(&mut self) {
+        let Some(listen) = self.config.api.listen else { return };
+        if listen.ip().is_loopback() {
+            return;
+        }
+        if self.config.api.token.is_none() {
+            let hint = "set api.token, or listen on 127.0.0.1";
+            self.problem(&["api", "listen"], format!("{listen} can be reached from outside and needs a token"), hint);
+        }
+        let tls = self.resolved.setting(&["api", "behind_tls_proxy"]).map(|setting| &setting.value);
+        if tls != Some(&Value::Flag(true)) {
+            let hint = "listen on 127.0.0.1, or end TLS in front of it and set api.behind_tls_proxy = true";
+            self.problem(&["api", "listen"], format!("{listen} can be reached from outside and needs TLS"), hint);
+        }
+    }
+
+    fn limits(&mut self) {
+        let limits = self.config.limits;
+        for (name, source) in &self.config.sources {
+            let SourceConfig::Files(files) = source else { continue };
+            if files.row_bytes_max <= limits.memory / 4 || !self.is_set(&["limits", "memory"]) {
+                continue;
+            }
+            let message = format!(
+                "a row of {} does not fit well into limits.memory = {}",
+                show_bytes(files.row_bytes_max),
+                show_bytes(limits.memory)
+            );
+            let hint = "keep it at or below a quarter of limits.memory";
+            self.problem(&["source", name, "row_bytes_max"], message, hint);
+        }
+    }
+
+    fn stdin(&mut self) {
+        let readers: Vec<&str> = self
+            .config
+            .pipelines
+            .iter()
+            .filter(|(_, pipeline)| matches!(self.config.sources.get(&pipeline.source), Some(SourceConfig::Stdin)))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let Some((first, others)) = readers.split_first() else { return };
+        for other in others {
+            self.problem(
+                &["pipeline", other, "source"],
+                format!("standard input is read by pipeline {first} already"),
+                "it can be read once: use one pipeline, with a {field} in its table for several tables",
+            );
+        }
+    }
+
+    fn pipeline(&mut self, name: &str, pipeline: &PipelineConfig) {
+        let source = ["pipeline", name, "source"];
+        if self.is_set(&source) && !self.config.sources.contains_key(&pipeline.source) {
+            let known: Vec<&str> = self.config.sources.keys().map(String::as_str).collect();
+            let hint = match known.as_slice() {
+                [] => format!("add [source.{}]", key_text(&pipeline.source)),
+                known => suggest(&pipeline.source, known),
+            };
+            self.problem(&source, format!("there is no source {:?}", pipeline.source), hint);
+        }
+        let branch = &pipeline.branch;
+        if branch.len() > 128 || branch.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            let path = ["pipeline", name, "branch"];
+            self.problem(&path, format!("{branch:?} is no branch name"), "use up to 128 characters without spaces");
+        }
+        self.table(name, pipeline);
+        self.layout(name, pipeline);
+    }
+
+    fn table(&mut self, name: &str, pipeline: &PipelineConfig) {
+        const SHAPE: &str = "write it as \"catalog.namespace.table\"";
+        let path = ["pipeline", name, "table"];
+        if !self.is_set(&path) {
+            return;
+        }
+        if pipeline.table.split('.').count() < 2 || pipeline.table.split('.').any(str::is_empty) {
+            return self.problem(&path, "this does not name a catalog, a namespace and a table", SHAPE);
+        }
+        if !self.config.catalogs.contains_key(&pipeline.catalog) {
+            let known: Vec<&str> = self.config.catalogs.keys().map(String::as_str).collect();
+            let hint = match known.as_slice() {
+                [] => format!("add [catalog.{}], or name another one: {SHAPE}", key_text(&pipeline.catalog)),
+                known => format!("{}; {SHAPE}", suggest(&pipeline.catalog, known)),
+            };
+            self.problem(&path, format!("there is no catalog {:?}", pipeline.catalog), hint);
+        }
+        match template_fields(&pipeline.table) {
+            Err(message) => {
+                self.problem(&path, message, "write a field of the row in braces, as in \"lake.raw.shop_{event}\"")
+            }
+            Ok(fields) if fields.len() > 1 => {
+                self.problem(&path, "more than one {field} chooses the table", "choose the table by one field");
+            }
+            Ok(fields) => self.anchor(name, pipeline, fields.first().copied()),
+        }
+    }
+
+    fn anchor(&mut self, name: &str, pipeline: &PipelineConfig, field: Option<&str>) {
+        let path = ["pipeline", name, "anchor"];
+        let written = match self.resolved.setting(&path).map(|setting| &setting.value) {
+            Some(Value::Text(text)) => Some(text.clone()),
+            _ => None,
+        };
+        match (field, written) {
+            (Some(field), None) => {
+                let example =
+                    format!("{}.{}", pipeline.catalog, pipeline.table.replace(&format!("{{{field}}}"), "epochs"));
+                let hint = format!(
+                    "name a table that decides epochs and that this pipeline alone writes, such as anchor = {example:?}"
+                );
+                self.problem(&path, format!("the table is chosen by {{{field}}}, so an anchor is required"), hint);
+            }
+            (None, Some(_)) => {
+                self.problem(&path, "an anchor is for a table with a {field}", "remove it");
+            }
+            (Some(_), Some(anchor)) => {
+                let parts: Vec<&str> = anchor.split('.').collect();
+                if parts.len() < 3 || parts.iter().any(|part| part.is_empty()) || anchor.contains(['{', '}']) {
+                    self.problem(
+                        &path,
+                        format!("{anchor:?} names no table"),
+                        "write it as \"catalog.namespace.table\", without braces",
+                    );
+                } else if parts.first() != Some(&pipeline.catalog.as_str()) {
+                    let hint = format!("begin it with {:?}", format!("{}.", pipeline.catalog));
+                    self.problem(&path, "the anchor must be in the same catalog as the table", hint);
+                }
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn layout(&mut self, name: &str, pipeline: &PipelineConfig) {
+        let own = |setting: &'static str| ["pipeline", name, "create", setting];
+        let columns = match self.resolved.setting(&own("columns")).map(|setting| &setting.value) {
+            Some(Value::List(texts)) => texts.clone(),
+            _ => Vec::new(),
+        };
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        for text in &columns {
+            match layout_text::column(text) {
+                Err(error) => self.layout_problem(&own("columns"), text, error),
+                Ok(column) if !names.insert(column.name.clone()) => {
+                    self.problem(
+                        &own("columns"),
+                        format!("the column {:?} is there twice", column.name),
+                        "remove one of them",
+                    );
+                }
+                Ok(_) => {}
+            }
+        }
+        for column in pipeline.metadata.keys() {
+            if names.contains(column) {
+                let path = ["pipeline", name, "metadata", column];
+                self.problem(
+                    &path,
+                    format!("the column {column:?} is in create.columns too"),
+                    "give one of them another name",
+                );
+            }
+        }
+        let known: Vec<String> = if columns.is_empty() {
+            Vec::new()
+        } else {
+            names.into_iter().chain(pipeline.metadata.keys().cloned()).collect()
+        };
+        let mut seen = BTreeSet::new();
+        for text in &pipeline.create.partition {
+            match layout_text::partition(text) {
+                Err(error) => self.layout_problem(&own("partition"), text, error),
+                Ok(field) => {
+                    if !seen.insert((format!("{:?}", field.transform), field.column.clone())) {
+                        self.problem(&own("partition"), format!("{text:?} is there twice"), "remove one of them");
+                    }
+                    self.column(&own("partition"), &field.column, &known);
+                }
+            }
+        }
+        for text in &pipeline.create.sort {
+            match layout_text::sort(text) {
+                Err(error) => self.layout_problem(&own("sort"), text, error),
+                Ok(field) => self.column(&own("sort"), &field.column, &known),
+            }
+        }
+    }
+
+    fn layout_problem(&mut self, path: &[&str], text: &str, error: LayoutProblem) {
+        self.problem(path, format!("{text:?}: {}", error.message), error.hint);
+    }
+
+    /// A column of a layout must be among those to create, where these are given.
+    fn column(&mut self, path: &[&str], column: &str, known: &[String]) {
+        let top = column.split('.').next().unwrap_or_default();
+        if !known.is_empty() && !known.iter().any(|name| name == top || name == column) {
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            self.problem(path, format!("there is no column {top:?} in create.columns"), suggest(top, &known));
+        }
+    }
+}
+
+/// The fields in braces of a table's name.
+pub(crate) fn template_fields(table: &str) -> Result<Vec<&str>, String> {
+    let mut fields = Vec::new();
+    let mut rest = table;
+    while let Some(at) = rest.find(['{', '}']) {
+        let Some(inside) = rest[at..].strip_prefix('{') else {
+            return Err("a brace is closed that was not opened".to_owned());
+        };
+        let Some((field, after)) = inside.split_once('}') else {
+            return Err("a brace is not closed".to_owned());
+        };
+        if field.is_empty() || field.contains(['{', '.']) || field.contains(char::is_whitespace) {
+            return Err(format!("{field:?} in braces is no top-level field"));
+        }
+        fields.push(field);
+        rest = after;
+    }
+    Ok(fields)
+}

@@ -1,0 +1,391 @@
+//! Where a pipeline's epochs begin and end: the checkpoint it starts from, and the commits of what it sealed.
+
+use std::time::Duration;
+
+use crate::commit::protocol::{Commit, Ending};
+use crate::commit::standing::Standing;
+use crate::config::RejectsTo;
+use crate::daemon::lane::Lane;
+use crate::daemon::pipeline::{Epoch, Pipeline};
+use crate::daemon::rebuild;
+use crate::daemon::sealed::{Sealed, SealedPart};
+use crate::daemon::table::TableHandle;
+use crate::daemon::watch::State;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::batch::RawBatch;
+use crate::model::change::{Change, PipelineDelta};
+use crate::model::checkpoint::{Checkpoint, Delta};
+use crate::model::ids::TableName;
+use crate::model::table::TableState;
+use crate::quality::quarantine;
+use crate::storage::ledger::LedgerOwner;
+use crate::write::staged::Staged;
+
+const WAIT_MIN: Duration = Duration::from_millis(500);
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+impl Pipeline {
+    /// Where to read from: what the anchor's checkpoint says, once every decided epoch is finished.
+    pub(crate) async fn start(&mut self) -> Result<Checkpoint> {
+        let catalog = self.shared.catalog(&self.config.catalog)?;
+        match catalog.load(&self.anchor).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Checkpoint::default()),
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+        let handle = self.shared.table(&self.config.catalog, &self.anchor)?;
+        let (state, standing) = handle.standing(self.asker()).await?;
+        let Standing::At(taken) = standing else {
+            return Ok(Checkpoint::default());
+        };
+        if let Some(warning) = taken.warning {
+            tracing::warn!(pipeline = %self.name, table = %self.anchor, "{warning}");
+        }
+        let identity = self.source.identity();
+        if !taken.checkpoint.source.is_empty() && taken.checkpoint.source != identity {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("pipeline {}: its checkpoint is of source {:?}, this one is {identity:?}", self.name, taken.checkpoint.source),
+            )
+            .with_hint("point the source back, give the pipeline a new name to start from the beginning, or run `frazil checkpoint set`"));
+        }
+        for location in &taken.sealed {
+            self.finish_sealed(location, &state).await?;
+        }
+        self.finished = taken.sealed;
+        Ok(taken.checkpoint)
+    }
+
+    /// Finishes a decided epoch from its object.
+    async fn finish_sealed(&mut self, location: &str, anchor: &TableState) -> Result<()> {
+        let storage = self.shared.storage.vended(&anchor.config)?;
+        let sealed = Sealed::read(&storage, location).await?;
+        for part in &sealed.parts {
+            let handle = self.shared.table(&self.config.catalog, &part.table()?)?;
+            self.finish_part(&sealed, part, location, &handle).await?;
+        }
+        Ok(())
+    }
+
+    /// Commits one table's part of a decided epoch, whatever it takes.
+    async fn finish_part(
+        &mut self,
+        sealed: &Sealed,
+        part: &SealedPart,
+        location: &str,
+        handle: &TableHandle,
+    ) -> Result<TableState> {
+        let mut base = handle.load().await?;
+        let mut staged = part.staged()?;
+        let mut change = sealed.change(part, staged.clone());
+        loop {
+            let (commit, ending) = self.drive(handle, change, base, Some((sealed, location))).await?;
+            match ending {
+                Ending::Done { state, .. } => {
+                    self.settle(&commit.owners(handle.name())).await;
+                    return Ok(*state);
+                }
+                Ending::Rebuild(head) => {
+                    let owner =
+                        LedgerOwner { table: handle.name().clone(), snapshot_id: self.shared.env.snapshot_id() };
+                    let rebuilt = rebuild::encode_again(&self.shared, &head, &staged, &owner).await?;
+                    change = commit.change().clone();
+                    change.snapshot_id = owner.snapshot_id;
+                    change.evolve = rebuilt.evolve;
+                    change.data = Some(crate::model::change::Data::Append(crate::daemon::lane::append(
+                        &head,
+                        Some(rebuilt.staged.clone()),
+                    )));
+                    staged = rebuilt.staged;
+                    base = *head;
+                }
+                Ending::Fenced(_) => {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        format!(
+                            "table {} holds other positions than its part of the sealed epoch {location}",
+                            handle.name()
+                        ),
+                    )
+                    .with_hint("find out who moved them; then `frazil checkpoint set` for that table"));
+                }
+                other => return Err(Error::new(ErrorKind::Internal, format!("an append cannot end so: {other:?}"))),
+            }
+        }
+    }
+
+    /// Drives a change to an end that is known, however long it takes.
+    async fn drive(
+        &mut self,
+        handle: &TableHandle,
+        change: Change,
+        base: TableState,
+        sealed: Option<(&Sealed, &str)>,
+    ) -> Result<(Commit, Ending)> {
+        let mut commit = Box::new(Commit::new(change));
+        let mut attempt = 0_u32;
+        loop {
+            if let Some((sealed, location)) = sealed {
+                sealed.is_fresh(location, self.shared.env.now_ms())?;
+            }
+            let (back, ending) = handle.commit(commit, base.clone(), self.hard.clone()).await?;
+            commit = back;
+            let (what, error) = match ending? {
+                Ending::Unresolved(error) => ("unresolved", error),
+                Ending::Failed(error) => ("refused so far", error),
+                end => {
+                    self.watch.attempts(commit.attempts());
+                    self.watch.set(State::Running);
+                    return Ok((*commit, end));
+                }
+            };
+            if self.hard.is_cancelled() {
+                return Err(error);
+            }
+            tracing::warn!(pipeline = %self.name, table = %handle.name(), attempt, "a commit is {what}: {error}");
+            self.watch.set(State::Waiting(format!("commit {what}: {error}")));
+            tokio::select! {
+                biased;
+                () = self.hard.cancelled() => return Err(error),
+                () = self.shared.env.sleep(self.shared.env.backoff(WAIT_MIN, WAIT_MAX, attempt)) => {}
+            }
+            attempt = attempt.saturating_add(1);
+        }
+    }
+
+    /// Opens the lane of a table, which is created from its first rows when it is missing.
+    pub(crate) async fn open_lane(&mut self, table: &TableName, rows: &RawBatch) -> Result<()> {
+        if self.lanes.contains_key(table) {
+            return Ok(());
+        }
+        if self.lanes.len() >= self.lanes_max {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("pipeline {} would feed more than {} tables, the next is {table}", self.name, self.lanes_max),
+            )
+            .with_hint("raise limits.tables, or route by a field with fewer values"));
+        }
+        let catalog = self.shared.catalog(&self.config.catalog)?;
+        let state = self.creation.open(&self.shared.env, catalog.as_ref(), table, rows).await?;
+        self.add_lane(table, state).await
+    }
+
+    /// Opens the lane of the rejects table.
+    pub(crate) async fn open_rejects(&mut self, table: &TableName) -> Result<()> {
+        if self.lanes.contains_key(table) {
+            return Ok(());
+        }
+        let catalog = self.shared.catalog(&self.config.catalog)?;
+        let state = self.creation.open_rejects(&self.shared.env, catalog.as_ref(), table).await?;
+        self.add_lane(table, state).await
+    }
+
+    /// A lane, once the table knows the pipeline: rows never travel in a snapshot without a parent.
+    async fn add_lane(&mut self, table: &TableName, state: TableState) -> Result<()> {
+        let handle = self.shared.table(&self.config.catalog, table)?;
+        let (mut state, standing) = {
+            drop(state);
+            handle.standing(self.asker()).await?
+        };
+        if standing == Standing::New {
+            let mut change = Lane::new(self.shared.clone(), self.options.clone(), handle.clone(), state.clone())?
+                .change(self.shared.env.snapshot_id(), None);
+            change.target.clone_from(&self.config.branch);
+            change.delta = Some(self.delta(Delta::default(), Vec::new()));
+            let (commit, ending) = self.drive(&handle, change, state, None).await?;
+            let Ending::Done { state: started, .. } = ending else {
+                return Err(Error::new(
+                    ErrorKind::Fenced,
+                    format!("table {table}: the start record met another instance"),
+                ));
+            };
+            self.settle(&commit.owners(table)).await;
+            state = *started;
+        }
+        let lane = Lane::new(self.shared.clone(), self.options.clone(), handle, state)?;
+        self.lanes.insert(table.clone(), lane);
+        Ok(())
+    }
+
+    fn delta(&self, delta: Delta, sealed: Vec<String>) -> PipelineDelta {
+        PipelineDelta {
+            pipeline: self.name.clone(),
+            delta,
+            witness: self.witness(),
+            on_rollback: self.config.on_rollback,
+            follows: false,
+            sealed,
+        }
+    }
+
+    /// Seals the open epoch and commits it: the anchor first, whose commit decides, then the others.
+    pub(crate) async fn seal(&mut self) -> Result<()> {
+        if self.epoch.delta.is_empty() || self.epoch.rows == 0 {
+            return Ok(());
+        }
+        self.within_reject_limit()?;
+        let begun = self.shared.env.now_ms();
+        let anchor = self.anchor.clone();
+        self.open_anchor().await?;
+        let owner = self.owner();
+        let epoch = std::mem::take(&mut self.epoch);
+        let (anchor_staged, others) = self.stage().await?;
+        let rows = others.iter().map(|(_, s)| s.rows).sum::<u64>() + anchor_staged.as_ref().map_or(0, |s| s.rows);
+        let files = others.iter().map(|(_, s)| s.files.len()).sum::<usize>()
+            + anchor_staged.as_ref().map_or(0, |s| s.files.len());
+        let bytes = others.iter().map(|(_, s)| s.bytes).sum::<u64>() + anchor_staged.as_ref().map_or(0, |s| s.bytes);
+        let sealed = self.write_sealed(&epoch, &owner, &others).await?;
+        let Some(lane) = self.lanes.get(&anchor) else {
+            return Err(Error::new(ErrorKind::Internal, format!("no lane for the anchor {anchor}")));
+        };
+        let mut change = lane.change(owner.snapshot_id, anchor_staged);
+        change.target.clone_from(&self.config.branch);
+        let location = sealed.as_ref().map(|(_, location)| location.clone());
+        change.delta = Some(self.delta(epoch.delta.clone(), location.into_iter().collect()));
+        let (handle, base) = (lane.handle.clone(), lane.state.clone());
+        let (commit, ending) = self.drive(&handle, change, base, None).await?;
+        let mut owners = commit.owners(&anchor);
+        owners.push(owner);
+        match ending {
+            Ending::Done { state, ours: true } => self.adopt(&anchor, *state)?,
+            ending => return self.undecided(&handle, commit, &others, owners, &ending).await,
+        }
+        if let Some((sealed, location)) = &sealed {
+            for part in &sealed.parts {
+                let table = part.table()?;
+                let handle = self.shared.table(&self.config.catalog, &table)?;
+                let state = self.finish_part(sealed, part, location, &handle).await?;
+                self.adopt(&table, state)?;
+            }
+        }
+        self.settle(&owners).await;
+        let location = sealed.map(|(_, location)| location);
+        self.forget_sealed(location).await;
+        let took = self.shared.env.now_ms().saturating_sub(begun);
+        self.cadence.committed(Duration::from_millis(u64::try_from(took).unwrap_or(0)));
+        self.watch.committed(rows, files as u64, bytes, took, epoch.opened_ms);
+        tracing::info!(pipeline = %self.name, rows, files, bytes, rejects = epoch.rejects, ms = took, "committed");
+        self.release(&epoch).await;
+        Ok(())
+    }
+
+    /// The anchor may have had no rows yet.
+    async fn open_anchor(&mut self) -> Result<()> {
+        let anchor = self.anchor.clone();
+        if self.lanes.contains_key(&anchor) {
+            return Ok(());
+        }
+        let catalog = self.shared.catalog(&self.config.catalog)?;
+        let state = self.creation.open_empty(&self.shared.env, catalog.as_ref(), &anchor).await?;
+        self.add_lane(&anchor, state).await
+    }
+
+    /// Completes the files of every lane.
+    async fn stage(&mut self) -> Result<(Option<Staged>, Vec<(TableName, Staged)>)> {
+        let mut anchor = None;
+        let mut others = Vec::new();
+        for (table, lane) in &mut self.lanes {
+            match lane.seal().await? {
+                Some(staged) if *table == self.anchor => anchor = Some(staged),
+                Some(staged) if staged.rows > 0 => others.push((table.clone(), staged)),
+                _ => {}
+            }
+        }
+        Ok((anchor, others))
+    }
+
+    /// Writes the object of an epoch that feeds more than its anchor.
+    async fn write_sealed(
+        &mut self,
+        epoch: &Epoch,
+        owner: &LedgerOwner,
+        others: &[(TableName, Staged)],
+    ) -> Result<Option<(Sealed, String)>> {
+        if others.is_empty() {
+            return Ok(None);
+        }
+        let now = self.shared.env.now_ms();
+        let mut sealed = Sealed::new(self.name.clone(), &self.config.branch, epoch.delta.clone(), self.witness(), now);
+        for (table, staged) in others {
+            let evolve = self.lanes.get(table).and_then(Lane::evolve);
+            sealed.parts.push(SealedPart::new(table, self.shared.env.snapshot_id(), staged, evolve)?);
+        }
+        let Some(anchor) = self.lanes.get(&self.anchor).map(|lane| &lane.state) else {
+            return Err(Error::new(ErrorKind::Internal, format!("no lane for the anchor {}", self.anchor)));
+        };
+        let folder = anchor.metadata.location().trim_end_matches('/');
+        let location = format!("{folder}/metadata/sealed-{}-{:x}.json", self.name, owner.snapshot_id);
+        let storage = self.shared.storage.vended(&anchor.config)?;
+        self.shared.ledger.stage(owner, &location).await?;
+        sealed.write(&storage, &location).await?;
+        Ok(Some((sealed, location)))
+    }
+
+    /// The anchor's commit did not decide: the epoch did not happen, and its rows are read again.
+    async fn undecided(
+        &mut self,
+        handle: &TableHandle,
+        commit: Commit,
+        others: &[(TableName, Staged)],
+        owners: Vec<LedgerOwner>,
+        ending: &Ending,
+    ) -> Result<()> {
+        let mut leftover = commit.into_leftover(handle.name());
+        leftover.owners = owners;
+        leftover.files.extend(others.iter().flat_map(|(_, s)| s.files.iter().map(|f| f.file_path().to_owned())));
+        handle.leave(leftover).await;
+        let what = match ending {
+            Ending::Rebuild(_) => "the table's layout changed under the epoch",
+            _ => "another instance has moved the checkpoint",
+        };
+        Err(Error::new(ErrorKind::Fenced, format!("table {}: {what}", handle.name())))
+    }
+
+    fn adopt(&mut self, table: &TableName, state: TableState) -> Result<()> {
+        self.lanes.get_mut(table).map_or(Ok(()), |lane| lane.committed(state))
+    }
+
+    /// The anchor's commit dropped the objects of the epochs before.
+    async fn forget_sealed(&mut self, now: Option<String>) {
+        let before = std::mem::replace(&mut self.finished, now.into_iter().collect());
+        let anchor = self.lanes.get(&self.anchor).filter(|_| !before.is_empty());
+        let Some(Ok(storage)) = anchor.map(|lane| self.shared.storage.vended(&lane.state.config)) else {
+            return;
+        };
+        for (location, result) in storage.delete_all(before).await {
+            if let Err(error) = result {
+                tracing::warn!(pipeline = %self.name, location, "a finished sealed epoch stays: {error}");
+            }
+        }
+    }
+
+    async fn settle(&mut self, owners: &[LedgerOwner]) {
+        for owner in owners {
+            if let Err(error) = self.shared.ledger.settle(owner).await {
+                tracing::warn!(pipeline = %self.name, "the ledger keeps a settled entry: {error}");
+            }
+        }
+    }
+
+    async fn release(&mut self, epoch: &Epoch) {
+        let checkpoint = Checkpoint { positions: epoch.delta.apply(&Default::default()), ..self.witness() };
+        if let Err(error) = self.source.release(&checkpoint).await {
+            tracing::warn!(pipeline = %self.name, "the source keeps what is committed: {error}");
+        }
+    }
+
+    fn within_reject_limit(&self) -> Result<()> {
+        let (rejects, rows) = (self.epoch.rejects, self.epoch.rows);
+        if self.config.rejects.to == RejectsTo::Count && rejects > 0 {
+            tracing::warn!(pipeline = %self.name, rejects, "rejects were counted and dropped");
+        }
+        if !quarantine::halts(rejects, rows, self.config.rejects.halt_above) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("pipeline {}: {rejects} of {rows} rows of an epoch were rejected", self.name),
+        )
+        .with_hint("look at the reasons with --log-level debug, mend the source, or raise rejects.halt_above"))
+    }
+}

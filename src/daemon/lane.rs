@@ -1,0 +1,325 @@
+//! One table within a pipeline: its schema as the rows need it, its decoder, and the files of the open epoch.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use iceberg::spec::{Schema, SchemaRef, Transform};
+
+use crate::config::{MetadataColumn, OnChange, PipelineConfig};
+use crate::daemon::table::TableHandle;
+use crate::daemon::tables::Shared;
+use crate::decode::growth::GrowthLimits;
+use crate::decode::json::{JsonDecoder, JsonOptions};
+use crate::decode::observe::Observed;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::batch::{Batch, RawBatch, Reject, Stage};
+use crate::model::change::{Append, Change, Data, Evolve};
+use crate::model::ids::PartitionId;
+use crate::model::table::TableState;
+use crate::quality::quarantine;
+use crate::storage::ledger::LedgerOwner;
+use crate::transform::evolve::{self, Evolution};
+use crate::transform::metadata_columns::{self, MetadataColumns};
+use crate::write::layout::TableLayout;
+use crate::write::properties::WriteProperties;
+use crate::write::staged::Staged;
+use crate::write::{EpochWriter, WriterOptions};
+
+/// What a pipeline's lanes have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct LaneOptions {
+    pub(crate) on_change: OnChange,
+    pub(crate) growth: GrowthLimits,
+    pub(crate) metadata: BTreeMap<String, MetadataColumn>,
+    pub(crate) open_files_max: usize,
+    pub(crate) target_file_size: Option<u64>,
+}
+
+impl LaneOptions {
+    pub(crate) fn new(pipeline: &PipelineConfig, open_files_max: usize) -> Self {
+        Self {
+            on_change: pipeline.schema.on_change,
+            growth: GrowthLimits { columns_max: pipeline.schema.columns_max, ..GrowthLimits::default() },
+            metadata: pipeline.metadata.clone(),
+            open_files_max,
+            target_file_size: pipeline.commit.target_file_size,
+        }
+    }
+}
+
+/// A table that a pipeline writes to.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    shared: Shared,
+    options: LaneOptions,
+    pub(crate) handle: TableHandle,
+    pub(crate) state: TableState,
+    /// The table's columns, with those that the open epoch needs beyond the table's current schema.
+    schema: SchemaRef,
+    evolve: Option<Evolve>,
+    decoder: Arc<JsonDecoder>,
+    metadata: MetadataColumns,
+    /// Counts decoders: what an older one decoded ahead may have to be decoded again.
+    version: u64,
+    writer: Option<EpochWriter>,
+}
+
+/// What a batch came to in a lane.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// Its rows are in the epoch; these are not.
+    Rows(Vec<Reject>),
+    /// The schema must change in a way that the open epoch's files do not survive: seal first, then take it again.
+    SealFirst,
+}
+
+impl Lane {
+    pub(crate) fn new(shared: Shared, options: LaneOptions, handle: TableHandle, state: TableState) -> Result<Self> {
+        let schema = Arc::clone(state.metadata.current_schema());
+        let decoder = Arc::new(decoder(&schema, &options)?);
+        let metadata = MetadataColumns::new(&schema, &BTreeMap::new())?;
+        let mut lane =
+            Self { shared, options, handle, state, schema, evolve: None, decoder, metadata, version: 0, writer: None };
+        lane.add_metadata_columns()?;
+        Ok(lane)
+    }
+
+    /// A table that was adopted may lack the metadata columns: they are added where the schema may evolve.
+    fn add_metadata_columns(&mut self) -> Result<()> {
+        if self.options.on_change == OnChange::Evolve {
+            let columns = metadata_columns::fields(&self.options.metadata);
+            let last = self.state.metadata.last_column_id();
+            let evolution = evolve::add_columns(&self.schema, last, &columns, self.options.growth)?;
+            if let Some(schema) = evolution.schema {
+                return self.need(Arc::new(schema));
+            }
+        }
+        self.set_schema(Arc::clone(&self.schema))
+    }
+
+    /// The decoder for rows that come now, and its number.
+    pub(crate) fn decoder(&self) -> (Arc<JsonDecoder>, u64) {
+        (Arc::clone(&self.decoder), self.version)
+    }
+
+    /// Rows in the open epoch.
+    pub(crate) fn rows(&self) -> u64 {
+        self.writer.as_ref().map_or(0, EpochWriter::rows)
+    }
+
+    /// Bytes of files in the open epoch.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.writer.as_ref().map_or(0, EpochWriter::bytes)
+    }
+
+    /// Takes a batch that was decoded by decoder number `version`, evolving the schema where the rows need it.
+    pub(crate) async fn take(
+        &mut self,
+        raw: &Arc<RawBatch>,
+        decoded: (Batch, Observed),
+        version: u64,
+        owner: &LedgerOwner,
+    ) -> Result<Taken> {
+        let (mut batch, mut observed) = decoded;
+        if version != self.version {
+            (batch, observed) = self.decode(raw, self.options.on_change).await?;
+        }
+        if self.options.on_change == OnChange::Evolve && !observed.is_settled() {
+            let mut evolution = self.evolution(&observed)?;
+            if let Some(schema) = evolution.schema.take().map(Arc::new) {
+                if self.rows() > 0 && self.moves_partitions(&schema) {
+                    return Ok(Taken::SealFirst);
+                }
+                self.evolve_to(schema, &evolution).await?;
+                (batch, observed) = self.decode(raw, self.options.on_change).await?;
+            }
+            if !observed.is_settled() {
+                // The schema may not follow these rows: those that need it are rejects, the others go in.
+                (batch, _) = self.decode(raw, OnChange::Quarantine).await?;
+            }
+        }
+        self.write(raw, batch, owner).await.map(Taken::Rows)
+    }
+
+    async fn write(&mut self, raw: &RawBatch, batch: Batch, owner: &LedgerOwner) -> Result<Vec<Reject>> {
+        let Batch { rows, source_rows, mut rejects } = self.metadata.add(batch, raw, self.shared.env.now_ms())?;
+        if rows.num_rows() == 0 {
+            return Ok(rejects);
+        }
+        for refused in self.writer(owner)?.write(rows).await? {
+            let source = source_rows.get(refused.row).and_then(|index| raw.rows.get(*index as usize));
+            if let Some(row) = source {
+                rejects.push(raw.reject(*row, Stage::Write, refused.field, refused.reason));
+            }
+        }
+        Ok(rejects)
+    }
+
+    async fn decode(&mut self, raw: &Arc<RawBatch>, on_change: OnChange) -> Result<(Batch, Observed)> {
+        let (decoder, raw) = (Arc::clone(&self.decoder), Arc::clone(raw));
+        self.shared.env.offload(move || decoder.decode_as(&raw, on_change)).await
+    }
+
+    fn evolution(&self, observed: &Observed) -> Result<Evolution> {
+        let last = self.state.metadata.last_column_id().max(self.schema.highest_field_id());
+        evolve::evolve(&self.schema, last, observed, self.options.growth)
+    }
+
+    /// Partition values of files that are there already keep their type only while their source columns do.
+    fn moves_partitions(&self, schema: &Schema) -> bool {
+        let typed = |t: &Transform| matches!(t, Transform::Identity | Transform::Truncate(_));
+        let fields = self.state.metadata.default_partition_spec().fields();
+        let kind = |schema: &Schema, id: i32| schema.field_by_id(id).map(|f| f.field_type.clone());
+        fields
+            .iter()
+            .filter(|field| typed(&field.transform))
+            .any(|field| kind(&self.schema, field.source_id) != kind(schema, field.source_id))
+    }
+
+    async fn evolve_to(&mut self, schema: SchemaRef, how: &Evolution) -> Result<()> {
+        let table = self.handle.name();
+        tracing::info!(%table, added = ?how.added, widened = ?how.widened, relaxed = ?how.relaxed, "the schema evolves");
+        for left in &how.left_out {
+            tracing::warn!(%table, "the schema does not follow: {left:?}");
+        }
+        self.need(schema)?;
+        if let Some(mut writer) = self.writer.take() {
+            writer.evolve(self.layout()?).await?;
+            self.writer = Some(writer);
+        }
+        Ok(())
+    }
+
+    /// The table is to have this schema by the epoch's commit.
+    fn need(&mut self, schema: SchemaRef) -> Result<()> {
+        let base = &self.state.metadata;
+        self.evolve = Some(Evolve {
+            base_last_column_id: base.last_column_id(),
+            base_schema_id: base.current_schema_id(),
+            schema: Arc::clone(&schema),
+        });
+        self.set_schema(schema)
+    }
+
+    fn set_schema(&mut self, schema: SchemaRef) -> Result<()> {
+        self.decoder = Arc::new(decoder(&schema, &self.options)?);
+        self.metadata = MetadataColumns::new(&schema, &self.options.metadata)?;
+        self.schema = schema;
+        self.version += 1;
+        Ok(())
+    }
+
+    fn layout(&self) -> Result<TableLayout> {
+        let mut defaults = WriteProperties::default();
+        if let Some(size) = self.options.target_file_size {
+            defaults.target_file_bytes = size;
+        }
+        TableLayout::from_state(&self.state, Some(Arc::clone(&self.schema)), &defaults)
+    }
+
+    fn writer_options(&self) -> WriterOptions {
+        WriterOptions {
+            open_files_max: self.options.open_files_max,
+            gather_bytes_max: self.shared.budget.limit() / 4,
+            sort_bytes_max: (self.shared.budget.limit() / 4).min(128 * 1024 * 1024),
+            ..WriterOptions::default()
+        }
+    }
+
+    /// Writes rejects, in the rejects table's lane.
+    pub(crate) async fn take_rejects(
+        &mut self,
+        rejects: &[Reject],
+        partition: &PartitionId,
+        owner: &LedgerOwner,
+    ) -> Result<()> {
+        let rows = quarantine::to_batch(rejects, partition, self.shared.env.now_ms())?;
+        let refused = self.writer(owner)?.write(rows).await?;
+        match refused.first() {
+            None => Ok(()),
+            Some(row) => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "the rejects table {} does not take a reject: {} {}",
+                    self.handle.name(),
+                    row.field,
+                    row.reason
+                ),
+            )
+            .with_hint("undo the change of its columns, or name another table by another pipeline name")),
+        }
+    }
+
+    fn writer(&mut self, owner: &LedgerOwner) -> Result<&mut EpochWriter> {
+        if self.writer.is_none() {
+            let files = self.shared.files(&self.state, owner.clone())?;
+            let options = self.writer_options();
+            let writer =
+                EpochWriter::new(self.layout()?, files, &self.shared.budget, self.shared.env.clone(), options)?;
+            self.writer = Some(writer);
+        }
+        self.writer.as_mut().ok_or_else(|| Error::new(ErrorKind::Internal, "a lane has no writer"))
+    }
+
+    /// The pending schema evolution.
+    pub(crate) fn evolve(&self) -> Option<&Evolve> {
+        self.evolve.as_ref()
+    }
+
+    /// Completes the epoch's files.
+    pub(crate) async fn seal(&mut self) -> Result<Option<Staged>> {
+        match self.writer.take() {
+            Some(writer) => writer.finish().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Drops the open epoch and removes its files: none of them was part of a commit yet.
+    pub(crate) async fn discard(&mut self) {
+        if let Some(writer) = self.writer.take()
+            && let Err(error) = writer.discard().await
+        {
+            tracing::warn!(table = %self.handle.name(), "files of a dropped epoch stay for the orphan sweep: {error}");
+        }
+    }
+
+    /// The change that commits `staged`, without a delta.
+    pub(crate) fn change(&self, snapshot_id: i64, staged: Option<Staged>) -> Change {
+        let mut change = Change::new(snapshot_id);
+        change.evolve = self.evolve.clone().filter(|_| staged.is_some());
+        change.data = Some(Data::Append(append(&self.state, staged)));
+        change
+    }
+
+    /// Takes over the table as a commit left it.
+    pub(crate) fn committed(&mut self, state: TableState) -> Result<()> {
+        let current = Arc::clone(state.metadata.current_schema());
+        self.state = state;
+        self.evolve = None;
+        if current.as_struct() == self.schema.as_struct() {
+            self.schema = current;
+            return Ok(());
+        }
+        // Another writer changed it, or dropped what we had added and wrote nothing for.
+        self.schema = current;
+        self.add_metadata_columns()
+    }
+}
+
+/// The append of `staged`; of nothing where there is none.
+pub(crate) fn append(state: &TableState, staged: Option<Staged>) -> Append {
+    match staged {
+        Some(staged) => Append { files: staged.files, spec_id: staged.spec.spec_id(), schema: staged.schema },
+        None => Append {
+            files: Vec::new(),
+            schema: Arc::clone(state.metadata.current_schema()),
+            spec_id: state.metadata.default_partition_spec_id(),
+        },
+    }
+}
+
+fn decoder(schema: &SchemaRef, options: &LaneOptions) -> Result<JsonDecoder> {
+    let json =
+        JsonOptions { on_change: options.on_change, metadata: options.metadata.clone(), ..JsonOptions::default() };
+    JsonDecoder::new(schema, json)
+}

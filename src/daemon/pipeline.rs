@@ -1,0 +1,347 @@
+//! One pipeline: rows from its source into epochs, epochs into commits.
+//!
+//! One task owns everything here. Batches are decoded ahead on other threads and written in order; a batch is part of the
+//! open epoch once it is written, and only then moves the epoch's delta.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{PipelineConfig, RejectsTo};
+use crate::daemon::creation::Creation;
+use crate::daemon::driver::{self, Cadence, OpenEpoch};
+use crate::daemon::lane::{Lane, LaneOptions, Taken};
+use crate::daemon::table::Asker;
+use crate::daemon::tables::Shared;
+use crate::daemon::watch::{State, Watch};
+use crate::decode::observe::Observed;
+use crate::error::{Directive, Error, ErrorKind, Result};
+use crate::model::batch::{Batch, RawBatch, Reject};
+use crate::model::checkpoint::{Checkpoint, Delta, Range};
+use crate::model::ids::{PartitionId, PipelineName, TableName};
+use crate::source::{Source, SourceEvent};
+use crate::storage::ledger::LedgerOwner;
+use crate::transform::route::Route;
+use crate::write::budget::Grant;
+
+/// Waits before a pipeline that failed begins again.
+const AGAIN_MIN: Duration = Duration::from_millis(500);
+const AGAIN_MAX: Duration = Duration::from_secs(30);
+/// How often a pipeline looks again while others hold the memory.
+const MEMORY_WAIT: Duration = Duration::from_millis(20);
+/// What a row costs beside its bytes while it is decoded and waits, as a factor.
+const DECODED_FACTOR: u64 = 2;
+
+/// A pipeline at work.
+pub(crate) struct Pipeline {
+    pub(crate) shared: Shared,
+    pub(crate) name: PipelineName,
+    pub(crate) config: PipelineConfig,
+    pub(crate) options: LaneOptions,
+    pub(crate) source: Box<dyn Source>,
+    pub(crate) route: Route,
+    pub(crate) creation: Creation,
+    pub(crate) anchor: TableName,
+    pub(crate) lanes_max: usize,
+    /// Batches decoded ahead.
+    pub(crate) depth: usize,
+    pub(crate) lanes: BTreeMap<TableName, Lane>,
+    pub(crate) ahead: VecDeque<Ahead>,
+    pub(crate) epoch: Epoch,
+    pub(crate) cadence: Cadence,
+    /// Sealed objects that the next commit of the anchor drops.
+    pub(crate) finished: Vec<String>,
+    pub(crate) watch: Arc<Watch>,
+    /// Ends waiting for good: the grace of a shutdown has passed.
+    pub(crate) hard: CancellationToken,
+}
+
+/// A batch under way to the writers.
+pub(crate) struct Ahead {
+    partition: PartitionId,
+    range: Range,
+    /// Rows as the source counts them, its rejects included.
+    rows: u64,
+    rejects: Vec<Reject>,
+    parts: Vec<Part>,
+    _grant: Grant,
+}
+
+/// One table's rows of a batch.
+struct Part {
+    table: TableName,
+    raw: Arc<RawBatch>,
+    version: u64,
+    decoding: Option<JoinHandle<Result<(Batch, Observed)>>>,
+    decoded: Option<(Batch, Observed)>,
+}
+
+/// The rows since the last commit.
+#[derive(Debug, Default)]
+pub(crate) struct Epoch {
+    /// Names the epoch: the snapshot id of the anchor's commit, and the ledger's owner of all its files.
+    pub(crate) snapshot_id: i64,
+    pub(crate) delta: Delta,
+    pub(crate) rows: u64,
+    pub(crate) rejects: u64,
+    pub(crate) opened_ms: i64,
+}
+
+/// What the loop does next.
+enum Step {
+    Stop,
+    Seal,
+    Write,
+    Event(SourceEvent),
+    Wait,
+}
+
+impl Pipeline {
+    /// Runs until the source ends or `stop` is cancelled.
+    ///
+    /// # Errors
+    /// What halts a pipeline. Everything else is waited for or begun again.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<()> {
+        let mut failures = 0_u32;
+        loop {
+            self.watch.set(State::Starting);
+            let committed = self.watch.commits();
+            let error = match self.life(&stop).await {
+                Ok(()) => {
+                    self.watch.set(State::Finished);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            self.drop_epoch().await;
+            let again = matches!(error.directive(), Directive::Retry | Directive::Restart);
+            if !again {
+                self.watch.set(State::Halted(error.to_string()));
+                return Err(error);
+            }
+            if self.hard.is_cancelled() || stop.is_cancelled() {
+                return Ok(());
+            }
+            failures = if self.watch.commits() > committed { 1 } else { failures.saturating_add(1) };
+            tracing::warn!(pipeline = %self.name, failures, "begins again at its checkpoint: {error}");
+            self.watch.set(State::Waiting(error.to_string()));
+            let wait = self.shared.env.backoff(AGAIN_MIN, AGAIN_MAX, failures - 1);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                () = self.shared.env.sleep(wait) => {}
+            }
+        }
+    }
+
+    /// From the table's checkpoint to the end, or to the first error.
+    async fn life(&mut self, stop: &CancellationToken) -> Result<()> {
+        let checkpoint = self.start().await?;
+        self.source.open(&checkpoint).await?;
+        self.watch.set(State::Running);
+        loop {
+            match self.step(stop).await? {
+                Step::Stop => return self.drain().await,
+                Step::Seal => self.seal().await?,
+                Step::Write => {
+                    self.write_next().await?;
+                    self.seal_when_due().await?;
+                }
+                Step::Wait => self.shared.env.sleep(MEMORY_WAIT).await,
+                Step::Event(SourceEvent::Batch(raw)) => self.admit(raw).await?,
+                Step::Event(SourceEvent::End) => return self.drain().await,
+                Step::Event(SourceEvent::Revoked(partitions)) => {
+                    return Err(Error::new(ErrorKind::Fenced, format!("{} partitions were revoked", partitions.len())));
+                }
+                Step::Event(SourceEvent::Assigned(_) | SourceEvent::Idle) => {}
+            }
+        }
+    }
+
+    async fn step(&mut self, stop: &CancellationToken) -> Result<Step> {
+        let memory_low = self.shared.budget.over();
+        if memory_low && self.ahead.is_empty() {
+            // Our own rows are the quickest memory to free; if others hold it, the source pauses.
+            return Ok(if stop.is_cancelled() {
+                Step::Stop
+            } else if self.epoch.rows > 0 {
+                Step::Seal
+            } else {
+                Step::Wait
+            });
+        }
+        let due = self.until_due();
+        let room = self.ahead.len() < self.depth && !memory_low;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Ok(Step::Stop),
+            () = self.shared.env.sleep(due.unwrap_or(Duration::ZERO)), if due.is_some() => Ok(Step::Seal),
+            ready = decoded(self.ahead.front_mut()), if !self.ahead.is_empty() => ready.map(|()| Step::Write),
+            event = self.source.next(), if room => event.map(Step::Event),
+        }
+    }
+
+    /// Splits a batch by table and starts to decode it.
+    async fn admit(&mut self, raw: RawBatch) -> Result<()> {
+        let bytes = u64::try_from(raw.data.len()).unwrap_or(u64::MAX);
+        let grant = self.shared.budget.hold(bytes.saturating_mul(DECODED_FACTOR));
+        self.watch.read(raw.rows.len() as u64, bytes);
+        let (partition, range) = (raw.partition.clone(), raw.range.clone());
+        let rows = (raw.rows.len() + raw.rejects.len()) as u64;
+        let (by_table, rejects) = self.route.split(raw);
+        let mut parts = Vec::with_capacity(by_table.len());
+        for (table, raw) in by_table {
+            let raw = Arc::new(raw);
+            self.open_lane(&table, &raw).await?;
+            let Some(lane) = self.lanes.get(&table) else { continue };
+            let (decoder, version) = lane.decoder();
+            let (env, held) = (self.shared.env.clone(), Arc::clone(&raw));
+            let decoding = tokio::spawn(async move { env.offload(move || decoder.decode_observed(&held)).await });
+            parts.push(Part { table, raw, version, decoding: Some(decoding), decoded: None });
+        }
+        self.ahead.push_back(Ahead { partition, range, rows, rejects, parts, _grant: grant });
+        Ok(())
+    }
+
+    /// Writes the oldest batch that was decoded ahead into the open epoch.
+    async fn write_next(&mut self) -> Result<()> {
+        let Some(Ahead { partition, range, rows, mut rejects, parts, _grant }) = self.ahead.pop_front() else {
+            return Ok(());
+        };
+        let mut parts: VecDeque<Part> = parts.into();
+        while let Some(mut part) = parts.pop_front() {
+            let owner = self.owner();
+            let Some(lane) = self.lanes.get_mut(&part.table) else {
+                return Err(Error::new(ErrorKind::Internal, format!("no lane for table {}", part.table)));
+            };
+            let decoded =
+                part.decoded.take().ok_or_else(|| Error::new(ErrorKind::Internal, "a batch was not decoded"))?;
+            let again = decoded.clone();
+            match lane.take(&part.raw, decoded, part.version, &owner).await? {
+                Taken::Rows(refused) => rejects.extend(refused),
+                Taken::SealFirst => {
+                    self.seal().await?;
+                    part.decoded = Some(again);
+                    parts.push_front(part);
+                }
+            }
+        }
+        if self.epoch.delta.is_empty() {
+            self.epoch.opened_ms = self.shared.env.now_ms();
+        }
+        self.put_aside(&partition, rejects).await?;
+        self.epoch.rows += rows;
+        self.epoch.delta.extend(partition, range)
+    }
+
+    /// Rejects go to their table in the same epoch, or are counted, or halt the pipeline.
+    async fn put_aside(&mut self, partition: &PartitionId, rejects: Vec<Reject>) -> Result<()> {
+        let Some(first) = rejects.first() else {
+            return Ok(());
+        };
+        self.watch.rejected(&rejects);
+        self.epoch.rejects += rejects.len() as u64;
+        tracing::debug!(pipeline = %self.name, count = rejects.len(), "rejects, the first: {}", first.reason);
+        match self.config.rejects.to {
+            RejectsTo::Count => Ok(()),
+            RejectsTo::Halt => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("{} row {}: {} {}", first.origin, first.number, first.field, first.reason),
+            )
+            .with_hint("mend the row, or send rejects to their table with rejects.to = \"table\"")),
+            RejectsTo::Table => {
+                let table = self.anchor.with_suffix(REJECTS_SUFFIX);
+                self.open_rejects(&table).await?;
+                let owner = self.owner();
+                match self.lanes.get_mut(&table) {
+                    Some(lane) => lane.take_rejects(&rejects, partition, &owner).await,
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    async fn seal_when_due(&mut self) -> Result<()> {
+        let open = OpenEpoch {
+            rows: self.epoch.rows,
+            bytes: self.lanes.values().map(Lane::bytes).sum(),
+            opened_ms: self.epoch.opened_ms,
+        };
+        self.watch.open(open.rows, open.bytes);
+        let now = self.shared.env.now_ms();
+        match driver::seal(&open, &self.config.commit, &self.cadence, self.shared.budget.over(), now) {
+            Some(reason) => {
+                tracing::debug!(pipeline = %self.name, ?reason, rows = open.rows, bytes = open.bytes, "seals");
+                self.seal().await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// How long the open epoch may still wait.
+    fn until_due(&self) -> Option<Duration> {
+        if self.epoch.rows == 0 {
+            return None;
+        }
+        let age = self.shared.env.now_ms().saturating_sub(self.epoch.opened_ms);
+        let age = Duration::from_millis(u64::try_from(age).unwrap_or(0));
+        Some(self.cadence.interval(self.config.commit.freshness).saturating_sub(age))
+    }
+
+    /// Writes what was read and commits it.
+    async fn drain(&mut self) -> Result<()> {
+        while !self.ahead.is_empty() {
+            decoded(self.ahead.front_mut()).await?;
+            self.write_next().await?;
+        }
+        self.seal().await
+    }
+
+    pub(crate) fn owner(&mut self) -> LedgerOwner {
+        if self.epoch.snapshot_id == 0 {
+            self.epoch.snapshot_id = self.shared.env.snapshot_id();
+        }
+        LedgerOwner { table: self.anchor.clone(), snapshot_id: self.epoch.snapshot_id }
+    }
+
+    /// Forgets the open epoch: its rows are read again.
+    async fn drop_epoch(&mut self) {
+        self.ahead.clear();
+        for lane in self.lanes.values_mut() {
+            lane.discard().await;
+        }
+        self.lanes.clear();
+        self.epoch = Epoch::default();
+    }
+
+    pub(crate) fn asker(&self) -> Asker {
+        Asker { pipeline: self.name.clone(), target: self.config.branch.clone(), on_rollback: self.config.on_rollback }
+    }
+
+    /// What travels beside the positions.
+    pub(crate) fn witness(&self) -> Checkpoint {
+        Checkpoint { source: self.source.identity(), ..Checkpoint::default() }
+    }
+}
+
+/// Appended to the anchor's name.
+pub(crate) const REJECTS_SUFFIX: &str = "__rejects";
+
+/// Waits until every part of a batch is decoded. Cancel-safe: what is decoded stays in the batch.
+async fn decoded(ahead: Option<&mut Ahead>) -> Result<()> {
+    let Some(ahead) = ahead else {
+        return Ok(());
+    };
+    for part in &mut ahead.parts {
+        if let Some(decoding) = &mut part.decoding {
+            let answer = decoding.await;
+            part.decoding = None;
+            part.decoded =
+                Some(answer.map_err(|e| Error::new(ErrorKind::Internal, "a decoder failed").with_source(e))??);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! A sealed epoch: the files of all its tables as one object, which the anchor's commit makes a decision.
+//!
+//! Before that commit the epoch did not happen; after it it will be finished, also by another instance, from this object and
+//! its files, never by routing the rows again. Source: docs/protocol.md, "Several tables: seal, decide, finish".
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::model::change::{Append, Change, Data, Evolve, OnRollback, PipelineDelta};
+use crate::model::checkpoint::{Checkpoint, Delta};
+use crate::model::ids::{PipelineName, TableName};
+use crate::storage::Storage;
+use crate::write::staged::Staged;
+
+/// The version of the object that this program writes; another one is never interpreted.
+const VERSION: u32 = 1;
+/// Nothing staged for longer is submitted any more: foreign orphan sweeps may have taken it.
+const STAGED_MAX_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// A sealed epoch.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Sealed {
+    v: u32,
+    pub(crate) pipeline: PipelineName,
+    pub(crate) target: String,
+    pub(crate) delta: Delta,
+    /// Identity and tails of the source.
+    pub(crate) witness: Checkpoint,
+    pub(crate) sealed_ms: i64,
+    /// The tables beside the anchor.
+    pub(crate) parts: Vec<SealedPart>,
+}
+
+/// One table's part of a sealed epoch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SealedPart {
+    namespace: Vec<String>,
+    name: String,
+    pub(crate) snapshot_id: i64,
+    /// `write::staged`, as JSON.
+    staged: String,
+    evolve: Option<SealedEvolve>,
+}
+
+/// A schema evolution that the part's files need; the schema is that of its files.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct SealedEvolve {
+    base_schema_id: i32,
+    base_last_column_id: i32,
+}
+
+impl SealedPart {
+    pub(crate) fn new(table: &TableName, snapshot_id: i64, staged: &Staged, evolve: Option<&Evolve>) -> Result<Self> {
+        Ok(Self {
+            namespace: table.namespace().to_vec(),
+            name: table.name().to_owned(),
+            snapshot_id,
+            staged: staged.to_json()?,
+            evolve: evolve
+                .map(|e| SealedEvolve { base_schema_id: e.base_schema_id, base_last_column_id: e.base_last_column_id }),
+        })
+    }
+
+    pub(crate) fn table(&self) -> Result<TableName> {
+        TableName::new(self.namespace.clone(), self.name.clone())
+    }
+
+    /// The files.
+    pub(crate) fn staged(&self) -> Result<Staged> {
+        Staged::from_json(&self.staged)
+    }
+}
+
+impl Sealed {
+    pub(crate) fn new(pipeline: PipelineName, target: &str, delta: Delta, witness: Checkpoint, now_ms: i64) -> Self {
+        Self { v: VERSION, pipeline, target: target.to_owned(), delta, witness, sealed_ms: now_ms, parts: Vec::new() }
+    }
+
+    /// Writes the object.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn write(&self, storage: &Storage, location: &str) -> Result<()> {
+        let text = serde_json::to_vec(self).context(ErrorKind::Internal, || "write a sealed epoch")?;
+        storage.write(location, Bytes::from(text)).await
+    }
+
+    /// Reads the object of a decided epoch.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is gone, unreadable or of another version: a decided epoch is finished or halts.
+    pub(crate) async fn read(storage: &Storage, location: &str) -> Result<Self> {
+        let bytes = storage.read(location).await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Error::new(ErrorKind::Corrupt, format!("the sealed epoch {location} is gone"))
+                .with_hint("restore the object, or compare the tables' rows and set the positions with `frazil checkpoint set`"),
+            _ => error,
+        })?;
+        let sealed: Self =
+            serde_json::from_slice(&bytes).context(ErrorKind::Corrupt, || format!("the sealed epoch {location}"))?;
+        if sealed.v != VERSION {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("the sealed epoch {location} has version {}", sealed.v),
+            )
+            .with_hint("run the newer frazil that wrote it"));
+        }
+        Ok(sealed)
+    }
+
+    /// Refuses to submit what foreign sweeps may have taken.
+    ///
+    /// # Errors
+    /// `Corrupt` when it was sealed more than a day ago.
+    pub(crate) fn is_fresh(&self, location: &str, now_ms: i64) -> Result<()> {
+        if now_ms.saturating_sub(self.sealed_ms) <= STAGED_MAX_MS {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Corrupt, format!("the sealed epoch {location} was decided more than a day ago"))
+            .with_hint("check that its files still exist, then finish it with `frazil checkpoint accept`"))
+    }
+
+    /// The change that commits a part.
+    pub(crate) fn change(&self, part: &SealedPart, staged: Staged) -> Change {
+        let schema = Arc::clone(&staged.schema);
+        let mut change = Change::new(part.snapshot_id);
+        change.target.clone_from(&self.target);
+        change.evolve = part.evolve.map(|evolve| Evolve {
+            base_last_column_id: evolve.base_last_column_id,
+            base_schema_id: evolve.base_schema_id,
+            schema: Arc::clone(&schema),
+        });
+        change.data = Some(Data::Append(Append { files: staged.files, schema, spec_id: staged.spec.spec_id() }));
+        change.delta = Some(PipelineDelta {
+            pipeline: self.pipeline.clone(),
+            delta: self.delta.clone(),
+            witness: self.witness.clone(),
+            // The anchor decided: a table that was rolled back since takes the part as its next.
+            on_rollback: OnRollback::Keep,
+            follows: true,
+            sealed: Vec::new(),
+        });
+        change
+    }
+}

@@ -1,0 +1,187 @@
+//! JSON rows to columns.
+//!
+//! What a column takes (anything else rejects the row, with the JSON path of the value):
+//!
+//! | column | JSON |
+//! |---|---|
+//! | `boolean` | `true`, `false` |
+//! | `int`, `long` | a number without fraction (`1.0` and `1e3` have none), also as a string |
+//! | `float`, `double` | a number, also as a string; `"NaN"`, `"Infinity"`, `"-Infinity"` |
+//! | `decimal(p, s)` | a number, also as a string, that has at most `s` digits after the point: exact, never rounded |
+//! | `date` | `"2026-01-31"`; an integer: days since 1970-01-01 |
+//! | `time` | `"23:59:59.123456"` |
+//! | timestamps | ISO 8601 text; a number since the epoch, in the unit of [`JsonOptions::epoch`] |
+//! | `string` | a string; the JSON text, as written, of anything else |
+//! | `uuid` | its text |
+//! | `fixed`, `binary` | base64 |
+//! | `struct`, `map` | an object; map keys in the key type's text |
+//! | `list` | an array |
+//!
+//! Timestamps: digits beyond the column's unit are cut off. A text without a zone is UTC; one with a zone, in a column
+//! without, is stored as its UTC time.
+//!
+//! A missing field is NULL, or its column's write default. A key that occurs twice rejects the row, wherever it is told
+//! apart: in objects that become structs and maps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
+use arrow::error::ArrowError;
+use iceberg::arrow::schema_to_arrow_schema;
+use iceberg::spec::SchemaRef;
+
+use crate::config::{MetadataColumn, OnChange};
+use crate::decode::Decoder;
+use crate::decode::append::Appender;
+use crate::decode::columns::Columns;
+use crate::decode::fault::Fault;
+use crate::decode::observe::Observed;
+use crate::decode::plan::StructPlan;
+use crate::decode::temporal::Epoch;
+use crate::error::{Context, ErrorKind, Result};
+use crate::model::batch::{Batch, RawBatch, Stage};
+
+/// Values that room is made for in advance; columns beyond it grow as they fill.
+const CAPACITY: usize = 8192;
+
+/// How JSON is read.
+#[derive(Debug, Clone)]
+pub struct JsonOptions {
+    /// What unknown fields and values that do not fit do.
+    pub on_change: OnChange,
+    /// What numbers in timestamp columns count. Never guessed from their size.
+    pub epoch: Epoch,
+    /// Columns of the schema that are not read from the rows: `transform::metadata_columns` fills them. A key of the
+    /// same name is an unknown field that cannot be added.
+    pub metadata: BTreeMap<String, MetadataColumn>,
+}
+
+impl Default for JsonOptions {
+    fn default() -> Self {
+        Self { on_change: OnChange::Evolve, epoch: Epoch::default(), metadata: BTreeMap::new() }
+    }
+}
+
+/// Decodes one JSON object per row to the columns of one schema.
+#[derive(Debug)]
+pub struct JsonDecoder {
+    plan: StructPlan,
+    arrow: ArrowSchemaRef,
+    options: JsonOptions,
+}
+
+impl JsonDecoder {
+    /// A decoder to `schema`, except for the columns that `options` names as metadata.
+    ///
+    /// # Errors
+    /// `Unsupported` when the schema has a column that JSON cannot fill, such as a map with struct keys.
+    pub fn new(schema: &SchemaRef, options: JsonOptions) -> Result<Self> {
+        let reserved: BTreeSet<String> = options.metadata.keys().cloned().collect();
+        let arrow = schema_to_arrow_schema(schema)
+            .context(ErrorKind::Unsupported, || "the table's schema has no Arrow form")?;
+        let fields: Vec<_> = arrow.fields().iter().filter(|f| !reserved.contains(f.name())).cloned().collect();
+        let plan = StructPlan::of_row(schema.as_struct().fields(), reserved)?;
+        Ok(Self { plan, arrow: Arc::new(ArrowSchema::new(fields)), options })
+    }
+
+    /// The schema of the batches.
+    pub fn arrow_schema(&self) -> &ArrowSchemaRef {
+        &self.arrow
+    }
+
+    /// Decodes, and says what the rows hold that the schema does not.
+    ///
+    /// With [`OnChange::Evolve`] nothing is final while the answer is not [`Observed::is_settled`]: rows that an
+    /// evolved schema would take are among the rejects, and unknown fields are missing from the rows. The caller
+    /// evolves the schema (`transform::evolve`) and decodes the same rows again, or, where the schema may not follow,
+    /// decodes them with [`OnChange::Quarantine`]. Rows that no evolution would help add nothing to what was
+    /// observed.
+    pub fn decode_observed(&self, raw: &RawBatch) -> (Batch, Observed) {
+        self.decode_as(raw, self.options.on_change)
+    }
+
+    /// The same under another policy.
+    pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
+        let mut columns = Columns::new(&self.plan, raw.rows.len().min(CAPACITY));
+        let mut source_rows = Vec::with_capacity(raw.rows.len());
+        let mut rejects = raw.rejects.clone();
+        let mut observed = Observed::default();
+        let mut appender = Appender::new(on_change, self.options.epoch);
+        for (index, row) in (0_u32..).zip(&raw.rows) {
+            match self.row(&mut appender, &mut columns, source_rows.len(), raw.bytes(*row), &mut observed) {
+                Ok(()) => source_rows.push(index),
+                Err(fault) => {
+                    columns.truncate(source_rows.len());
+                    rejects.push(raw.reject(*row, Stage::Decode, fault.path.clone(), fault.reason.clone()));
+                }
+            }
+        }
+        observed.ignored = appender.ignored;
+        observed.added.retain(|_, shape| shape.fields().next().is_some());
+        let batch = match self.finish(columns, source_rows.len()) {
+            Ok(rows) => Batch { rows, source_rows, rejects },
+            Err(error) => self.refuse_all(raw, &error),
+        };
+        (batch, observed)
+    }
+
+    /// Appends one row; the columns hold part of it after a fault.
+    fn row(
+        &self,
+        appender: &mut Appender,
+        columns: &mut Columns,
+        length: usize,
+        bytes: &[u8],
+        observed: &mut Observed,
+    ) -> Result<(), Fault> {
+        let ignored = appender.ignored;
+        let text = std::str::from_utf8(bytes)
+            .map_err(|e| Fault::row(format!("invalid UTF-8 after byte {}", e.valid_up_to())))?;
+        let Err(fault) = appender.row(&self.plan, columns, text) else {
+            observed.add_all(&mut appender.unknown);
+            return Ok(());
+        };
+        if fault.evolvable && appender.on_change == OnChange::Evolve {
+            // The same once more, noting what the schema lacks instead of giving up at the first lack. It is rare, so that
+            // the first look need not care.
+            columns.truncate(length);
+            appender.observed = Some(Observed::default());
+            let second = appender.row(&self.plan, columns, text);
+            let seen = appender.observed.take().unwrap_or_default();
+            if let Err(hopeless) = second {
+                appender.ignored = ignored;
+                return Err(hopeless);
+            }
+            observed.merge(seen);
+            observed.add_all(&mut appender.unknown);
+        }
+        appender.ignored = ignored;
+        Err(fault)
+    }
+
+    fn finish(&self, columns: Columns, length: usize) -> Result<RecordBatch, ArrowError> {
+        let arrays = columns.finish(self.arrow.fields())?;
+        let options = RecordBatchOptions::new().with_row_count(Some(length));
+        RecordBatch::try_new_with_options(Arc::clone(&self.arrow), arrays, &options)
+    }
+
+    /// What is left when Arrow refuses the columns: no row is lost for it.
+    #[cold]
+    fn refuse_all(&self, raw: &RawBatch, error: &ArrowError) -> Batch {
+        let reason = format!("the batch's columns do not fit together: {error}");
+        let refused = raw.rows.iter().map(|row| raw.reject(*row, Stage::Decode, String::new(), reason.clone()));
+        let rejects = raw.rejects.iter().cloned().chain(refused).collect();
+        Batch { rows: RecordBatch::new_empty(Arc::clone(&self.arrow)), source_rows: Vec::new(), rejects }
+    }
+}
+
+impl Decoder for JsonDecoder {
+    fn decode(&self, raw: &RawBatch) -> Batch {
+        self.decode_observed(raw).0
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,416 @@
+//! Bytes into rows: one a line.
+//!
+//! A line ends with LF or CR LF. Lines of white space alone are no rows, but count in the numbering; a byte order mark at
+//! the start is dropped; a line that is too long is refused in bounded memory. Whether bytes are UTF-8 is the decoder's
+//! business.
+
+use std::mem;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use memchr::memchr;
+
+use crate::model::batch::{RawBatch, RawRow, Reject, Stage};
+use crate::model::checkpoint::Range;
+use crate::model::ids::PartitionId;
+
+/// How rows are put together into batches.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    /// Bytes at which a batch is closed.
+    pub(super) batch_bytes: usize,
+    /// Rows at which a batch is closed.
+    pub(super) batch_rows: usize,
+    /// The longest row.
+    pub(super) row_bytes_max: usize,
+}
+
+impl Sizes {
+    /// The largest row whatever is configured: a batch and one more row must be addressable with 32 bits.
+    const ROW_LIMIT: usize = 1 << 30;
+
+    /// Batches of about 1 MiB or 8,192 rows.
+    pub(super) fn new(row_bytes_max: u64) -> Self {
+        let row_bytes_max = usize::try_from(row_bytes_max).unwrap_or(usize::MAX).min(Self::ROW_LIMIT);
+        Self { batch_bytes: 1 << 20, batch_rows: 8_192, row_bytes_max }
+    }
+}
+
+/// Consecutive rows.
+#[derive(Debug, Default)]
+pub(super) struct Cut {
+    pub(super) data: Bytes,
+    pub(super) rows: Vec<RawRow>,
+    pub(super) refused: Vec<Refused>,
+    /// The number of the last line that is dealt with in this cut or before it.
+    pub(super) through: u64,
+}
+
+impl Cut {
+    /// The rows as a batch of this range.
+    pub(super) fn into_batch(self, partition: PartitionId, origin: Arc<str>, range: Range) -> RawBatch {
+        let rejects = self.refused.into_iter().map(|refused| Reject {
+            origin: origin.clone(),
+            number: refused.number,
+            stage: Stage::Source,
+            field: String::new(),
+            reason: refused.reason,
+            raw: refused.raw,
+        });
+        let rejects = rejects.collect();
+        RawBatch { partition, range, origin, data: self.data, rows: self.rows, rejects }
+    }
+}
+
+/// A line that cannot be a row.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) number: u64,
+    pub(super) reason: String,
+    pub(super) raw: Bytes,
+}
+
+/// The line that is being collected.
+#[derive(Debug, Default)]
+enum Line {
+    /// An ordinary one: its bytes end the buffer.
+    #[default]
+    Kept,
+    /// One that is too long: its beginning and its length so far.
+    Long { head: Vec<u8>, length: u64 },
+    /// What follows a last line that was given without its newline.
+    Tail { head: Vec<u8> },
+}
+
+/// Cuts a stream of bytes into rows.
+#[derive(Debug)]
+pub(super) struct Framer {
+    sizes: Sizes,
+    buffer: Vec<u8>,
+    line_start: usize,
+    line: Line,
+    rows: Vec<RawRow>,
+    refused: Vec<Refused>,
+    refused_bytes: usize,
+    /// Lines dealt with so far.
+    row: u64,
+    /// `row` at the last cut.
+    cut_at: u64,
+    /// Lines up to this number were dealt with by an earlier reader.
+    skip: u64,
+    /// Whether bytes of a line to be skipped have been seen without its end.
+    skipping: bool,
+    /// Whether the next line is the stream's first.
+    first: bool,
+}
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+impl Framer {
+    /// A framer at the start of a stream whose first `skip` lines are to be passed over.
+    pub(super) fn skipping(sizes: Sizes, skip: u64) -> Self {
+        Self { skip, cut_at: skip, ..Self::numbering(sizes, 0) }
+    }
+
+    /// A framer of a stream whose first line has the number after `row`.
+    pub(super) fn numbering(sizes: Sizes, row: u64) -> Self {
+        Self {
+            sizes,
+            buffer: vec![],
+            line_start: 0,
+            line: Line::Kept,
+            rows: vec![],
+            refused: vec![],
+            refused_bytes: 0,
+            row,
+            cut_at: row,
+            skip: 0,
+            skipping: false,
+            first: true,
+        }
+    }
+
+    /// Takes the next bytes; finished batches go to `cuts`.
+    pub(super) fn feed(&mut self, mut input: &[u8], cuts: &mut Vec<Cut>) {
+        while !input.is_empty() {
+            let newline = memchr(b'\n', input);
+            let (piece, rest) = newline.map_or((input, &[][..]), |at| (&input[..at], &input[at + 1..]));
+            if self.row < self.skip {
+                self.row += u64::from(newline.is_some());
+                self.skipping = newline.is_none();
+                self.first = false;
+            } else {
+                self.collect(piece);
+                if newline.is_some() {
+                    self.end_line();
+                    if self.is_full() {
+                        cuts.extend(self.cut());
+                    }
+                }
+            }
+            input = rest;
+        }
+    }
+
+    /// The rows since the last cut, if any line was dealt with.
+    pub(super) fn cut(&mut self) -> Option<Cut> {
+        if self.row <= self.cut_at {
+            return None;
+        }
+        let rest = self.buffer.split_off(self.line_start);
+        let data = mem::replace(&mut self.buffer, rest);
+        self.line_start = 0;
+        self.refused_bytes = 0;
+        self.cut_at = self.row;
+        Some(Cut {
+            data: data.into(),
+            rows: mem::take(&mut self.rows),
+            refused: mem::take(&mut self.refused),
+            through: self.row,
+        })
+    }
+
+    /// Takes a last line without newline for a row; bytes that follow after all are refused, not lost in silence.
+    pub(super) fn finish_line(&mut self) {
+        let begun = match &self.line {
+            Line::Kept => self.buffer.len() > self.line_start,
+            Line::Long { .. } => true,
+            Line::Tail { .. } => false,
+        };
+        if begun {
+            self.end_line();
+            self.line = Line::Tail { head: vec![] };
+        }
+    }
+
+    /// Ends the stream: the last rows, and what followed a line that had been given already.
+    pub(super) fn finish(&mut self) -> Option<Cut> {
+        self.finish_line();
+        if matches!(self.line, Line::Tail { .. }) {
+            self.end_line();
+        }
+        self.rest()
+    }
+
+    /// Ends the stream early: the rows before, and one refusal for whatever would have come.
+    pub(super) fn abandon(&mut self, reason: String) -> Option<Cut> {
+        let mut head = match mem::take(&mut self.line) {
+            Line::Kept => self.buffer.split_off(self.line_start),
+            Line::Long { head, .. } | Line::Tail { head } => head,
+        };
+        head.truncate(Reject::RAW_MAX);
+        self.refuse(self.row.max(self.skip) + 1, reason, head);
+        self.rest()
+    }
+
+    fn rest(&mut self) -> Option<Cut> {
+        let refused = mem::take(&mut self.refused);
+        let mut cut = self.cut();
+        if cut.is_none() && !refused.is_empty() {
+            cut = Some(Cut { through: self.row.max(self.skip), ..Cut::default() });
+        }
+        if let Some(cut) = &mut cut {
+            cut.refused = refused;
+        }
+        cut
+    }
+
+    /// At the stream's end: whether all lines to be skipped were there. The last of them may lack its newline: it was given
+    /// as the stream's last line then.
+    pub(super) fn has_skipped(&mut self) -> bool {
+        if self.skipping && self.row + 1 == self.skip {
+            self.row += 1;
+            self.skipping = false;
+            self.line = Line::Tail { head: vec![] };
+        }
+        self.row >= self.skip
+    }
+
+    /// Lines dealt with so far.
+    pub(super) fn row(&self) -> u64 {
+        self.row
+    }
+
+    fn is_full(&self) -> bool {
+        self.buffer.len() + self.refused_bytes >= self.sizes.batch_bytes
+            || self.rows.len() + self.refused.len() >= self.sizes.batch_rows
+    }
+
+    fn collect(&mut self, piece: &[u8]) {
+        match &mut self.line {
+            Line::Kept => {
+                let held = self.buffer.len() - self.line_start;
+                // A byte order mark and a carriage return are not counted.
+                if held + piece.len() > self.sizes.row_bytes_max + BYTE_ORDER_MARK.len() + 1 {
+                    let mut head = self.buffer.split_off(self.line_start);
+                    head.truncate(Reject::RAW_MAX);
+                    extend_head(&mut head, piece);
+                    self.line = Line::Long { head, length: (held as u64).saturating_add(piece.len() as u64) };
+                } else {
+                    if self.buffer.capacity() == 0 {
+                        self.buffer.reserve(self.sizes.batch_bytes.min(64 * 1024));
+                    }
+                    self.buffer.extend_from_slice(piece);
+                }
+            }
+            Line::Long { head, length } => {
+                extend_head(head, piece);
+                *length = length.saturating_add(piece.len() as u64);
+            }
+            Line::Tail { head } => extend_head(head, piece),
+        }
+    }
+
+    fn end_line(&mut self) {
+        let first = mem::take(&mut self.first);
+        match mem::take(&mut self.line) {
+            Line::Kept => self.end_kept(first),
+            Line::Long { head, length } => {
+                self.row += 1;
+                self.refuse_long(length, head);
+            }
+            Line::Tail { head } => {
+                if !head.trim_ascii().is_empty() {
+                    let reason = "the file's last line went on after it had been read".to_owned();
+                    self.refuse(self.row, reason, head);
+                }
+            }
+        }
+    }
+
+    fn end_kept(&mut self, first: bool) {
+        self.row += 1;
+        let (mut start, mut end) = (self.line_start, self.buffer.len());
+        if first && self.buffer[start..end].starts_with(BYTE_ORDER_MARK) {
+            start += BYTE_ORDER_MARK.len();
+        }
+        if self.buffer[start..end].ends_with(b"\r") {
+            end -= 1;
+        }
+        if self.buffer[start..end].trim_ascii().is_empty() {
+            self.buffer.truncate(self.line_start);
+        } else if end - start > self.sizes.row_bytes_max {
+            let mut head = self.buffer.split_off(self.line_start);
+            head.truncate(Reject::RAW_MAX);
+            self.refuse_long((end - start) as u64, head);
+        } else if let (Ok(from), Ok(to)) = (u32::try_from(start), u32::try_from(end)) {
+            self.rows.push(RawRow { start: from, end: to, number: self.row, timestamp_ms: None });
+            self.buffer.push(b'\n');
+            self.line_start = self.buffer.len();
+        }
+    }
+
+    fn refuse_long(&mut self, length: u64, head: Vec<u8>) {
+        let most = self.sizes.row_bytes_max;
+        self.refuse(self.row, format!("the row has {length} bytes, more than row_bytes_max = {most}"), head);
+    }
+
+    fn refuse(&mut self, number: u64, reason: String, head: Vec<u8>) {
+        self.refused_bytes += head.len();
+        self.refused.push(Refused { number, reason, raw: head.into() });
+    }
+}
+
+fn extend_head(head: &mut Vec<u8>, piece: &[u8]) {
+    let room = Reject::RAW_MAX.saturating_sub(head.len());
+    head.extend_from_slice(&piece[..piece.len().min(room)]);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sizes(row_bytes_max: usize) -> Sizes {
+        Sizes { batch_bytes: 64, batch_rows: 4, row_bytes_max }
+    }
+
+    fn frame(framer: &mut Framer, pieces: &[&[u8]]) -> (Vec<(u64, String)>, Vec<(u64, String)>) {
+        let mut cuts = vec![];
+        for piece in pieces {
+            framer.feed(piece, &mut cuts);
+        }
+        cuts.extend(framer.finish());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let rows = cuts.iter().flat_map(|cut| {
+            cut.rows.iter().map(|row| (row.number, text(&cut.data[row.start as usize..row.end as usize])))
+        });
+        let refused = cuts.iter().flat_map(|cut| cut.refused.iter().map(|r| (r.number, r.reason.clone())));
+        (rows.collect(), refused.collect())
+    }
+
+    fn numbered(rows: &[(u64, &str)]) -> Vec<(u64, String)> {
+        rows.iter().map(|(number, text)| (*number, (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn blank_lines_carriage_returns_and_a_byte_order_mark_are_no_part_of_rows() {
+        let (rows, refused) =
+            frame(&mut Framer::skipping(sizes(9), 0), &[b"\xef\xbb", b"\xbfa\r\n\r\n  \n\nb\r", b"\nc"]);
+        assert_eq!((rows, refused), (numbered(&[(1, "a"), (5, "b"), (6, "c")]), vec![]));
+    }
+
+    #[test]
+    fn a_row_of_the_longest_length_passes_and_one_byte_more_is_refused() {
+        let (rows, refused) = frame(&mut Framer::skipping(sizes(3), 0), &[b"abc\r\nabcd\nabcdefghijklmn\nab\n"]);
+        assert_eq!(rows, numbered(&[(1, "abc"), (4, "ab")]));
+        let reason = |n| format!("the row has {n} bytes, more than row_bytes_max = 3");
+        assert_eq!(refused, [(2, reason(4)), (3, reason(14))]);
+    }
+
+    #[test]
+    fn a_last_line_that_goes_on_later_is_refused_with_what_came() {
+        let mut framer = Framer::skipping(sizes(9), 0);
+        let mut cuts = vec![];
+        framer.feed(b"a\nb", &mut cuts);
+        framer.finish_line();
+        assert_eq!(framer.cut().expect("rows").through, 2);
+        let (rows, refused) = frame(&mut framer, &[b"x\nc\n"]);
+        assert_eq!(rows, numbered(&[(3, "c")]));
+        assert_eq!(refused, numbered(&[(2, "the file's last line went on after it had been read")]));
+    }
+
+    #[test]
+    fn a_last_line_that_only_gets_its_newline_later_is_one_row() {
+        let mut framer = Framer::skipping(sizes(9), 0);
+        framer.feed(b"a", &mut vec![]);
+        framer.finish_line();
+        assert_eq!(framer.cut().expect("a row").rows.len(), 1);
+        assert_eq!(frame(&mut framer, &[b"\r", b"\nb"]), (numbered(&[(2, "b")]), vec![]));
+    }
+
+    #[test]
+    fn a_last_line_without_newline_counts_as_skipped() {
+        let mut framer = Framer::skipping(sizes(9), 2);
+        framer.feed(b"a\nb", &mut vec![]);
+        assert!(framer.has_skipped());
+        assert_eq!(frame(&mut framer, &[b"\nc"]), (numbered(&[(3, "c")]), vec![]));
+        let mut framer = Framer::skipping(sizes(9), 3);
+        framer.feed(b"a\nb", &mut vec![]);
+        assert!(!framer.has_skipped());
+    }
+
+    proptest! {
+        #[test]
+        fn rows_do_not_depend_on_how_the_bytes_arrive(
+            lines in prop::collection::vec("[a-z]{0,12}\r?", 0..40),
+            chunk in 1_usize..30,
+            skip in 0_usize..50,
+            ended: bool,
+        ) {
+            let mut input = lines.join("\n");
+            if ended && !lines.is_empty() {
+                input.push('\n');
+            }
+            let skip = skip.min(lines.len().saturating_sub(1));
+            let pieces: Vec<&[u8]> = input.as_bytes().chunks(chunk).collect();
+            let (rows, refused) = frame(&mut Framer::skipping(sizes(8), skip as u64), &pieces);
+            let lines: Vec<(u64, String)> = (1..).zip(lines.iter().map(|l| l.strip_suffix('\r').unwrap_or(l).to_owned())).collect();
+            let expected: Vec<_> =
+                lines.iter().skip(skip).filter(|(_, l)| !l.is_empty() && l.len() <= 8).cloned().collect();
+            prop_assert_eq!(rows, expected);
+            prop_assert_eq!(refused.len(), lines.iter().skip(skip).filter(|(_, l)| l.len() > 8).count());
+        }
+    }
+}

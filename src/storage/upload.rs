@@ -1,0 +1,285 @@
+//! Objects that are written as they come: in parts to clouds, through a hidden file to local disks.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use parquet::arrow::async_writer::AsyncFileWriter;
+use parquet::errors::ParquetError;
+use tokio::task::JoinSet;
+
+use super::ledger::{Ledger, LedgerOwner};
+use super::local::Staging;
+use super::{Operation, Storage, StoreCounters, fault};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Bytes of a part: every store takes 8 MiB, and some want all parts but the last alike.
+const PART_BYTES: usize = 8 << 20;
+/// After so many parts their size doubles, so that 10,000 of them, the most that S3 takes, hold 5 TiB.
+const PARTS_BEFORE_DOUBLING: usize = 1000;
+/// Parts that S3 takes.
+const PARTS_MAX: usize = 10_000;
+/// Parts under way at once; with the one that fills, an upload holds three in memory.
+const PARTS_UNDER_WAY: usize = 2;
+
+/// One object under way. Nobody sees it before [`Upload::finish`]; dropped without, its leftovers stay in the ledger.
+pub struct Upload {
+    location: String,
+    ledger: Option<(Ledger, LedgerOwner)>,
+    counters: Arc<StoreCounters>,
+    written: u64,
+    sink: Sink,
+}
+
+enum Sink {
+    Local(Box<Staging>),
+    Parts(Parts),
+    /// Finished, aborted, or failed.
+    Closed,
+}
+
+impl Upload {
+    /// Begins an object; its name is in the ledger when this returns.
+    ///
+    /// # Errors
+    /// `Config` for a bad location; those of the ledger; for local files `Denied` and `Unavailable`.
+    pub(super) async fn start(storage: &Storage, at: &str, ledger: Option<(Ledger, LedgerOwner)>) -> Result<Self> {
+        let (client, location) = storage.object(at)?;
+        if let Some((ledger, owner)) = &ledger {
+            ledger.stage(owner, at).await?;
+        }
+        let counters = Arc::clone(storage.counters());
+        let mut upload = Self { location: at.to_owned(), ledger, counters, written: 0, sink: Sink::Closed };
+        if let Some(local) = &client.local {
+            let (staging, id) = local.begin(&location.path).await.map_err(|e| fault::wrap(&e, "write", at))?;
+            upload.sink = Sink::Local(Box::new(staging));
+            upload.note_id(&id).await?;
+            return Ok(upload);
+        }
+        let multipart = client.stack.parts.ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, format!("write {at}: this store cannot take an object in parts"))
+        })?;
+        upload.sink = Sink::Parts(Parts {
+            objects: client.stack.objects,
+            multipart,
+            path: location.path,
+            buffer: BytesMut::new(),
+            id: None,
+            begun: 0,
+            under_way: JoinSet::new(),
+            done: Vec::new(),
+        });
+        Ok(upload)
+    }
+
+    /// Appends. Waits while two parts are under way.
+    ///
+    /// # Errors
+    /// `Denied`, `Unavailable`; the object is given up then, and what it left is removed as far as the store lets us.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let done = self.append(bytes).await;
+        self.written = self.written.saturating_add(length);
+        self.or_give_up(done).await
+    }
+
+    /// Completes the object and returns its size in bytes: from now on everybody sees it, whole.
+    ///
+    /// # Errors
+    /// As [`Upload::write`].
+    pub async fn finish(&mut self) -> Result<u64> {
+        let done = match &mut self.sink {
+            Sink::Local(staging) => {
+                let done = staging.finish().await;
+                self.counters.note(Operation::Put, &done, usize::try_from(self.written).unwrap_or(usize::MAX));
+                done.map(|_| ()).map_err(|e| fault::wrap(&e, "write", &self.location))
+            }
+            Sink::Parts(parts) if parts.id.is_none() => {
+                let bytes = std::mem::take(&mut parts.buffer).freeze();
+                let put = parts.objects.put(&parts.path, bytes.into()).await;
+                put.map(|_| ()).map_err(|e| fault::wrap(&e, "write", &self.location))
+            }
+            Sink::Parts(parts) => parts.complete(&self.location, self.written).await,
+            Sink::Closed => Err(self.closed()),
+        };
+        self.or_give_up(done).await?;
+        self.sink = Sink::Closed;
+        Ok(self.written)
+    }
+
+    /// Gives the object up and removes its leftovers.
+    ///
+    /// # Errors
+    /// `Denied`, `Unavailable`: the leftovers stay, and stay in the ledger.
+    pub async fn abort(&mut self) -> Result<()> {
+        match std::mem::replace(&mut self.sink, Sink::Closed) {
+            Sink::Local(mut staging) => staging.abort().await.map_err(|e| fault::wrap(&e, "abort", &self.location)),
+            Sink::Parts(parts) => parts.abort(&self.location).await,
+            Sink::Closed => Ok(()),
+        }
+    }
+
+    /// Bytes written so far.
+    pub fn bytes_written(&self) -> u64 {
+        self.written
+    }
+
+    /// Where the object will be.
+    pub fn location(&self) -> &str {
+        &self.location
+    }
+
+    async fn append(&mut self, bytes: Bytes) -> Result<()> {
+        match &mut self.sink {
+            Sink::Local(staging) => staging.write(&bytes).await.map_err(|e| fault::wrap(&e, "write", &self.location)),
+            Sink::Parts(parts) => {
+                parts.buffer.extend_from_slice(&bytes);
+                while let Sink::Parts(parts) = &mut self.sink {
+                    if parts.buffer.len() < part_bytes(parts.begun) {
+                        break;
+                    }
+                    if parts.id.is_none() {
+                        let id = parts.create().await.map_err(|e| fault::wrap(&e, "write", &self.location))?;
+                        self.note_id(&id).await?;
+                        continue;
+                    }
+                    let part = parts.buffer.split_to(part_bytes(parts.begun)).freeze();
+                    parts.send(part, &self.location).await?;
+                }
+                Ok(())
+            }
+            Sink::Closed => Err(self.closed()),
+        }
+    }
+
+    async fn note_id(&self, id: &str) -> Result<()> {
+        match &self.ledger {
+            Some((ledger, owner)) => ledger.multipart(owner, &self.location, id).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn or_give_up(&mut self, done: Result<()>) -> Result<()> {
+        if done.is_err()
+            && let Err(error) = self.abort().await
+        {
+            tracing::warn!(error = %error, "an unfinished upload stays behind; the ledger or the orphan sweep has it");
+        }
+        done
+    }
+
+    fn closed(&self) -> Error {
+        Error::new(ErrorKind::Internal, format!("write {}: it was finished or given up before", self.location))
+    }
+}
+
+/// Bytes of the part with this index.
+fn part_bytes(index: usize) -> usize {
+    PART_BYTES << (index / PARTS_BEFORE_DOUBLING).min(9)
+}
+
+struct Parts {
+    objects: Arc<dyn ObjectStore>,
+    multipart: Arc<dyn MultipartStore>,
+    path: Path,
+    buffer: BytesMut,
+    id: Option<String>,
+    begun: usize,
+    under_way: JoinSet<object_store::Result<(usize, PartId)>>,
+    done: Vec<(usize, PartId)>,
+}
+
+impl Parts {
+    async fn create(&mut self) -> object_store::Result<String> {
+        let id = self.multipart.create_multipart(&self.path).await?;
+        self.id = Some(id.clone());
+        Ok(id)
+    }
+
+    /// Sends a part once fewer than two are under way.
+    async fn send(&mut self, part: Bytes, location: &str) -> Result<()> {
+        while self.under_way.len() >= PARTS_UNDER_WAY {
+            self.join(location).await?;
+        }
+        if self.begun >= PARTS_MAX {
+            return Err(Error::new(ErrorKind::Unsupported, format!("write {location}: more than {PARTS_MAX} parts"))
+                .with_hint("lower the target file size"));
+        }
+        let Some(id) = self.id.clone() else {
+            return Err(Error::new(ErrorKind::Internal, format!("write {location}: a part before its upload")));
+        };
+        let (index, multipart, path) = (self.begun, Arc::clone(&self.multipart), self.path.clone());
+        self.begun += 1;
+        self.under_way.spawn(async move {
+            multipart.put_part(&path, &id, index, PutPayload::from(part)).await.map(|part| (index, part))
+        });
+        Ok(())
+    }
+
+    /// Waits for one part.
+    async fn join(&mut self, location: &str) -> Result<()> {
+        match self.under_way.join_next().await {
+            None => Ok(()),
+            Some(Ok(Ok(part))) => {
+                self.done.push(part);
+                Ok(())
+            }
+            Some(Ok(Err(error))) => Err(fault::wrap(&error, "write", location)),
+            Some(Err(error)) => {
+                Err(Error::new(ErrorKind::Internal, format!("write {location}: a part's task failed"))
+                    .with_source(error))
+            }
+        }
+    }
+
+    async fn complete(&mut self, location: &str, written: u64) -> Result<()> {
+        if !self.buffer.is_empty() {
+            let last = std::mem::take(&mut self.buffer).freeze();
+            self.send(last, location).await?;
+        }
+        while !self.under_way.is_empty() {
+            self.join(location).await?;
+        }
+        let Some(id) = &self.id else { return Ok(()) };
+        self.done.sort_unstable_by_key(|(index, _)| *index);
+        let parts = std::mem::take(&mut self.done).into_iter().map(|(_, part)| part).collect();
+        let Err(error) = self.multipart.complete_multipart(&self.path, id, parts).await else { return Ok(()) };
+        // A completion whose answer was lost is answered "no such upload" when it is repeated. Names are unique, so
+        // an object of the right size is ours.
+        match self.objects.head(&self.path).await {
+            Ok(meta) if meta.size == written => Ok(()),
+            _ => Err(fault::wrap(&error, "write", location)),
+        }
+    }
+
+    async fn abort(mut self, location: &str) -> Result<()> {
+        // A part that lands after the abort would stay for ever.
+        self.under_way.shutdown().await;
+        let Some(id) = &self.id else { return Ok(()) };
+        super::gone(self.multipart.abort_multipart(&self.path, id).await, location)
+    }
+}
+
+impl AsyncFileWriter for Upload {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, parquet::errors::Result<()>> {
+        async move { Self::write(self, bytes).await.map_err(|e| ParquetError::External(Box::new(e))) }.boxed()
+    }
+
+    fn complete(&mut self) -> BoxFuture<'_, parquet::errors::Result<()>> {
+        async move { self.finish().await.map(|_| ()).map_err(|e| ParquetError::External(Box::new(e))) }.boxed()
+    }
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upload")
+            .field("location", &self.location)
+            .field("written", &self.written)
+            .finish_non_exhaustive()
+    }
+}

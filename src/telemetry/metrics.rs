@@ -1,0 +1,465 @@
+//! What is measured: one table of metrics, and the handle that counts them.
+//!
+//! Names are `frazil_<noun>_<unit>[_total]`; docs/metrics.md is generated from the table.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::model::batch::Stage;
+
+/// How a metric moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only up.
+    Counter,
+    /// Up and down.
+    Gauge,
+    /// Counts by size, in [`SECONDS_BUCKETS`].
+    Histogram,
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its whole name.
+    pub name: &'static str,
+    /// How it moves.
+    pub kind: Kind,
+    /// Its unit; part of the name where it is `bytes` or `seconds`.
+    pub unit: &'static str,
+    /// Its labels, in the order of the values.
+    pub labels: &'static [&'static str],
+    /// What it says.
+    pub help: &'static str,
+}
+
+const fn metric(
+    name: &'static str,
+    kind: Kind,
+    unit: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind, unit, labels, help }
+}
+
+/// All metrics, in the order in which they are shown.
+pub const METRICS: &[Metric] = &[
+    metric(
+        "frazil_rows_read_total",
+        Kind::Counter,
+        "rows",
+        &["pipeline"],
+        "Rows read from the source, rejects included",
+    ),
+    metric("frazil_read_bytes_total", Kind::Counter, "bytes", &["pipeline"], "Bytes of rows read from the source"),
+    metric("frazil_rows_committed_total", Kind::Counter, "rows", &["pipeline", "table"], "Rows in committed snapshots"),
+    metric(
+        "frazil_rows_rejected_total",
+        Kind::Counter,
+        "rows",
+        &["pipeline", "stage"],
+        "Rows put aside, by the stage that refused them",
+    ),
+    metric(
+        "frazil_fields_ignored_total",
+        Kind::Counter,
+        "fields",
+        &["pipeline"],
+        "Values of unknown fields that a frozen schema ignored",
+    ),
+    metric(
+        "frazil_commits_total",
+        Kind::Counter,
+        "commits",
+        &["table", "outcome"],
+        "Answers to commits: committed, not_sent, throttled, refused, unknown",
+    ),
+    metric(
+        "frazil_commit_duration_seconds",
+        Kind::Histogram,
+        "seconds",
+        &["table"],
+        "From the seal of an epoch to its commit",
+    ),
+    metric(
+        "frazil_conflicts_total",
+        Kind::Counter,
+        "conflicts",
+        &["table", "kind"],
+        "Commits that met another one, by kind of conflict",
+    ),
+    metric(
+        "frazil_freshness_seconds",
+        Kind::Gauge,
+        "seconds",
+        &["pipeline"],
+        "How long the oldest row that is not committed has waited",
+    ),
+    metric(
+        "frazil_lag_seconds",
+        Kind::Gauge,
+        "seconds",
+        &["pipeline"],
+        "How far the source's newest row is ahead of the newest committed one",
+    ),
+    metric("frazil_epoch_open_bytes", Kind::Gauge, "bytes", &["pipeline"], "Bytes of files in the open epoch"),
+    metric(
+        "frazil_budget_used_bytes",
+        Kind::Gauge,
+        "bytes",
+        &[],
+        "Bytes that rows hold between source and committed file",
+    ),
+    metric("frazil_budget_limit_bytes", Kind::Gauge, "bytes", &[], "What limits.memory allows them"),
+    metric(
+        "frazil_source_paused_seconds_total",
+        Kind::Counter,
+        "seconds",
+        &["pipeline"],
+        "Time in which the source was held back by the budget or by commits",
+    ),
+    metric("frazil_files_written_total", Kind::Counter, "files", &["table"], "Data files written"),
+    metric("frazil_written_bytes_total", Kind::Counter, "bytes", &["table"], "Bytes of data files written"),
+    metric(
+        "frazil_store_requests_total",
+        Kind::Counter,
+        "requests",
+        &["op", "outcome"],
+        "Requests to object stores, retries included",
+    ),
+    metric("frazil_catalog_requests_total", Kind::Counter, "requests", &["op", "outcome"], "Requests to catalogs"),
+    metric(
+        "frazil_pipeline_state",
+        Kind::Gauge,
+        "state",
+        &["pipeline", "state"],
+        "1 for the state a pipeline is in: starting, running, waiting, halted, finished",
+    ),
+];
+
+/// Upper bounds of histogram buckets, in seconds; the last is everything.
+pub const SECONDS_BUCKETS: &[f64] =
+    &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, f64::MAX];
+
+/// How many series one metric may have; what is beyond shares one whose labels are [`OTHER`].
+pub const SERIES_MAX: usize = 10_000;
+
+/// The label of series beyond [`SERIES_MAX`].
+pub const OTHER: &str = "_other";
+
+/// The states of a pipeline, as the label has them.
+pub const STATES: &[&str] = &["starting", "running", "waiting", "halted", "finished"];
+
+#[derive(Debug, Clone)]
+enum Sample {
+    Count(u64),
+    Number(f64),
+    Buckets { sum: f64, counts: Vec<u64> },
+}
+
+type Series = BTreeMap<Vec<String>, Sample>;
+
+/// The counting handle: cheap to clone, clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    series: Arc<Mutex<BTreeMap<&'static str, Series>>>,
+}
+
+impl Metrics {
+    /// Nothing counted yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A source gave rows of so many bytes.
+    pub fn rows_read(&self, pipeline: &str, rows: u64, bytes: u64) {
+        self.count("frazil_rows_read_total", &[pipeline], rows);
+        self.count("frazil_read_bytes_total", &[pipeline], bytes);
+    }
+
+    /// Rows are in a committed snapshot.
+    pub fn rows_committed(&self, pipeline: &str, table: &str, rows: u64) {
+        self.count("frazil_rows_committed_total", &[pipeline, table], rows);
+    }
+
+    /// A stage put rows aside.
+    pub fn rows_rejected(&self, pipeline: &str, stage: Stage, rows: u64) {
+        self.count("frazil_rows_rejected_total", &[pipeline, stage.as_str()], rows);
+    }
+
+    /// A frozen schema ignored values of unknown fields.
+    pub fn fields_ignored(&self, pipeline: &str, values: u64) {
+        self.count("frazil_fields_ignored_total", &[pipeline], values);
+    }
+
+    /// A catalog answered a commit: `committed`, `not_sent`, `throttled`, `refused` or `unknown`.
+    pub fn commit(&self, table: &str, outcome: &'static str) {
+        self.count("frazil_commits_total", &[table, outcome], 1);
+    }
+
+    /// An epoch was committed this long after its seal.
+    pub fn commit_duration(&self, table: &str, duration: Duration) {
+        self.observe("frazil_commit_duration_seconds", &[table], duration.as_secs_f64());
+    }
+
+    /// A commit met another one.
+    pub fn conflict(&self, table: &str, kind: &'static str) {
+        self.count("frazil_conflicts_total", &[table, kind], 1);
+    }
+
+    /// How long the oldest uncommitted row has waited.
+    pub fn freshness(&self, pipeline: &str, waited: Duration) {
+        self.gauge("frazil_freshness_seconds", &[pipeline], waited.as_secs_f64());
+    }
+
+    /// How far the source's newest row is ahead of the newest committed one.
+    pub fn lag(&self, pipeline: &str, behind: Duration) {
+        self.gauge("frazil_lag_seconds", &[pipeline], behind.as_secs_f64());
+    }
+
+    /// Bytes of files in the open epoch.
+    pub fn epoch_open_bytes(&self, pipeline: &str, bytes: u64) {
+        self.gauge("frazil_epoch_open_bytes", &[pipeline], number(bytes));
+    }
+
+    /// What the byte budget holds, and its limit.
+    pub fn budget(&self, used: u64, limit: u64) {
+        self.gauge("frazil_budget_used_bytes", &[], number(used));
+        self.gauge("frazil_budget_limit_bytes", &[], number(limit));
+    }
+
+    /// The source was held back for this long.
+    pub fn source_paused(&self, pipeline: &str, paused: Duration) {
+        self.add("frazil_source_paused_seconds_total", &[pipeline], paused.as_secs_f64());
+    }
+
+    /// Data files were written.
+    pub fn files_written(&self, table: &str, files: u64, bytes: u64) {
+        self.count("frazil_files_written_total", &[table], files);
+        self.count("frazil_written_bytes_total", &[table], bytes);
+    }
+
+    /// A store answered a request.
+    pub fn store_request(&self, op: &'static str, outcome: &'static str) {
+        self.count("frazil_store_requests_total", &[op, outcome], 1);
+    }
+
+    /// A catalog answered a request.
+    pub fn catalog_request(&self, op: &'static str, outcome: &'static str) {
+        self.count("frazil_catalog_requests_total", &[op, outcome], 1);
+    }
+
+    /// A pipeline is in this one of [`STATES`] now.
+    pub fn pipeline_state(&self, pipeline: &str, state: &'static str) {
+        for other in STATES {
+            self.gauge("frazil_pipeline_state", &[pipeline, other], if *other == state { 1.0 } else { 0.0 });
+        }
+    }
+
+    /// A counter's sum over all series whose labels begin with `labels`.
+    pub fn total(&self, name: &'static str, labels: &[&str]) -> u64 {
+        let held = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let matching =
+            held.get(name).into_iter().flatten().filter(|(own, _)| own.iter().zip(labels).all(|(a, b)| a == b));
+        let count = |sample: &Sample| match sample {
+            Sample::Count(count) => *count,
+            _ => 0,
+        };
+        matching.map(|(_, sample)| count(sample)).fold(0, u64::saturating_add)
+    }
+
+    /// A gauge's series with their labels.
+    pub fn gauges(&self, name: &'static str) -> Vec<(Vec<String>, f64)> {
+        let held = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = |(labels, sample): (&Vec<String>, &Sample)| match sample {
+            Sample::Number(number) => Some((labels.clone(), *number)),
+            _ => None,
+        };
+        held.get(name).into_iter().flatten().filter_map(number).collect()
+    }
+
+    /// The values that one label of a metric takes, in order.
+    pub fn label_values(&self, name: &'static str, at: usize) -> Vec<String> {
+        let held = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let values: std::collections::BTreeSet<String> =
+            held.get(name).into_iter().flatten().filter_map(|(labels, _)| labels.get(at).cloned()).collect();
+        values.into_iter().collect()
+    }
+
+    /// Everything as OpenMetrics text.
+    pub fn to_openmetrics(&self) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self.clone()));
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+        text
+    }
+
+    fn count(&self, name: &'static str, labels: &[&str], by: u64) {
+        self.change(name, labels, Sample::Count(0), |sample| {
+            if let Sample::Count(count) = sample {
+                *count = count.saturating_add(by);
+            }
+        });
+    }
+
+    fn add(&self, name: &'static str, labels: &[&str], by: f64) {
+        self.change(name, labels, Sample::Number(0.0), |sample| {
+            if let Sample::Number(number) = sample {
+                *number += by;
+            }
+        });
+    }
+
+    fn gauge(&self, name: &'static str, labels: &[&str], to: f64) {
+        self.change(name, labels, Sample::Number(0.0), |sample| *sample = Sample::Number(to));
+    }
+
+    fn observe(&self, name: &'static str, labels: &[&str], value: f64) {
+        let empty = Sample::Buckets { sum: 0.0, counts: vec![0; SECONDS_BUCKETS.len()] };
+        self.change(name, labels, empty, |sample| {
+            if let Sample::Buckets { sum, counts } = sample {
+                *sum += value;
+                let at = SECONDS_BUCKETS.iter().position(|bound| value <= *bound);
+                if let Some(count) = at.and_then(|at| counts.get_mut(at)) {
+                    *count += 1;
+                }
+            }
+        });
+    }
+
+    fn change(&self, name: &'static str, labels: &[&str], empty: Sample, change: impl FnOnce(&mut Sample)) {
+        let mut held = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let series = held.entry(name).or_default();
+        let mut key: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
+        if series.len() >= SERIES_MAX && !series.contains_key(&key) {
+            key.fill(OTHER.to_owned());
+        }
+        change(series.entry(key).or_insert(empty));
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // a gauge is a float in every consumer
+fn number(value: u64) -> f64 {
+    value as f64
+}
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let held = self.series.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for metric in METRICS {
+            let Some(series) = held.get(metric.name) else { continue };
+            let (stem, unit) = metric.stem();
+            let kind = match metric.kind {
+                Kind::Counter => MetricType::Counter,
+                Kind::Gauge => MetricType::Gauge,
+                Kind::Histogram => MetricType::Histogram,
+            };
+            let mut encoder = encoder.encode_descriptor(stem, metric.help, unit.as_ref(), kind)?;
+            for (values, sample) in series {
+                if values.is_empty() {
+                    sample.encode(metric.kind, &mut encoder)?;
+                    continue;
+                }
+                let labels: Vec<(&str, &str)> =
+                    metric.labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
+                sample.encode(metric.kind, &mut encoder.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Metric {
+    /// The name without the parts that the text format appends, and the unit that it appends.
+    fn stem(&self) -> (&'static str, Option<Unit>) {
+        let name = self.name.strip_suffix("_total").unwrap_or(self.name);
+        match (self.unit, name.strip_suffix(self.unit).and_then(|stem| stem.strip_suffix('_'))) {
+            ("bytes", Some(stem)) => (stem, Some(Unit::Bytes)),
+            ("seconds", Some(stem)) => (stem, Some(Unit::Seconds)),
+            _ => (name, None),
+        }
+    }
+}
+
+impl Sample {
+    fn encode(&self, kind: Kind, encoder: &mut MetricEncoder<'_>) -> std::fmt::Result {
+        match (self, kind) {
+            (Self::Count(count), _) => encoder.encode_counter::<NoLabelSet, _, u64>(count, None),
+            (Self::Number(number), Kind::Counter) => encoder.encode_counter::<NoLabelSet, _, u64>(number, None),
+            (Self::Number(number), _) => encoder.encode_gauge(number),
+            (Self::Buckets { sum, counts }, _) => {
+                let buckets: Vec<(f64, u64)> = SECONDS_BUCKETS.iter().copied().zip(counts.iter().copied()).collect();
+                encoder.encode_histogram::<NoLabelSet>(*sum, counts.iter().sum(), &buckets, None)
+            }
+        }
+    }
+}
+
+/// docs/metrics.md.
+pub fn page() -> String {
+    let mut page = "\
+# Metrics
+
+This page is generated from the table in `src/telemetry/metrics.rs`. `GET /metrics` of the address in `api.listen` answers in
+the OpenMetrics text format. A metric appears once it has a value. More than 10000 series of one metric share one whose labels
+are `_other`.
+
+| metric | kind | unit | labels | meaning |
+|---|---|---|---|---|
+"
+    .to_owned();
+    for metric in METRICS {
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let _ = writeln!(
+            page,
+            "| `{}` | {kind} | {} | {} | {} |",
+            metric.name,
+            metric.unit,
+            labels.join(", "),
+            metric.help
+        );
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_follows_the_convention() {
+        for metric in METRICS {
+            assert!(metric.name.starts_with("frazil_"), "{}", metric.name);
+            assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
+            let stem = metric.name.strip_suffix("_total").unwrap_or(metric.name);
+            if matches!(metric.unit, "bytes" | "seconds") {
+                assert!(stem.ends_with(metric.unit), "{}", metric.name);
+            }
+        }
+    }
+
+    #[test]
+    fn series_beyond_the_limit_share_one() {
+        let metrics = Metrics::new();
+        for i in 0..SERIES_MAX + 5 {
+            metrics.commit(&format!("t{i}"), "committed");
+        }
+        assert_eq!(metrics.total("frazil_commits_total", &[OTHER]), 5);
+        assert_eq!(metrics.total("frazil_commits_total", &[]), SERIES_MAX as u64 + 5);
+    }
+}

@@ -1,0 +1,223 @@
+//! One Parquet data file, from rows to the entry for a manifest.
+
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat, Struct};
+use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
+use parquet::arrow::async_writer::AsyncFileWriter;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaData;
+
+use crate::env::Env;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::write::metrics::{Metrics, NanCounts};
+use crate::write::shape::FileShape;
+
+/// Bytes of a file on their way to storage. Errors of ours travel in [`ParquetError::External`].
+pub trait OpenFile: AsyncFileWriter {
+    /// Gives an incomplete file up and removes what it left. After `complete` it does nothing.
+    fn abort(&mut self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// A file about to be there.
+pub type Creation = BoxFuture<'static, Result<Box<dyn OpenFile>>>;
+
+/// Where files are made and, when an epoch is discarded, removed.
+#[derive(Clone)]
+pub struct Files {
+    /// Starts a new file at a location.
+    pub create: Arc<dyn Fn(String) -> Creation + Send + Sync>,
+    /// Removes complete files; what is not there is no error.
+    pub remove: Arc<dyn Fn(Vec<String>) -> BoxFuture<'static, Result<()>> + Send + Sync>,
+}
+
+impl std::fmt::Debug for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Files").finish_non_exhaustive()
+    }
+}
+
+/// What storage said: an error of ours travels through Parquet's, its kind decides what happens next.
+fn stored(error: ParquetError, place: String) -> Error {
+    match error {
+        ParquetError::External(source) => match source.downcast::<Error>() {
+            Ok(own) => own.within(place),
+            Err(source) => Error::new(ErrorKind::Unavailable, place).with_source(source),
+        },
+        other => Error::new(ErrorKind::Unavailable, place).with_source(other),
+    }
+}
+
+type Encoder = ArrowWriter<Vec<u8>>;
+
+/// A data file being written: one partition, one row group in memory.
+pub(crate) struct DataFileWriter {
+    shape: Arc<FileShape>,
+    env: Env,
+    location: String,
+    partition: Struct,
+    file: Box<dyn OpenFile>,
+    /// Out of its place while a worker has it; a writer whose future was dropped in that moment is lost.
+    encoder: Option<(Encoder, NanCounts)>,
+    memory: u64,
+    bytes: u64,
+    rows: u64,
+}
+
+impl DataFileWriter {
+    /// Starts a file at `location`; `sample` are its first rows, by which encodings are chosen. It is not written yet.
+    pub(crate) async fn open(
+        shape: &Arc<FileShape>,
+        files: &Files,
+        env: &Env,
+        location: String,
+        partition: Struct,
+        sample: &RecordBatch,
+    ) -> Result<Self> {
+        let options = ArrowWriterOptions::new()
+            .with_properties(shape.properties(sample)?)
+            .with_skip_arrow_metadata(true)
+            .with_parquet_schema(shape.parquet.clone());
+        let encoder = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&shape.schema), options)
+            .context(ErrorKind::Internal, || format!("open {location}"))?;
+        let file = (files.create)(location.clone()).await.map_err(|e| e.within(format!("create {location}")))?;
+        let nans = NanCounts::new(&shape.schema);
+        Ok(Self {
+            shape: Arc::clone(shape),
+            env: env.clone(),
+            location,
+            partition,
+            file,
+            encoder: Some((encoder, nans)),
+            memory: 0,
+            bytes: 0,
+            rows: 0,
+        })
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    /// Bytes the file has so far, those of the open row group estimated.
+    pub(crate) fn bytes_written(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Appends rows. Not cancel-safe: dropping the future loses the file.
+    ///
+    /// # Errors
+    /// `Unavailable` when storage fails, `Internal` when rows do not fit the schema or the file was lost before.
+    pub(crate) async fn write(&mut self, batches: Vec<RecordBatch>) -> Result<()> {
+        let (mut encoder, mut nans) = self.take()?;
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        let work = move || -> Result<_, ParquetError> {
+            for batch in &batches {
+                nans.add(batch);
+                encoder.write(batch)?;
+            }
+            Ok((encoder, nans))
+        };
+        let location = &self.location;
+        let (mut encoder, nans) =
+            self.env.offload(work).await?.context(ErrorKind::Internal, || format!("encode {location}"))?;
+        let ready = std::mem::take(encoder.inner_mut());
+        self.memory = (encoder.memory_size() + ready.len()) as u64;
+        self.bytes = (encoder.bytes_written() + encoder.in_progress_size()) as u64;
+        self.rows += rows as u64;
+        self.encoder = Some((encoder, nans));
+        self.send(ready).await
+    }
+
+    /// Writes the footer and makes the file complete. `sort_order` is the order that all rows follow.
+    ///
+    /// # Errors
+    /// As [`DataFileWriter::write`].
+    pub(crate) async fn finish(&mut self, sort_order: Option<i32>) -> Result<DataFile> {
+        let (mut encoder, nans) = self.take()?;
+        let work = move || -> Result<_, ParquetError> {
+            let footer = encoder.finish()?;
+            let ready = std::mem::take(encoder.inner_mut());
+            Ok((footer, ready, encoder.bytes_written()))
+        };
+        let location = self.location.clone();
+        let (footer, ready, size) =
+            self.env.offload(work).await?.context(ErrorKind::Internal, || format!("encode {location}"))?;
+        self.send(ready).await?;
+        self.file.complete().await.map_err(|e| stored(e, format!("complete {location}")))?;
+        self.entry(&footer, &nans, size as u64, sort_order)
+    }
+
+    /// Gives the file up.
+    ///
+    /// # Errors
+    /// Those of storage.
+    pub(crate) async fn abort(&mut self) -> Result<()> {
+        self.encoder = None;
+        self.file.abort().await.map_err(|e| e.within(format!("abort {}", self.location)))
+    }
+
+    fn take(&mut self) -> Result<(Encoder, NanCounts)> {
+        self.encoder.take().ok_or_else(|| {
+            Error::new(ErrorKind::Internal, format!("{} was lost in an interrupted write", self.location))
+        })
+    }
+
+    async fn send(&mut self, ready: Vec<u8>) -> Result<()> {
+        if ready.is_empty() {
+            return Ok(());
+        }
+        let sent = self.file.write(Bytes::from(ready)).await;
+        sent.map_err(|e| stored(e, format!("write {}", self.location)))
+    }
+
+    fn entry(
+        &self,
+        footer: &ParquetMetaData,
+        nans: &NanCounts,
+        size: u64,
+        sort_order: Option<i32>,
+    ) -> Result<DataFile> {
+        let metrics = Metrics::of(footer, &self.shape.leaves, nans)?;
+        let starts = footer.row_groups().iter().map(|group| {
+            let first = group.columns().iter().map(|chunk| chunk.byte_range().0).min().unwrap_or(0);
+            i64::try_from(first).unwrap_or(i64::MAX)
+        });
+        let mut builder = DataFileBuilder::default();
+        builder
+            .content(DataContentType::Data)
+            .file_path(self.location.clone())
+            .file_format(DataFileFormat::Parquet)
+            .partition(self.partition.clone())
+            .partition_spec_id(self.shape.layout.spec.spec_id())
+            .record_count(self.rows)
+            .file_size_in_bytes(size)
+            .column_sizes(metrics.column_sizes)
+            .value_counts(metrics.value_counts)
+            .null_value_counts(metrics.null_value_counts)
+            .nan_value_counts(metrics.nan_value_counts)
+            .lower_bounds(metrics.lower_bounds)
+            .upper_bounds(metrics.upper_bounds)
+            .split_offsets(Some(starts.collect()));
+        if let Some(order) = sort_order {
+            builder.sort_order_id(order);
+        }
+        builder.build().context(ErrorKind::Internal, || format!("entry of {}", self.location))
+    }
+}
+
+impl std::fmt::Debug for DataFileWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DataFileWriter")
+            .field("location", &self.location)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,72 @@
+use std::sync::Arc;
+
+use arrow::array::{AsArray, Int64Array};
+use arrow::datatypes::Int64Type;
+use proptest::prelude::*;
+
+use super::*;
+
+fn batch(from: i64, rows: i64) -> RecordBatch {
+    let column: Int64Array = (from..from + rows).map(Some).collect();
+    RecordBatch::try_from_iter([("n", Arc::new(column) as arrow::array::ArrayRef)]).expect("batch")
+}
+
+fn values(batches: &[RecordBatch]) -> Vec<i64> {
+    batches.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
+}
+
+#[test]
+fn a_slice_weighs_what_its_own_rows_weigh() {
+    let whole = batch(0, 1000);
+    assert_eq!(weight(&whole), 8000);
+    assert_eq!(weight(&whole.slice(10, 10)), 80);
+}
+
+#[test]
+fn many_small_batches_are_joined_and_weigh_less_then() {
+    let mut pending = Pending::default();
+    for at in 0..1000 {
+        pending.push(batch(at, 1), 8, false).expect("pushed");
+    }
+    assert!(pending.batches.len() < 2 * LOOSE_MAX, "{}", pending.batches.len());
+    assert!(pending.bytes() < 8 * 1000 + 2 * LOOSE_MAX as u64 * COLUMN_OVERHEAD, "{}", pending.bytes());
+    let batches = pending.take().expect("some");
+    assert_eq!(values(&batches), (0..1000).collect::<Vec<_>>());
+    assert_eq!((pending.bytes(), pending.take().is_none()), (0, true));
+}
+
+#[test]
+fn settled_rows_hold_on_to_no_others() {
+    let whole = batch(0, 10_000);
+    for slices in [1, 3] {
+        let mut pending = Pending::default();
+        for at in 0..slices {
+            pending.push(whole.slice(at, 1), 8, true).expect("pushed");
+        }
+        pending.settle().expect("settled");
+        let batches = pending.take().expect("some");
+        let memory: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
+        assert_eq!((batches.len(), values(&batches).len()), (1, slices));
+        assert!(memory < 1000, "{memory}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn rows_keep_their_order_and_their_weight(sizes in prop::collection::vec((0_i64..3000, any::<bool>(), 0..8), 0..80)) {
+        let mut pending = Pending::default();
+        let mut rows = 0;
+        for (size, shared, settle) in &sizes {
+            pending.push(batch(rows, *size), 8 * size.cast_unsigned(), *shared).expect("pushed");
+            rows += size;
+            if *settle == 0 {
+                pending.settle().expect("settled");
+            }
+        }
+        prop_assert!(pending.bytes() >= 8 * rows.cast_unsigned());
+        let batches = coalesced(pending.take().unwrap_or_default()).expect("joined");
+        prop_assert_eq!(values(&batches), (0..rows).collect::<Vec<_>>());
+        let full = batches.len().saturating_sub(1);
+        prop_assert!(batches.iter().take(full).all(|batch| batch.num_rows() >= ENCODE_ROWS));
+    }
+}

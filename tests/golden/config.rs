@@ -1,0 +1,81 @@
+//! Configurations and what is said about them. A case is a file `config/NAME.toml`; its first lines may lay environment
+//! (`#: env NAME=VALUE`), `--set` (`#: set PATH=VALUE`) and secret files (`#: file PATH=TEXT`) over it.
+
+use std::collections::BTreeMap;
+use std::io::{Error, ErrorKind};
+use std::path::Path;
+
+use frazil::config::resolve::Scope;
+use frazil::config::{Layers, Loaded, Problems};
+
+use crate::{assert_golden, root};
+
+fn load_case(name: &str) -> Result<Loaded, Problems> {
+    let text =
+        std::fs::read_to_string(root().join(format!("tests/golden/config/{name}.toml"))).expect("the case exists");
+    let (mut variables, mut sets, mut files) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+    for line in text.lines().map_while(|line| line.strip_prefix("#: ")) {
+        let (kind, rest) = line.split_once(' ').expect("a directive has a kind");
+        let (left, right) = rest.split_once('=').unwrap_or((rest, ""));
+        match kind {
+            "env" => drop(variables.insert(left.to_owned(), right.to_owned())),
+            "set" => sets.push(rest.to_owned()),
+            "file" => drop(files.insert(left.to_owned(), right.to_owned())),
+            other => panic!("unknown directive {other}"),
+        }
+    }
+    let read_file = |path: &Path| {
+        let text = path.to_str().and_then(|path| files.get(path)).cloned();
+        text.ok_or_else(|| Error::from(ErrorKind::NotFound))
+    };
+    let layers = Layers {
+        file: "frazil.toml".to_owned(),
+        text,
+        variables,
+        sets,
+        host: "host-1".to_owned(),
+        processors: 4,
+        read_file: &read_file,
+    };
+    layers.load()
+}
+
+fn case_names() -> Vec<String> {
+    let folder = std::fs::read_dir(root().join("tests/golden/config")).expect("the folder exists");
+    let mut names: Vec<String> = folder
+        .filter_map(|entry| {
+            entry.expect("readable").file_name().to_str().and_then(|n| n.strip_suffix(".toml")).map(str::to_owned)
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_configuration_is_answered_as_its_golden_file_says() {
+    let names = case_names();
+    assert!(names.len() >= 15, "only {} cases", names.len());
+    for name in names {
+        let answer = match load_case(&name) {
+            Ok(loaded) => format!("valid\n\n{}", loaded.resolved.to_toml(Scope::All)),
+            Err(problems) => format!("{problems}\n"),
+        };
+        assert_golden(format!("tests/golden/config/{name}.out"), &answer);
+    }
+}
+
+#[test]
+fn no_answer_shows_a_secret() {
+    for name in case_names() {
+        let answer = match load_case(&name) {
+            Ok(loaded) => format!("{}{:?}", loaded.resolved.to_toml(Scope::All), loaded.config),
+            Err(problems) => format!("{problems}{:?}", frazil::error::Error::from(problems.clone())),
+        };
+        assert!(!answer.contains("hunter2"), "{name} shows a secret:\n{answer}");
+    }
+}
+
+#[test]
+fn the_reference_page_is_current() {
+    assert_golden("docs/configuration.md", &frazil::config::reference::page());
+}

@@ -1,0 +1,40 @@
+//! The metrics page, and how every metric looks when it is asked for.
+
+use std::time::Duration;
+
+use frazil::model::batch::Stage;
+use frazil::telemetry::metrics::{METRICS, Metrics, page};
+
+use crate::assert_golden;
+
+#[test]
+fn the_metrics_page_is_current() {
+    assert_golden("docs/metrics.md", &page());
+}
+
+#[test]
+fn every_metric_is_exposed_as_its_golden_file_says() {
+    let metrics = Metrics::new();
+    metrics.rows_read("shop", 100, 5000);
+    metrics.rows_committed("shop", "raw.shop", 90);
+    metrics.rows_rejected("shop", Stage::Decode, 10);
+    metrics.fields_ignored("shop", 7);
+    metrics.commit("raw.shop", "committed");
+    metrics.commit("raw.shop", "unknown");
+    metrics.commit_duration("raw.shop", Duration::from_millis(700));
+    metrics.conflict("raw.shop", "append");
+    metrics.freshness("shop", Duration::from_millis(1500));
+    metrics.lag("shop", Duration::from_secs(3));
+    metrics.epoch_open_bytes("shop", 1 << 20);
+    metrics.budget(1 << 20, 1 << 30);
+    metrics.source_paused("shop", Duration::from_millis(250));
+    metrics.files_written("raw.\"odd\"\n", 2, 4096);
+    metrics.store_request("put", "ok");
+    metrics.catalog_request("load", "ok");
+    metrics.pipeline_state("shop", "running");
+    let text = metrics.to_openmetrics();
+    for metric in METRICS {
+        assert!(text.contains(metric.name), "{} is never set", metric.name);
+    }
+    assert_golden("tests/golden/metrics/exposition.txt", &text);
+}
