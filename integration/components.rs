@@ -24,6 +24,16 @@ pub(crate) fn rows(name: &str) -> PathBuf {
     path
 }
 
+/// An empty folder for one test, below the run's: what it leaves is there to look at when it fails.
+pub(crate) fn scratch(test: &str) -> PathBuf {
+    let folder = Path::new(value("RUN_FOLDER")).join(test);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).expect("empty the test's folder");
+    }
+    std::fs::create_dir_all(&folder).expect("make the test's folder");
+    folder
+}
+
 /// A file of this checkout.
 pub(crate) fn checkout(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

@@ -71,7 +71,7 @@ impl Daemon {
     /// The metadata file that the catalog names now: a path.
     pub(crate) fn metadata(&self, name: &str) -> PathBuf {
         let shown = self.table(name).unwrap_or_else(|| panic!("there is no table {name}"));
-        let location = shown["metadata_location"].as_str().expect("table show names metadata_location");
+        let location = shown["metadata-location"].as_str().expect("table show names metadata-location");
         PathBuf::from(location.strip_prefix("file://").unwrap_or(location))
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::components::rows;
+use crate::components::{rows, scratch};
 use crate::daemon::{Daemon, Moments};
 use crate::input::{FLIGHTS, Growing, VEGA, WEATHER, created};
 use crate::readers::{all_engines_find, input};
@@ -62,8 +62,7 @@ fn config(folder: &Path, format_version: u8) -> String {
 }
 
 fn every_row_is_there_once(format_version: u8, seed: u64) {
-    let scratch = tempfile::tempdir().expect("a scratch folder");
-    let folder = scratch.path();
+    let folder = &scratch(&format!("local_v{format_version}"));
     let daemon = Daemon::configured(folder, &config(folder, format_version));
     let (flights, weather, vega) =
         (rows("nyc_flights.ndjson"), rows("nyc_weather.ndjson"), rows("vega_flights_20k.ndjson"));

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::components::scratch;
 use crate::daemon::Daemon;
 use crate::readers::{Columns, Engine};
 
@@ -75,15 +76,15 @@ fn rows(daemon: &Daemon, table: &str, columns: Columns<'_>) -> u64 {
 
 #[test]
 fn rows_in_are_rows_committed_plus_rejects() {
-    let scratch = tempfile::tempdir().expect("a scratch folder");
-    let orders = scratch.path().join("orders");
+    let scratch = scratch("rejects");
+    let orders = scratch.join("orders");
     fs::create_dir_all(&orders).expect("make the folder");
     let (good, bad) = write_mixed(&orders.join("a-mixed.ndjson"));
     File::create(orders.join("b-empty.ndjson")).expect("make an empty file");
     // One line of 100 MB, then a good one.
     let mut long = File::create(orders.join("c-long.ndjson")).expect("make the long file");
     long.write_all(&vec![b'x'; 100 << 20]).and_then(|()| long.write_all(b"\n{\"id\":-1}\n")).expect("write");
-    let daemon = Daemon::configured(scratch.path(), &config(scratch.path()));
+    let daemon = Daemon::configured(&scratch, &config(&scratch));
     daemon.finish(&["orders"]);
     assert_eq!(rows(&daemon, "lake.shop.orders", ORDERS), good + 1);
     assert_eq!(rows(&daemon, "lake.shop.orders__rejects", REJECTS), bad + 1);
@@ -91,8 +92,8 @@ fn rows_in_are_rows_committed_plus_rejects() {
 
 #[test]
 fn a_file_that_does_not_decompress_is_rejected_and_its_neighbours_are_read() {
-    let scratch = tempfile::tempdir().expect("a scratch folder");
-    let orders = scratch.path().join("orders");
+    let scratch = scratch("not_decompressed");
+    let orders = scratch.join("orders");
     fs::create_dir_all(&orders).expect("make the folder");
     let packed = |bytes: &[u8]| {
         let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
@@ -105,7 +106,7 @@ fn a_file_that_does_not_decompress_is_rejected_and_its_neighbours_are_read() {
     // 256 MiB of one line in about 256 KiB.
     fs::write(orders.join("c-bomb.ndjson.gz"), packed(&vec![b'x'; 256 << 20])).expect("write");
     fs::write(orders.join("d-good.ndjson"), row(5_000)).expect("write");
-    let daemon = Daemon::configured(scratch.path(), &config(scratch.path()));
+    let daemon = Daemon::configured(&scratch, &config(&scratch));
     daemon.finish(&["orders"]);
     assert_eq!(rows(&daemon, "lake.shop.orders", ORDERS), 5_001);
     assert!(rows(&daemon, "lake.shop.orders__rejects", REJECTS) >= 2, "each bad file leaves a reject");
@@ -113,10 +114,10 @@ fn a_file_that_does_not_decompress_is_rejected_and_its_neighbours_are_read() {
 
 #[test]
 fn a_bad_configuration_ends_with_code_2_and_names_every_problem() {
-    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let scratch = scratch("bad_configuration");
     let config =
-        config(scratch.path()).replace("type = \"files\"", "type = \"filez\"").replace("[source", "[sauce.x]\n[source");
-    let daemon = Daemon::configured(scratch.path(), &config);
+        config(&scratch).replace("type = \"files\"", "type = \"filez\"").replace("[source", "[sauce.x]\n[source");
+    let daemon = Daemon::configured(&scratch, &config);
     let output = daemon.command(&["run"]).output().expect("run frazil");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::components::{rows, value};
+use crate::components::{rows, scratch, value};
 use crate::daemon::{Daemon, Moments};
 use crate::input::{FLIGHTS, Growing, created};
 use crate::readers::{Engine, all_engines_find, input};
@@ -92,9 +92,8 @@ fn spark_appends(namespace: &str, append: usize) {
 }
 
 fn every_row_is_there_once_beside_spark(format_version: u8, seed: u64) {
-    let scratch = tempfile::tempdir().expect("a scratch folder");
-    let folder = scratch.path();
     let namespace = format!("nyc_v{format_version}");
+    let folder = &scratch(&namespace);
     let daemon = Daemon::configured(folder, &config(folder, &namespace, format_version));
     let flights = rows("nyc_flights.ndjson");
     let mut growing = Growing::cut(&flights, &folder.join("flights"), 60);

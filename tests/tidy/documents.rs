@@ -61,8 +61,7 @@ fn test_names(files: &[Text]) -> BTreeSet<String> {
 
 fn decision_records(files: &[Text]) -> Vec<String> {
     let mut problems = Vec::new();
-    let mut next = 1;
-    for file in files.iter().filter(|file| file.path.ends_with(".md")) {
+    for (next, file) in (1..).zip(files.iter().filter(|file| file.path.ends_with(".md"))) {
         let name = file.path.rsplit('/').next().unwrap_or_default();
         if !name.starts_with(&format!("{next:04}-")) {
             problems.push(format!("{}: number {next:04} comes next", file.path));
@@ -75,7 +74,6 @@ fn decision_records(files: &[Text]) -> Vec<String> {
                 problems.push(format!("{}: has no `{heading}`", file.path));
             }
         }
-        next += 1;
     }
     problems
 }

@@ -27,7 +27,8 @@ fn long_files(files: &[Text]) -> Vec<String> {
 fn long_functions(files: &[Text]) -> Vec<String> {
     let mut problems = Vec::new();
     for file in files {
-        let lines: Vec<&str> = file.text.lines().collect();
+        // Tables of cases in tests are long for a good reason.
+        let lines = if file.path.starts_with("src/") { file.production() } else { file.text.lines().collect() };
         for (start, line) in lines.iter().enumerate() {
             let Some(name) = function(line) else { continue };
             let indent = line.len() - line.trim_start().len();
@@ -137,7 +138,7 @@ fn weak_tests(files: &[Text]) -> Vec<String> {
 
 #[test]
 fn no_file_is_longer_than_600_lines() {
-    none(&long_files(&rust(&["src", "tests", "integration"])));
+    none(&long_files(&rust(&["src", "integration"])));
 }
 
 #[test]
