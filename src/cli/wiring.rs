@@ -5,11 +5,14 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Health;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, connect};
 use crate::config::Config;
+use crate::daemon::{Daemon, Face};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::table::TableState;
+use crate::storage::disk::LocalDisk;
+use crate::storage::{Storage, StorageOptions};
 use crate::telemetry::metrics::Metrics;
 
 /// Reads the files of a table.
@@ -19,24 +22,29 @@ pub type FileIo = iceberg::io::FileIO;
 ///
 /// # Errors
 /// `Config` when there is none of that name; what connecting says otherwise.
-pub async fn catalog(config: &Config, name: &str, _env: &Env) -> Result<Arc<dyn Catalog>> {
-    if !config.catalogs.contains_key(name) {
+pub async fn catalog(config: &Config, name: &str, env: &Env) -> Result<Arc<dyn Catalog>> {
+    let Some(settings) = config.catalogs.get(name) else {
         let known: Vec<&str> = config.catalogs.keys().map(String::as_str).collect();
         let hint = match known.as_slice() {
             [] => "name a configuration with -c, or a catalog with --uri or --embedded".to_owned(),
             known => format!("the configuration has {}", known.join(", ")),
         };
         return Err(Error::new(ErrorKind::Config, format!("there is no catalog {name:?}")).with_hint(hint));
-    }
-    Err(missing("catalogs"))
+    };
+    let storage = storage(config, env);
+    connect::connect(settings, env, Arc::new(move |location| storage.resolve(location))).await
 }
 
 /// What reads the files of this table, with the credentials that apply to it.
 ///
 /// # Errors
 /// `Config` when no store is configured for its location.
-pub async fn file_io(_config: &Config, _table: &TableState, _env: &Env) -> Result<FileIo> {
-    Err(missing("stores"))
+pub async fn file_io(config: &Config, table: &TableState, env: &Env) -> Result<FileIo> {
+    Ok(storage(config, env).vended(&table.config)?.file_io())
+}
+
+fn storage(config: &Config, env: &Env) -> Storage {
+    Storage::new(StorageOptions::of(config), env.clone())
 }
 
 /// Runs every pipeline until all have ended or `token` is cancelled.
@@ -44,17 +52,16 @@ pub async fn file_io(_config: &Config, _table: &TableState, _env: &Env) -> Resul
 /// # Errors
 /// What keeps the daemon from starting. A pipeline that halts is told by `health`.
 pub async fn run(
-    _config: Arc<Config>,
-    _env: Env,
-    _metrics: Metrics,
-    _health: Health,
-    _token: CancellationToken,
+    config: Arc<Config>,
+    env: Env,
+    metrics: Metrics,
+    health: Health,
+    token: CancellationToken,
 ) -> Result<()> {
-    Err(missing("pipelines"))
-}
-
-fn missing(what: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("{what} are not part of this build"))
+    let disk = Arc::new(LocalDisk::new(config.state_dir.clone(), env.clone()));
+    let daemon = Daemon::assemble(&config, &env, disk, Face { metrics, health }, &token).await?;
+    daemon.run(token).await;
+    Ok(())
 }
 
 /// The manifests of a snapshot, as its list names them.

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
+use crate::api::PipelineHealth;
 use crate::commit::protocol::{Commit, Ending};
 use crate::commit::standing::Standing;
 use crate::config::RejectsTo;
 use crate::daemon::lane::Lane;
-use crate::daemon::pipeline::{Epoch, Pipeline};
+use crate::daemon::pipeline::{Epoch, Pipeline, since};
 use crate::daemon::rebuild;
 use crate::daemon::sealed::{Sealed, SealedPart};
 use crate::daemon::table::TableHandle;
-use crate::daemon::watch::State;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::batch::RawBatch;
 use crate::model::change::{Change, PipelineDelta};
@@ -23,6 +23,20 @@ use crate::write::staged::Staged;
 
 const WAIT_MIN: Duration = Duration::from_millis(500);
 const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// What a table's part of an epoch amounts to.
+#[derive(Debug, Clone, Copy)]
+struct Weight {
+    rows: u64,
+    files: u64,
+    bytes: u64,
+}
+
+impl Weight {
+    fn of(staged: &Staged) -> Self {
+        Self { rows: staged.rows, files: staged.files.len() as u64, bytes: staged.bytes }
+    }
+}
 
 impl Pipeline {
     /// Where to read from: what the anchor's checkpoint says, once every decided epoch is finished.
@@ -134,8 +148,7 @@ impl Pipeline {
                 Ending::Unresolved(error) => ("unresolved", error),
                 Ending::Failed(error) => ("refused so far", error),
                 end => {
-                    self.watch.attempts(commit.attempts());
-                    self.watch.set(State::Running);
+                    self.watch.set(PipelineHealth::Running);
                     return Ok((*commit, end));
                 }
             };
@@ -143,7 +156,7 @@ impl Pipeline {
                 return Err(error);
             }
             tracing::warn!(pipeline = %self.name, table = %handle.name(), attempt, "a commit is {what}: {error}");
-            self.watch.set(State::Waiting(format!("commit {what}: {error}")));
+            self.watch.set(PipelineHealth::Waiting(format!("commit {what}: {error}")));
             tokio::select! {
                 biased;
                 () = self.hard.cancelled() => return Err(error),
@@ -230,10 +243,11 @@ impl Pipeline {
         let owner = self.owner();
         let epoch = std::mem::take(&mut self.epoch);
         let (anchor_staged, others) = self.stage().await?;
-        let rows = others.iter().map(|(_, s)| s.rows).sum::<u64>() + anchor_staged.as_ref().map_or(0, |s| s.rows);
-        let files = others.iter().map(|(_, s)| s.files.len()).sum::<usize>()
-            + anchor_staged.as_ref().map_or(0, |s| s.files.len());
-        let bytes = others.iter().map(|(_, s)| s.bytes).sum::<u64>() + anchor_staged.as_ref().map_or(0, |s| s.bytes);
+        let parts: Vec<(TableName, Weight)> = anchor_staged
+            .iter()
+            .map(|staged| (anchor.clone(), Weight::of(staged)))
+            .chain(others.iter().map(|(table, staged)| (table.clone(), Weight::of(staged))))
+            .collect();
         let sealed = self.write_sealed(&epoch, &owner, &others).await?;
         let Some(lane) = self.lanes.get(&anchor) else {
             return Err(Error::new(ErrorKind::Internal, format!("no lane for the anchor {anchor}")));
@@ -261,12 +275,21 @@ impl Pipeline {
         self.settle(&owners).await;
         let location = sealed.map(|(_, location)| location);
         self.forget_sealed(location).await;
-        let took = self.shared.env.now_ms().saturating_sub(begun);
-        self.cadence.committed(Duration::from_millis(u64::try_from(took).unwrap_or(0)));
-        self.watch.committed(rows, files as u64, bytes, took, epoch.opened_ms);
-        tracing::info!(pipeline = %self.name, rows, files, bytes, rejects = epoch.rejects, ms = took, "committed");
+        self.report(&parts, &epoch, since(begun, self.shared.env.now_ms()));
         self.release(&epoch).await;
         Ok(())
+    }
+
+    fn report(&mut self, parts: &[(TableName, Weight)], epoch: &Epoch, took: Duration) {
+        self.cadence.committed(took);
+        for (table, weight) in parts {
+            self.watch.table_committed(table, weight.rows, weight.files, weight.bytes);
+        }
+        self.watch.committed(&self.anchor, took);
+        let rows: u64 = parts.iter().map(|(_, weight)| weight.rows).sum();
+        let bytes: u64 = parts.iter().map(|(_, weight)| weight.bytes).sum();
+        let (tables, rejects) = (parts.len(), epoch.rejects);
+        tracing::info!(pipeline = %self.name, rows, bytes, tables, rejects, ms = took.as_millis() as u64, "committed");
     }
 
     /// The anchor may have had no rows yet.

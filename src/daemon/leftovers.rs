@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commit::proof::Leftover;
 use crate::daemon::tables::Shared;
-use crate::daemon::watch::{State, Watch};
+use crate::daemon::watch::Watch;
 use crate::error::{ErrorKind, Result};
 use crate::storage::ledger::{LedgerEntry, LedgerOwner};
 
@@ -25,7 +25,7 @@ pub(crate) async fn clean(shared: Shared, watches: Vec<Arc<Watch>>, stop: Cancel
     for entry in shared.ledger.open_entries() {
         left.entry(entry.owner.clone()).or_default().push(entry);
     }
-    while !left.is_empty() && !stop.is_cancelled() && !watches.iter().all(|watch| has_started(watch)) {
+    while !left.is_empty() && !stop.is_cancelled() && !watches.iter().all(|watch| watch.has_started()) {
         shared.env.sleep(ASK).await;
     }
     for (owner, entries) in left {
@@ -36,10 +36,6 @@ pub(crate) async fn clean(shared: Shared, watches: Vec<Arc<Watch>>, stop: Cancel
             tracing::warn!(table = %owner.table, snapshot = owner.snapshot_id, "leftovers stay: {error}");
         }
     }
-}
-
-fn has_started(watch: &Watch) -> bool {
-    !matches!(watch.reading().state, State::Starting | State::Waiting(_))
 }
 
 async fn clean_owner(shared: &Shared, owner: &LedgerOwner, entries: Vec<LedgerEntry>) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The daemon: pipelines assembled from a configuration, run side by side, shut down in phases.
 
+pub(crate) mod counted;
 pub(crate) mod creation;
 pub mod driver;
 pub(crate) mod epoch;
@@ -10,7 +11,7 @@ pub(crate) mod rebuild;
 pub(crate) mod sealed;
 pub mod table;
 pub mod tables;
-pub mod watch;
+pub(crate) mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -19,9 +20,11 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::Health;
 use crate::catalog::embedded::{Claim, EmbeddedCatalog};
 use crate::catalog::{Catalog, connect};
 use crate::config::{CatalogConfig, Config, PipelineConfig, SourceConfig};
+use crate::daemon::counted::Counted;
 use crate::daemon::creation::Creation;
 use crate::daemon::driver::Cadence;
 use crate::daemon::lane::LaneOptions;
@@ -34,11 +37,11 @@ use crate::model::ids::{PipelineName, TableName};
 use crate::source::Source;
 use crate::source::files::FilesSource;
 use crate::source::replay::ReplaySource;
-use crate::source::retained::Retained;
 use crate::source::stdin::StdinSource;
 use crate::storage::disk::Disk;
 use crate::storage::ledger::{ENTRIES_MAX, Ledger};
 use crate::storage::{Storage, StorageOptions};
+use crate::telemetry::metrics::Metrics;
 use crate::transform::route::Route;
 use crate::write::budget::Budget;
 
@@ -49,15 +52,39 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 /// The longest line of standard input; a longer one is rejected.
 const STDIN_ROW_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// How often the process's own figures are taken.
+const MEASURE: Duration = Duration::from_secs(1);
+
+/// Where a daemon shows what it does.
+#[derive(Debug, Clone)]
+pub struct Face {
+    /// Counters and gauges.
+    pub metrics: Metrics,
+    /// The state of each pipeline.
+    pub health: Health,
+}
+
+/// What a daemon keeps things in.
+#[derive(Debug)]
+pub struct Stores {
+    /// Objects.
+    pub storage: Storage,
+    /// What must survive a crash of the process.
+    pub disk: Arc<dyn Disk>,
+    /// Catalogs by their configured names.
+    pub catalogs: BTreeMap<String, Arc<dyn Catalog>>,
+}
+
 /// Pipelines, ready to run.
 pub struct Daemon {
     shared: Shared,
     pipelines: Vec<Pipeline>,
-    watches: BTreeMap<PipelineName, Arc<Watch>>,
+    watches: Vec<Arc<Watch>>,
+    metrics: Metrics,
     grace: Duration,
     hard: CancellationToken,
     /// The exclusive use of embedded catalogs.
-    _claims: Vec<Claim>,
+    claims: Vec<Claim>,
 }
 
 impl Daemon {
@@ -65,15 +92,14 @@ impl Daemon {
     ///
     /// # Errors
     /// `Config` for what only shows here; those of catalogs and disks. A catalog that does not answer is waited for.
-    pub async fn assemble(config: &Config, env: &Env, disk: Arc<dyn Disk>, stop: &CancellationToken) -> Result<Self> {
-        let storage = Storage::new(
-            StorageOptions {
-                stores: config.stores.clone(),
-                requests_max: config.limits.store_requests,
-                retries: config.limits.store_retries,
-            },
-            env.clone(),
-        );
+    pub async fn assemble(
+        config: &Config,
+        env: &Env,
+        disk: Arc<dyn Disk>,
+        face: Face,
+        stop: &CancellationToken,
+    ) -> Result<Self> {
+        let storage = Storage::new(StorageOptions::of(config), env.clone());
         let mut catalogs: BTreeMap<String, Arc<dyn Catalog>> = BTreeMap::new();
         let mut claims = Vec::new();
         for (name, catalog) in &config.catalogs {
@@ -82,39 +108,41 @@ impl Daemon {
             catalogs.insert(name.clone(), opened.0);
             claims.extend(opened.1);
         }
-        Self::with_catalogs(config, env, storage, disk, catalogs, claims).await
+        let stores = Stores { storage, disk, catalogs };
+        let mut daemon = Self::with_stores(config, env, stores, face).await?;
+        daemon.claims = claims;
+        Ok(daemon)
     }
 
     /// The same with catalogs and stores that are there: the simulator's way in.
     ///
     /// # Errors
     /// As [`Daemon::assemble`].
-    pub async fn with_catalogs(
-        config: &Config,
-        env: &Env,
-        storage: Storage,
-        disk: Arc<dyn Disk>,
-        catalogs: BTreeMap<String, Arc<dyn Catalog>>,
-        claims: Vec<Claim>,
-    ) -> Result<Self> {
+    pub async fn with_stores(config: &Config, env: &Env, stores: Stores, face: Face) -> Result<Self> {
+        let Stores { storage, disk, catalogs } = stores;
+        let counted = |catalog| Arc::new(Counted::new(catalog, face.metrics.clone())) as Arc<dyn Catalog>;
+        let catalogs = catalogs.into_iter().map(|(name, catalog)| (name, counted(catalog))).collect();
         let ledger = Ledger::open(disk, ENTRIES_MAX).await?;
         let budget = Budget::new(config.limits.memory);
         let shared = Shared::new(env.clone(), &config.instance, storage, ledger, budget, catalogs);
         let hard = CancellationToken::new();
         let mut pipelines = Vec::new();
-        let mut watches = BTreeMap::new();
+        let mut watches = Vec::new();
         for (name, settings) in &config.pipelines {
-            let watch = Arc::new(Watch::default());
-            watches.insert(name.clone(), Arc::clone(&watch));
+            let watch = Arc::new(Watch::new(name.clone(), face.metrics.clone(), face.health.clone()));
+            watches.push(Arc::clone(&watch));
             let source = open_source(config, name, settings, &shared)?;
             pipelines.push(pipeline(config, name, settings, &shared, source, watch, hard.clone())?);
         }
-        Ok(Self { shared, pipelines, watches, grace: config.shutdown_grace, hard, _claims: claims })
-    }
-
-    /// What each pipeline shows of itself.
-    pub fn watches(&self) -> &BTreeMap<PipelineName, Arc<Watch>> {
-        &self.watches
+        Ok(Self {
+            shared,
+            pipelines,
+            watches,
+            metrics: face.metrics,
+            grace: config.shutdown_grace,
+            hard,
+            claims: Vec::new(),
+        })
     }
 
     /// What all pipelines share.
@@ -127,14 +155,14 @@ impl Daemon {
     ///
     /// The answer has how each pipeline ended.
     pub async fn run(self, stop: CancellationToken) -> BTreeMap<PipelineName, Result<()>> {
-        let Self { shared, pipelines, watches, grace, hard, _claims } = self;
+        let Self { shared, pipelines, watches, metrics, grace, hard, claims } = self;
         let mut running = JoinSet::new();
         for pipeline in pipelines {
             let (name, stop) = (pipeline.name.clone(), stop.clone());
             running.spawn(async move { (name, pipeline.run(stop).await) });
         }
-        let cleaning =
-            tokio::spawn(leftovers::clean(shared.clone(), watches.values().cloned().collect(), stop.clone()));
+        let cleaning = tokio::spawn(leftovers::clean(shared.clone(), watches, stop.clone()));
+        let measuring = tokio::spawn(measure(shared.clone(), metrics));
         let (env, after) = (shared.env.clone(), stop.clone());
         let ending = hard.clone();
         let timer = tokio::spawn(async move {
@@ -155,8 +183,33 @@ impl Daemon {
             }
         }
         timer.abort();
+        measuring.abort();
+        drop(claims);
         cleaning.abort();
         ended
+    }
+}
+
+/// Shows what the process as a whole does, every second.
+async fn measure(shared: Shared, metrics: Metrics) {
+    let mut told: BTreeMap<(&'static str, &'static str), u64> = BTreeMap::new();
+    loop {
+        metrics.budget(shared.budget.used(), shared.budget.limit());
+        for (operation, counts) in shared.storage.counters().snapshot() {
+            let outcomes = [
+                ("ok", counts.ok),
+                ("missing", counts.missing),
+                ("refused", counts.refused),
+                ("unavailable", counts.unavailable),
+            ];
+            for (outcome, now) in outcomes {
+                let before = told.insert((operation.name(), outcome), now).unwrap_or(0);
+                if now > before {
+                    metrics.store_requests(operation.name(), outcome, now - before);
+                }
+            }
+        }
+        shared.env.sleep(MEASURE).await;
     }
 }
 
@@ -203,9 +256,7 @@ fn open_source(
             let (store, prefix) = shared.storage.resolve(&files.path)?;
             Box::new(FilesSource::new(files.clone(), store, prefix, env)?)
         }
-        SourceConfig::Stdin => {
-            Box::new(Retained::new(Box::new(StdinSource::new(tokio::io::stdin(), STDIN_ROW_BYTES_MAX))))
-        }
+        SourceConfig::Stdin => Box::new(StdinSource::new(tokio::io::stdin(), STDIN_ROW_BYTES_MAX)),
         SourceConfig::Replay(replay) => Box::new(ReplaySource::new(replay, env)),
     })
 }

@@ -10,13 +10,14 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::PipelineHealth;
 use crate::config::{PipelineConfig, RejectsTo};
 use crate::daemon::creation::Creation;
 use crate::daemon::driver::{self, Cadence, OpenEpoch};
 use crate::daemon::lane::{Lane, LaneOptions, Taken};
 use crate::daemon::table::Asker;
 use crate::daemon::tables::Shared;
-use crate::daemon::watch::{State, Watch};
+use crate::daemon::watch::Watch;
 use crate::decode::observe::Observed;
 use crate::error::{Directive, Error, ErrorKind, Result};
 use crate::model::batch::{Batch, RawBatch, Reject};
@@ -107,11 +108,11 @@ impl Pipeline {
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<()> {
         let mut failures = 0_u32;
         loop {
-            self.watch.set(State::Starting);
+            self.watch.set(PipelineHealth::Starting);
             let committed = self.watch.commits();
             let error = match self.life(&stop).await {
                 Ok(()) => {
-                    self.watch.set(State::Finished);
+                    self.watch.set(PipelineHealth::Finished);
                     return Ok(());
                 }
                 Err(error) => error,
@@ -119,7 +120,7 @@ impl Pipeline {
             self.drop_epoch().await;
             let again = matches!(error.directive(), Directive::Retry | Directive::Restart);
             if !again {
-                self.watch.set(State::Halted(error.to_string()));
+                self.watch.set(PipelineHealth::Halted(error.to_string()));
                 return Err(error);
             }
             if self.hard.is_cancelled() || stop.is_cancelled() {
@@ -127,7 +128,7 @@ impl Pipeline {
             }
             failures = if self.watch.commits() > committed { 1 } else { failures.saturating_add(1) };
             tracing::warn!(pipeline = %self.name, failures, "begins again at its checkpoint: {error}");
-            self.watch.set(State::Waiting(error.to_string()));
+            self.watch.set(PipelineHealth::Waiting(error.to_string()));
             let wait = self.shared.env.backoff(AGAIN_MIN, AGAIN_MAX, failures - 1);
             tokio::select! {
                 biased;
@@ -141,7 +142,7 @@ impl Pipeline {
     async fn life(&mut self, stop: &CancellationToken) -> Result<()> {
         let checkpoint = self.start().await?;
         self.source.open(&checkpoint).await?;
-        self.watch.set(State::Running);
+        self.watch.set(PipelineHealth::Running);
         loop {
             match self.step(stop).await? {
                 Step::Stop => return self.drain().await,
@@ -150,7 +151,10 @@ impl Pipeline {
                     self.write_next().await?;
                     self.seal_when_due().await?;
                 }
-                Step::Wait => self.shared.env.sleep(MEMORY_WAIT).await,
+                Step::Wait => {
+                    self.watch.paused(MEMORY_WAIT);
+                    self.shared.env.sleep(MEMORY_WAIT).await;
+                }
                 Step::Event(SourceEvent::Batch(raw)) => self.admit(raw).await?,
                 Step::Event(SourceEvent::End) => return self.drain().await,
                 Step::Event(SourceEvent::Revoked(partitions)) => {
@@ -270,8 +274,8 @@ impl Pipeline {
             bytes: self.lanes.values().map(Lane::bytes).sum(),
             opened_ms: self.epoch.opened_ms,
         };
-        self.watch.open(open.rows, open.bytes);
         let now = self.shared.env.now_ms();
+        self.watch.open(open.bytes, since(open.opened_ms, now));
         match driver::seal(&open, &self.config.commit, &self.cadence, self.shared.budget.over(), now) {
             Some(reason) => {
                 tracing::debug!(pipeline = %self.name, ?reason, rows = open.rows, bytes = open.bytes, "seals");
@@ -286,8 +290,7 @@ impl Pipeline {
         if self.epoch.rows == 0 {
             return None;
         }
-        let age = self.shared.env.now_ms().saturating_sub(self.epoch.opened_ms);
-        let age = Duration::from_millis(u64::try_from(age).unwrap_or(0));
+        let age = since(self.epoch.opened_ms, self.shared.env.now_ms());
         Some(self.cadence.interval(self.config.commit.freshness).saturating_sub(age))
     }
 
@@ -329,6 +332,11 @@ impl Pipeline {
 
 /// Appended to the anchor's name.
 pub(crate) const REJECTS_SUFFIX: &str = "__rejects";
+
+/// The time from `then` to `now`, none when the clock went back.
+pub(crate) fn since(then_ms: i64, now_ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(now_ms.saturating_sub(then_ms)).unwrap_or(0))
+}
 
 /// Waits until every part of a batch is decoded. Cancel-safe: what is decoded stays in the batch.
 async fn decoded(ahead: Option<&mut Ahead>) -> Result<()> {

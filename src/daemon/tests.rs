@@ -88,9 +88,10 @@ impl World {
 
     async fn daemon(&self, config: &Config) -> Daemon {
         let catalogs = [("lake".to_owned(), Arc::clone(&self.catalog))].into();
-        Daemon::with_catalogs(config, &self.env, self.storage.clone(), self.disk.clone(), catalogs, vec![])
-            .await
-            .expect("assembles")
+        let stores = Stores { storage: self.storage.clone(), disk: self.disk.clone(), catalogs };
+        let metrics = Metrics::new();
+        let face = Face { health: Health::new(metrics.clone()), metrics };
+        Daemon::with_stores(config, &self.env, stores, face).await.expect("assembles")
     }
 
     /// The same world, seen by another process: its own disk, and a catalog that fails in `rate` percent of the calls.

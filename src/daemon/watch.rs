@@ -1,133 +1,82 @@
-//! What a pipeline shows of itself: counters and its state, read by metrics, health and the terminal.
+//! What a pipeline tells of itself: to metrics, and to health.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use crate::model::batch::{Reject, Stage};
+use crate::api::{Health, PipelineHealth};
+use crate::model::batch::Reject;
+use crate::model::ids::{PipelineName, TableName};
+use crate::quality::quarantine;
+use crate::telemetry::metrics::Metrics;
 
-/// What a pipeline is doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// Finding its checkpoint.
-    Starting,
-    /// Reading and committing.
-    Running,
-    /// Waiting for something outside, which the text names; nothing is lost meanwhile.
-    Waiting(String),
-    /// Stopped; the text says why, and what to do.
-    Halted(String),
-    /// Its source has ended and everything is committed.
-    Finished,
-}
-
-/// Counters of one pipeline, since the process began.
-#[derive(Debug, Default)]
-pub struct Watch {
-    rows_read: AtomicU64,
-    bytes_read: AtomicU64,
-    rows_committed: AtomicU64,
-    files: AtomicU64,
-    bytes_committed: AtomicU64,
+/// One pipeline's voice.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pipeline: PipelineName,
+    metrics: Metrics,
+    health: Health,
     commits: AtomicU64,
-    attempts: AtomicU64,
-    commit_ms: AtomicU64,
-    open_rows: AtomicU64,
-    open_bytes: AtomicU64,
-    /// When the oldest row of the last commit was read, in milliseconds since the epoch.
-    fresh_ms: AtomicU64,
-    rejects: Mutex<BTreeMap<Stage, u64>>,
-    state: Mutex<Option<State>>,
-}
-
-/// The counters at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
-    /// Rows read from the source.
-    pub rows_read: u64,
-    /// Their bytes.
-    pub bytes_read: u64,
-    /// Rows in committed files, rejects among them.
-    pub rows_committed: u64,
-    /// Committed data files.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes_committed: u64,
-    /// Epochs committed.
-    pub commits: u64,
-    /// Bodies sent to catalogs for them.
-    pub attempts: u64,
-    /// Milliseconds from seal to the end of the commit, over all epochs.
-    pub commit_ms: u64,
-    /// Rows in the open epoch.
-    pub open_rows: u64,
-    /// Bytes of files in the open epoch.
-    pub open_bytes: u64,
-    /// When the oldest row of the last commit was read, in milliseconds since the epoch; 0 before the first.
-    pub fresh_ms: u64,
-    /// Rejects by stage.
-    pub rejects: BTreeMap<Stage, u64>,
-    /// What the pipeline is doing.
-    pub state: State,
+    started: AtomicBool,
 }
 
 impl Watch {
-    pub(crate) fn read(&self, rows: u64, bytes: u64) {
-        self.rows_read.fetch_add(rows, Ordering::Relaxed);
-        self.bytes_read.fetch_add(bytes, Ordering::Relaxed);
+    pub(crate) fn new(pipeline: PipelineName, metrics: Metrics, health: Health) -> Self {
+        health.set(&pipeline, PipelineHealth::Starting);
+        Self { pipeline, metrics, health, commits: AtomicU64::new(0), started: AtomicBool::new(false) }
     }
 
+    /// Rows came from the source.
+    pub(crate) fn read(&self, rows: u64, bytes: u64) {
+        self.metrics.rows_read(self.pipeline.as_str(), rows, bytes);
+    }
+
+    /// Rows were put aside.
     pub(crate) fn rejected(&self, rejects: &[Reject]) {
-        let mut counts = self.rejects.lock().unwrap_or_else(PoisonError::into_inner);
-        for reject in rejects {
-            *counts.entry(reject.stage).or_default() += 1;
+        for (stage, rows) in quarantine::by_stage(rejects) {
+            self.metrics.rows_rejected(self.pipeline.as_str(), stage, rows);
         }
     }
 
-    pub(crate) fn open(&self, rows: u64, bytes: u64) {
-        self.open_rows.store(rows, Ordering::Relaxed);
-        self.open_bytes.store(bytes, Ordering::Relaxed);
+    /// The open epoch holds so many bytes, and its oldest row has waited so long.
+    pub(crate) fn open(&self, bytes: u64, waited: Duration) {
+        self.metrics.epoch_open_bytes(self.pipeline.as_str(), bytes);
+        self.metrics.freshness(self.pipeline.as_str(), waited);
     }
 
-    pub(crate) fn attempts(&self, attempts: u32) {
-        self.attempts.fetch_add(u64::from(attempts), Ordering::Relaxed);
+    /// The source was held back because others hold the memory.
+    pub(crate) fn paused(&self, paused: Duration) {
+        self.metrics.source_paused(self.pipeline.as_str(), paused);
     }
 
-    pub(crate) fn committed(&self, rows: u64, files: u64, bytes: u64, took_ms: i64, opened_ms: i64) {
-        self.rows_committed.fetch_add(rows, Ordering::Relaxed);
-        self.files.fetch_add(files, Ordering::Relaxed);
-        self.bytes_committed.fetch_add(bytes, Ordering::Relaxed);
+    /// One table's part of an epoch is in.
+    pub(crate) fn table_committed(&self, table: &TableName, rows: u64, files: u64, bytes: u64) {
+        let name = table.to_string();
+        self.metrics.rows_committed(self.pipeline.as_str(), &name, rows);
+        self.metrics.files_written(&name, files, bytes);
+    }
+
+    /// An epoch is in, so long after its seal.
+    pub(crate) fn committed(&self, anchor: &TableName, took: Duration) {
+        self.metrics.commit_duration(&anchor.to_string(), took);
         self.commits.fetch_add(1, Ordering::Relaxed);
-        self.commit_ms.fetch_add(u64::try_from(took_ms).unwrap_or(0), Ordering::Relaxed);
-        self.fresh_ms.store(u64::try_from(opened_ms).unwrap_or(0), Ordering::Relaxed);
-        self.open(0, 0);
+        self.open(0, Duration::ZERO);
     }
 
+    /// Epochs committed by this process.
     pub(crate) fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set(&self, state: State) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+    /// The pipeline is so from now on.
+    pub(crate) fn set(&self, health: PipelineHealth) {
+        if matches!(health, PipelineHealth::Running | PipelineHealth::Halted(_) | PipelineHealth::Finished) {
+            self.started.store(true, Ordering::Relaxed);
+        }
+        self.health.set(&self.pipeline, health);
     }
 
-    /// Everything at this moment.
-    pub fn reading(&self) -> Reading {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Reading {
-            rows_read: get(&self.rows_read),
-            bytes_read: get(&self.bytes_read),
-            rows_committed: get(&self.rows_committed),
-            files: get(&self.files),
-            bytes_committed: get(&self.bytes_committed),
-            commits: get(&self.commits),
-            attempts: get(&self.attempts),
-            commit_ms: get(&self.commit_ms),
-            open_rows: get(&self.open_rows),
-            open_bytes: get(&self.open_bytes),
-            fresh_ms: get(&self.fresh_ms),
-            rejects: self.rejects.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            state: self.state.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or(State::Starting),
-        }
+    /// Whether it has found its checkpoint, or given up.
+    pub(crate) fn has_started(&self) -> bool {
+        self.started.load(Ordering::Relaxed)
     }
 }

@@ -9,7 +9,6 @@ mod inflate;
 mod listing;
 mod reader;
 pub mod replay;
-pub mod retained;
 mod shop;
 pub mod stdin;
 

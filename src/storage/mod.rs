@@ -38,7 +38,7 @@ pub use client::check_options;
 pub use memory::MemoryStore;
 pub use upload::Upload;
 
-use crate::config::StoreConfig;
+use crate::config::{Config, StoreConfig};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use client::{ClientOptions, Connections};
@@ -106,6 +106,17 @@ pub struct ObjectEntry {
     pub modified_ms: i64,
     /// The store's tag of its content, where it has one.
     pub etag: Option<String>,
+}
+
+impl StorageOptions {
+    /// The options of a configuration.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            stores: config.stores.clone(),
+            requests_max: config.limits.store_requests,
+            retries: config.limits.store_retries,
+        }
+    }
 }
 
 impl Storage {

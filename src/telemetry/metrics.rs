@@ -247,9 +247,9 @@ impl Metrics {
         self.count("frazil_written_bytes_total", &[table], bytes);
     }
 
-    /// A store answered a request.
-    pub fn store_request(&self, op: &'static str, outcome: &'static str) {
-        self.count("frazil_store_requests_total", &[op, outcome], 1);
+    /// A store answered so many requests.
+    pub fn store_requests(&self, op: &'static str, outcome: &'static str, requests: u64) {
+        self.count("frazil_store_requests_total", &[op, outcome], requests);
     }
 
     /// A catalog answered a request.

@@ -195,7 +195,7 @@ async fn a_parquet_file_is_written_through_an_upload(place: Place) {
     writer.write(&batch).await.unwrap();
     writer.finish().await.unwrap();
     let written = u64::try_from(writer.bytes_written()).unwrap();
-    assert_eq!((place.storage.size(&at).await.unwrap(), writer.inner().bytes_written()), (written, written));
+    assert_eq!((place.storage.size(&at).await.unwrap(), writer.into_inner().bytes_written()), (written, written));
     let bytes = place.storage.read(&at).await.unwrap();
     let read: Vec<_> = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap().collect();
     let read: Vec<RecordBatch> = read.into_iter().collect::<Result<_, _>>().unwrap();

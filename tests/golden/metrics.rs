@@ -29,7 +29,7 @@ fn every_metric_is_exposed_as_its_golden_file_says() {
     metrics.budget(1 << 20, 1 << 30);
     metrics.source_paused("shop", Duration::from_millis(250));
     metrics.files_written("raw.\"odd\"\n", 2, 4096);
-    metrics.store_request("put", "ok");
+    metrics.store_requests("put", "ok", 1);
     metrics.catalog_request("load", "ok");
     metrics.pipeline_state("shop", "running");
     let text = metrics.to_openmetrics();
