@@ -104,6 +104,12 @@ impl Profile {
     pub fn is_reachable(&self) -> bool {
         self.connect.auth.iter().any(|kind| *kind != AuthKind::SigV4)
     }
+
+    /// The cases of the contract suite that it fails, each with the reason.
+    pub fn known_failures(&self) -> Vec<(String, String)> {
+        let of = |quirk: &Quirk| quirk.cases.iter().map(|case| (case.clone(), quirk.says.clone())).collect::<Vec<_>>();
+        self.quirks.iter().flat_map(of).collect()
+    }
 }
 
 /// The names of all profiles, in order.

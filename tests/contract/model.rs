@@ -190,20 +190,17 @@ async fn contents(catalog: &dyn Catalog) -> Vec<(TableName, Value)> {
     found
 }
 
-async fn same(steps: &[Step]) -> Result<(), TestCaseError> {
-    let resolver: Resolver = {
-        let store: Arc<dyn object_store::ObjectStore> = Arc::new(object_store::memory::InMemory::new());
-        Arc::new(move |location| Ok((store.clone(), location.trim_start_matches("memory:///").into())))
-    };
-    let env = |seed| Env::simulated(Arc::new(Ticks::default()), seed);
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("c.sqlite");
+fn env(seed: u64) -> Env {
+    Env::simulated(Arc::new(Ticks::default()), seed)
+}
+
+/// Takes `steps` on the reference model and on `other`, which must not differ in any answer or in the end.
+async fn same(other: &dyn Catalog, steps: &[Step]) -> Result<(), TestCaseError> {
     let memory = MemoryCatalog::new(env(1), "memory:///w");
-    let embedded = EmbeddedCatalog::open(&env(2), &file, "memory:///w", resolver).await.unwrap();
     let mut highest = std::collections::BTreeMap::new();
     for (at, step) in steps.iter().enumerate() {
         let id = i64::try_from(at).unwrap() + 1;
-        let (expected, told) = (take(&memory, step, id).await, take(&embedded, step, id).await);
+        let (expected, told) = (take(&memory, step, id).await, take(other, step, id).await);
         prop_assert_eq!(&expected, &told, "step {} {:?}", at, step);
         let is_stale = matches!(step, Step::Stale { .. }) && expected == "committed";
         prop_assert!(!is_stale, "step {at}: a stale sequence number was taken");
@@ -214,16 +211,46 @@ async fn same(steps: &[Step]) -> Result<(), TestCaseError> {
             prop_assert!(before <= number, "step {at}: the last sequence number of {table} fell");
         }
     }
-    prop_assert_eq!(contents(&memory).await, contents(&embedded).await);
+    prop_assert_eq!(contents(&memory).await, contents(other).await);
     Ok(())
 }
 
+async fn embedded(steps: &[Step]) -> Result<(), TestCaseError> {
+    let store: Arc<dyn object_store::ObjectStore> = Arc::new(object_store::memory::InMemory::new());
+    let resolver: Resolver =
+        Arc::new(move |location| Ok((store.clone(), location.trim_start_matches("memory:///").into())));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.sqlite");
+    same(&EmbeddedCatalog::open(&env(2), &file, "memory:///w", resolver).await.unwrap(), steps).await
+}
+
+async fn rest(steps: &[Step]) -> Result<(), TestCaseError> {
+    let served = Arc::new(MemoryCatalog::new(env(3), "memory:///w"));
+    same(&crate::rest_over(served).await, steps).await
+}
+
+fn run(work: impl Future<Output = Result<(), TestCaseError>>) -> Result<(), TestCaseError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn the_embedded_catalog_does_what_the_reference_model_does(steps in prop::collection::vec(step(), 1..40)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(same(&steps))?;
+        run(embedded(&steps))?;
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(16))]
+
+    #[test]
+    fn a_catalog_behind_rest_does_what_the_reference_model_does(steps in prop::collection::vec(step(), 1..40)) {
+        run(rest(&steps))?;
     }
 }
