@@ -4,9 +4,10 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 
 use crate::cli::output::{Align, Answer, bytes, columns, count, counted};
-use crate::cli::wiring::{self, FileIo};
+use crate::commit::manifests;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::table::TableState;
+use crate::storage::iceberg_io::FileIo;
 
 /// Manifests read at once.
 const READS_MAX: usize = 8;
@@ -54,8 +55,8 @@ pub fn snapshot_of(state: &TableState, id: Option<i64>, at: Option<&str>) -> Res
 /// # Errors
 /// `Unavailable` or `Corrupt` when a manifest cannot be read.
 pub async fn read(state: &TableState, snapshot: i64, io: &FileIo) -> Result<Vec<FileRow>> {
-    let manifests = wiring::manifests(state, snapshot, io).await?;
-    let reads = futures::stream::iter(manifests.into_iter().map(|file| async move {
+    let listed = manifests::of_snapshot(state, snapshot, io).await?;
+    let reads = futures::stream::iter(listed.into_iter().map(|file| async move {
         let manifest = file
             .load_manifest(io)
             .await

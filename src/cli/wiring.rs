@@ -9,14 +9,12 @@ use crate::catalog::{Catalog, connect};
 use crate::config::Config;
 use crate::daemon::{Daemon, Face};
 use crate::env::Env;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::table::TableState;
 use crate::storage::disk::LocalDisk;
+use crate::storage::iceberg_io::FileIo;
 use crate::storage::{Storage, StorageOptions};
 use crate::telemetry::metrics::Metrics;
-
-/// Reads the files of a table.
-pub type FileIo = iceberg::io::FileIO;
 
 /// The catalog of this name in the configuration.
 ///
@@ -62,23 +60,4 @@ pub async fn run(
     let daemon = Daemon::assemble(&config, &env, disk, Face { metrics, health }, &token).await?;
     daemon.run(token).await;
     Ok(())
-}
-
-/// The manifests of a snapshot, as its list names them.
-///
-/// # Errors
-/// `Unavailable` when the list cannot be read, `Corrupt` when it is none, `Unsupported` when it is encrypted.
-pub async fn manifests(table: &TableState, snapshot: i64, io: &FileIo) -> Result<Vec<iceberg::spec::ManifestFile>> {
-    let Some(snapshot) = table.metadata.snapshot_by_id(snapshot) else {
-        return Err(Error::new(ErrorKind::NotFound, format!("table {} has no snapshot {snapshot}", table.name)));
-    };
-    if snapshot.encryption_key_id().is_some() {
-        return Err(Error::new(ErrorKind::Unsupported, format!("the manifest list of {} is encrypted", table.name)));
-    }
-    let location = snapshot.manifest_list();
-    let read = async { io.new_input(location)?.read().await };
-    let document = read.await.context(ErrorKind::Unavailable, || format!("manifest list {location}"))?;
-    let list = iceberg::spec::ManifestList::parse_with_version(&document, table.metadata.format_version())
-        .context(ErrorKind::Corrupt, || format!("manifest list {location}"))?;
-    Ok(list.consume_entries().into_iter().collect())
 }

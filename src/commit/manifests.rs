@@ -13,6 +13,7 @@ use iceberg::spec::{
 use crate::commit::avro;
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::model::table::TableState;
 use crate::storage::Storage;
 use crate::storage::ledger::{Ledger, LedgerOwner};
 
@@ -188,6 +189,23 @@ fn with_first_row_id(file: &DataFile, spec_id: i32, row: u64) -> Result<DataFile
         .content_size_in_bytes(file.content_size_in_bytes())
         .build()
         .context(ErrorKind::Internal, || "rebuild a data file's entry")
+}
+
+/// The manifests of a snapshot, as its list names them.
+///
+/// # Errors
+/// `Unavailable` when the list cannot be read, `Corrupt` when it is none, `Unsupported` when it is encrypted.
+pub async fn of_snapshot(table: &TableState, snapshot: i64, io: &FileIO) -> Result<Vec<ManifestFile>> {
+    let Some(snapshot) = table.metadata.snapshot_by_id(snapshot) else {
+        return Err(Error::new(ErrorKind::NotFound, format!("table {} has no snapshot {snapshot}", table.name)));
+    };
+    if snapshot.encryption_key_id().is_some() {
+        return Err(Error::new(ErrorKind::Unsupported, format!("the manifest list of {} is encrypted", table.name)));
+    }
+    let location = snapshot.manifest_list();
+    let read = async { io.new_input(location)?.read().await };
+    let document = read.await.context(ErrorKind::Unavailable, || format!("manifest list {location}"))?;
+    parse_list(&document, location, table.metadata.format_version())
 }
 
 /// The manifests of a list.

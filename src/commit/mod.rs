@@ -7,7 +7,7 @@ pub mod checkpoint;
 pub mod conflict;
 pub mod create;
 pub mod look;
-pub(crate) mod manifests;
+pub mod manifests;
 pub mod proof;
 pub mod properties;
 pub mod protocol;

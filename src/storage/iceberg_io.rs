@@ -16,6 +16,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{Storage, Upload};
 use crate::error::{Error, ErrorKind};
 
+/// Reads and writes files for the `iceberg` crate.
+pub type FileIo = FileIO;
+
 impl Storage {
     /// The same access for the `iceberg` crate.
     pub fn file_io(&self) -> FileIO {
