@@ -58,7 +58,7 @@ impl Creation {
         .await
     }
 
-    /// The table, created before any row for it came.
+    /// The table, created before any row for it came: without partitions and order where its columns are not configured.
     pub(crate) async fn open_empty(&self, env: &Env, catalog: &dyn Catalog, table: &TableName) -> Result<TableState> {
         self.open_with(env, catalog, table, || {
             Schema::builder().build().context(ErrorKind::Internal, || "an empty schema")
@@ -96,12 +96,14 @@ impl Creation {
             }
         }
         let schema = if self.config.columns.is_empty() { infer()? } else { self.configured(table)? };
+        // Without a column that rows brought there is nothing to lay the table out by.
+        let laid_out = !schema.as_struct().fields().is_empty();
         let schema = self.with_metadata(schema)?;
         let wanted = CreateTable {
             name: table.clone(),
             location: self.config.location.clone(),
-            spec: self.spec(table, &schema)?,
-            sort_order: self.sort_order(table, &schema)?,
+            spec: if laid_out { self.spec(table, &schema)? } else { UnboundPartitionSpec::default() },
+            sort_order: if laid_out { self.sort_order(table, &schema)? } else { SortOrder::unsorted_order() },
             schema,
             format_version: self.format_version(),
             properties: self.config.properties.clone().into_iter().collect(),

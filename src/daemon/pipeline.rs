@@ -96,7 +96,7 @@ enum Step {
     Stop,
     Seal,
     Write,
-    Event(SourceEvent),
+    Event(Box<SourceEvent>),
     Wait,
 }
 
@@ -155,12 +155,17 @@ impl Pipeline {
                     self.watch.paused(MEMORY_WAIT);
                     self.shared.env.sleep(MEMORY_WAIT).await;
                 }
-                Step::Event(SourceEvent::Batch(raw)) => self.admit(raw).await?,
-                Step::Event(SourceEvent::End) => return self.drain().await,
-                Step::Event(SourceEvent::Revoked(partitions)) => {
-                    return Err(Error::new(ErrorKind::Fenced, format!("{} partitions were revoked", partitions.len())));
-                }
-                Step::Event(SourceEvent::Assigned(_) | SourceEvent::Idle) => {}
+                Step::Event(event) => match *event {
+                    SourceEvent::Batch(raw) => self.admit(raw).await?,
+                    SourceEvent::End => return self.drain().await,
+                    SourceEvent::Revoked(partitions) => {
+                        return Err(Error::new(
+                            ErrorKind::Fenced,
+                            format!("{} partitions were revoked", partitions.len()),
+                        ));
+                    }
+                    SourceEvent::Assigned(_) | SourceEvent::Idle => {}
+                },
             }
         }
     }
@@ -184,7 +189,7 @@ impl Pipeline {
             () = stop.cancelled() => Ok(Step::Stop),
             () = self.shared.env.sleep(due.unwrap_or(Duration::ZERO)), if due.is_some() => Ok(Step::Seal),
             ready = decoded(self.ahead.front_mut()), if !self.ahead.is_empty() => ready.map(|()| Step::Write),
-            event = self.source.next(), if room => event.map(Step::Event),
+            event = self.source.next(), if room => event.map(|event| Step::Event(Box::new(event))),
         }
     }
 

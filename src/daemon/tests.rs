@@ -216,7 +216,7 @@ fn a_stream_to_many_tables_by_a_field_loses_nothing_over_restarts() {
 async fn storm(seed: u64) {
     const ROWS: i64 = 1_200;
     let world = World::new(seed);
-    let routed = seed % 2 == 0;
+    let routed = seed.is_multiple_of(2);
     let mut config =
         if routed { config("shop.{event}", Some("shop.purchase"), 1_200) } else { config("shop.events", None, 1_200) };
     if let Some(SourceConfig::Replay(replay)) = config.sources.get_mut("shop") {

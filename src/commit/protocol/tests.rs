@@ -242,8 +242,8 @@ async fn storm(seed: u64, rate: u64, format: FormatVersion) {
 
 #[test]
 fn no_row_is_lost_or_doubled_however_the_catalog_answers() {
-    for seed in 0..20 {
-        let format = if seed % 2 == 0 { FormatVersion::V2 } else { FormatVersion::V3 };
+    for seed in 0..20_u64 {
+        let format = if seed.is_multiple_of(2) { FormatVersion::V2 } else { FormatVersion::V3 };
         on_virtual_time(storm(seed, 10 + seed % 60, format));
     }
 }
