@@ -53,6 +53,19 @@ impl Daemon {
         process.kill9();
     }
 
+    /// Starts it, keeps it running while `busy`, lets `more` happen, and kills it at a moment of chance after that.
+    pub(crate) fn run_beside_and_kill(&self, busy: impl Fn() -> bool, more: impl FnOnce(), moments: &mut Moments) {
+        let mut process = self.spawn(&[]);
+        while busy() {
+            assert!(process.runs_for(Duration::from_millis(20)), "the daemon ended by itself; {}", process.tail());
+        }
+        more();
+        let moment = moments.next(1500);
+        assert!(process.runs_for(moment), "the daemon ended by itself; {}", process.tail());
+        println!("killed {moment:?} after the other was done");
+        process.kill9();
+    }
+
     /// Runs to the end of the input of these sources; anything but exit code 0 fails the test.
     pub(crate) fn finish(&self, sources: &[&str]) {
         let set: Vec<String> = sources.iter().map(|name| format!("source.{name}.until_end=true")).collect();
@@ -73,6 +86,14 @@ impl Daemon {
         let shown = self.table(name).unwrap_or_else(|| panic!("there is no table {name}"));
         let location = shown["metadata-location"].as_str().expect("table show names metadata-location");
         PathBuf::from(location.strip_prefix("file://").unwrap_or(location))
+    }
+
+    /// What `frazil table history --json` says: the snapshots, oldest first.
+    pub(crate) fn history(&self, name: &str) -> Vec<Value> {
+        let output = self.command(&["table", "history", name, "--json"]).output().expect("run frazil");
+        assert!(output.status.success(), "table history {name}: {}", String::from_utf8_lossy(&output.stderr));
+        let history: Value = serde_json::from_slice(&output.stdout).expect("--json prints JSON");
+        history["snapshots"].as_array().expect("snapshots").clone()
     }
 
     /// Rows of the current snapshot, by its own summary; 0 before the first.

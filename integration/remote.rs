@@ -11,8 +11,10 @@ use crate::input::{FLIGHTS, Growing, created};
 use crate::readers::{Engine, all_engines_find, input};
 
 const KILLS: usize = 10;
-/// Commits by Spark, one beside each of the later rounds, and rows in each.
-const APPENDS: usize = 5;
+/// Rounds in which Spark appends while the daemon runs; it does so once more during the last run.
+const BESIDE_SPARK: usize = 5;
+const APPENDS: usize = BESIDE_SPARK + 1;
+/// Rows of one append.
 const APPENDED: usize = 100;
 
 fn config(folder: &Path, namespace: &str, format_version: u8) -> String {
@@ -91,29 +93,46 @@ fn spark_appends(namespace: &str, append: usize) {
     assert_eq!(answer["rows"], json!(APPENDED), "Spark's append {append} failed: {answer}");
 }
 
+/// A foreign snapshot with some of ours before and after it: else the two have not met.
+fn the_writers_took_turns(daemon: &Daemon, table: &str) {
+    let foreign = |snapshot: &Value| snapshot["summary"].get("spark.app.id").is_some();
+    let turns: Vec<bool> = daemon.history(table).iter().map(foreign).collect();
+    println!("{table}: {}", turns.iter().map(|foreign| if *foreign { 'S' } else { '.' }).collect::<String>());
+    assert_eq!(turns.iter().filter(|foreign| **foreign).count(), APPENDS, "commits by Spark");
+    assert!(turns.windows(2).any(|pair| pair == [true, false]), "no commit of ours after one of Spark's");
+    assert!(turns.windows(2).any(|pair| pair == [false, true]), "no commit of Spark's after one of ours");
+}
+
 fn every_row_is_there_once_beside_spark(format_version: u8, seed: u64) {
-    let namespace = format!("nyc_v{format_version}");
+    // A catalog may be kept for several runs, and a table that is there already is gone on with.
+    let namespace = format!("nyc_v{format_version}_{}", std::process::id());
     let folder = &scratch(&namespace);
     let daemon = Daemon::configured(folder, &config(folder, &namespace, format_version));
     let flights = rows("nyc_flights.ndjson");
     let mut growing = Growing::cut(&flights, &folder.join("flights"), 60);
     let mut moments = Moments::seeded(seed);
     let table = format!("lake.{namespace}.flights");
-    for round in 0..KILLS - APPENDS {
+    for round in 0..KILLS - BESIDE_SPARK {
         growing.appear(growing.waiting() / (KILLS - round));
         daemon.run_and_kill(round, &mut moments);
     }
-    assert!(daemon.table(&table).is_some(), "no table after {} rounds", KILLS - APPENDS);
+    // Starts Spark's session as well, so that its appends come while the daemon runs.
+    assert!(Engine::Spark.read(&place(&namespace), FLIGHTS).rows > 0, "no rows after {} rounds", KILLS - BESIDE_SPARK);
+    for append in 0..BESIDE_SPARK {
+        let share = growing.waiting() / (BESIDE_SPARK - append + 1);
+        growing.appear(share / 2);
+        std::thread::scope(|scope| {
+            let spark = scope.spawn(|| spark_appends(&namespace, append));
+            let more = || growing.appear(share / 2);
+            daemon.run_beside_and_kill(|| !spark.is_finished(), more, &mut moments);
+        });
+    }
+    growing.appear(growing.waiting());
     std::thread::scope(|scope| {
-        let spark = scope.spawn(|| (0..APPENDS).for_each(|append| spark_appends(&namespace, append)));
-        for round in KILLS - APPENDS..KILLS {
-            growing.appear(growing.waiting() / (KILLS - round));
-            daemon.run_and_kill(round, &mut moments);
-        }
-        growing.appear(growing.waiting());
+        scope.spawn(|| spark_appends(&namespace, BESIDE_SPARK));
         daemon.finish(&["flights"]);
-        spark.join().expect("Spark's appends");
     });
+    the_writers_took_turns(&daemon, &table);
     let foreign = folder.join("foreign.ndjson");
     let lines: Vec<String> = (0..APPENDS).flat_map(foreign_rows).map(|row| row.to_string()).collect();
     fs::write(&foreign, lines.join("\n")).expect("write the foreign rows");
