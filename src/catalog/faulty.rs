@@ -1,6 +1,6 @@
 //! A catalog that loses answers, lies about its own success, and applies requests minutes late: for tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::model::table::TableState;
 
 /// What a faulty catalog does with a request that changes something.
 #[derive(Debug, Clone, Copy)]
-enum Fault {
+pub(crate) enum Fault {
     None,
     /// Done, and the answer is lost.
     LostYes,
@@ -40,14 +40,23 @@ pub(crate) struct FaultyCatalog {
     env: Env,
     rate: u64,
     late: Mutex<Vec<PreparedCommit>>,
+    script: Mutex<VecDeque<Fault>>,
 }
 
 impl FaultyCatalog {
     pub(crate) fn new(inner: Arc<dyn Catalog>, env: Env, rate: u64) -> Self {
-        Self { inner, env, rate, late: Mutex::default() }
+        Self { inner, env, rate, late: Mutex::default(), script: Mutex::default() }
+    }
+
+    /// What becomes of the next requests that change something, before chance decides again.
+    pub(crate) fn script(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.script.lock().expect("unpoisoned").extend(faults);
     }
 
     fn draw(&self) -> Fault {
+        if let Some(fault) = self.script.lock().expect("unpoisoned").pop_front() {
+            return fault;
+        }
         if self.env.below(100) >= self.rate {
             return Fault::None;
         }

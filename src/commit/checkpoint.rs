@@ -199,7 +199,12 @@ impl Findings {
                 "the branch was rolled back below this pipeline's checkpoint",
                 "set on_rollback to rewind (read the rows again) or keep (leave them out), or run `frazil rollback` with --rewind or --keep",
             ),
-            (OnRollback::Rewind, Some(a)) => take(a, Some("the branch was rolled back: rows are read again")),
+            (OnRollback::Rewind, Some(a)) => {
+                // A later commit forgot the others because they were finished; their objects are gone.
+                let mut a = a.clone();
+                a.sealed.retain(|location| p.sealed.contains(location));
+                take(&a, Some("the branch was rolled back: rows are read again"))
+            }
             (OnRollback::Rewind, None) => halt(
                 "the branch was rolled back to before this pipeline's first checkpoint",
                 "set the positions to go on from with `frazil checkpoint set`",

@@ -108,10 +108,17 @@ pub fn field_ids_hold(staged: &Schema, head: &Schema) -> bool {
     let ours = columns(staged);
     let theirs = columns(head);
     ours.iter().all(|(id, (path, field))| {
-        theirs.get(id).is_some_and(|(at, held)| at == path && reads_as(&field.field_type, &held.field_type))
+        theirs.get(id).is_some_and(|(at, held)| {
+                at == path && reads_as(&field.field_type, &held.field_type) && (field.required || !held.required)
+            })
             // A column that somebody dropped: its values are kept under an id that is never used again.
             || (!theirs.contains_key(id) && !field.required)
     }) && theirs.iter().all(|(id, (_, held))| ours.contains_key(id) || !held.required)
+}
+
+/// Whether `head` has every column of `staged`, by id: one that it lacks was dropped, or is yet to be added.
+pub(crate) fn has_all(head: &Schema, staged: &Schema) -> bool {
+    staged.field_id_to_name_map().keys().all(|id| head.field_by_id(*id).is_some())
 }
 
 fn columns(schema: &Schema) -> BTreeMap<i32, (String, NestedFieldRef)> {
@@ -182,6 +189,7 @@ mod tests {
             (schema(&[(1, "a", Int, false), (2, "c", String, false)]), false, "renamed, or another column as id 2"),
             (schema(&[(1, "a", Int, false), (2, "b", Long, false)]), false, "another type"),
             (schema(&[(1, "a", Int, false)]), true, "dropped"),
+            (schema(&[(1, "a", Int, true), (2, "b", String, false)]), false, "required, and there may be nulls"),
         ];
         for (head, holds, case) in cases {
             assert_eq!(field_ids_hold(&staged, &head), holds, "{case}");

@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 
 use crate::commit::manifests;
 use crate::error::Result;
+use crate::model::checkpoint::Record;
+use crate::model::ids::TableName;
 use crate::model::table::TableState;
 use crate::storage::Storage;
 use crate::storage::ledger::LedgerOwner;
@@ -22,8 +24,27 @@ pub struct Leftover {
     pub submitted_seqs: Option<(i64, i64)>,
     /// Whether a body had no parent: then nothing guards its sequence number.
     pub without_parent: bool,
+    /// The sealed epoch that its commit would decide.
+    pub sealed: Option<String>,
+    /// The sealed epoch's files in other tables: there from the decision on, whoever commits them.
+    pub elsewhere: Vec<(TableName, Vec<String>)>,
     /// Whose files they are in the ledger.
     pub owners: Vec<LedgerOwner>,
+}
+
+impl Leftover {
+    /// Files of which no commit was ever sent.
+    pub fn unsent(files: Vec<String>, owner: LedgerOwner) -> Self {
+        Self {
+            files,
+            snapshot_ids: Vec::new(),
+            submitted_seqs: None,
+            without_parent: false,
+            sealed: None,
+            elsewhere: Vec::new(),
+            owners: vec![owner],
+        }
+    }
 }
 
 /// Whether `state` proves that the leftover's commit is not in and can never land.
@@ -40,8 +61,36 @@ pub async fn never(storage: &Storage, state: &TableState, leftover: &Leftover) -
     if known || leftover.without_parent || state.metadata.last_sequence_number() < last {
         return Ok(false);
     }
+    if leftover.sealed.as_ref().is_some_and(|location| is_decided(state, location)) {
+        return Ok(false);
+    }
     let ids: BTreeSet<i64> = leftover.snapshot_ids.iter().copied().collect();
-    let files: BTreeSet<&str> = leftover.files.iter().map(String::as_str).collect();
+    Ok(!finds(storage, state, first, &ids, &leftover.files).await?)
+}
+
+/// Whether any snapshot of `state` that is still there reaches one of `files`.
+///
+/// # Errors
+/// Whatever the store says.
+pub(crate) async fn reaches(storage: &Storage, state: &TableState, files: &[String]) -> Result<bool> {
+    finds(storage, state, 0, &BTreeSet::new(), files).await
+}
+
+/// Whether a checkpoint names the sealed epoch: then it was decided, and will be finished from its files.
+fn is_decided(state: &TableState, location: &String) -> bool {
+    let records = state.metadata.properties().iter().filter(|(key, _)| key.starts_with("frazil.checkpoint."));
+    // What cannot be read may name it.
+    records.into_iter().any(|(_, text)| Record::parse(text).map_or(true, |record| record.sealed.contains(location)))
+}
+
+async fn finds(
+    storage: &Storage,
+    state: &TableState,
+    first: i64,
+    ids: &BTreeSet<i64>,
+    files: &[String],
+) -> Result<bool> {
+    let files: BTreeSet<&str> = files.iter().map(String::as_str).collect();
     let mut read = BTreeSet::new();
     // Nothing of ours can stand in what was written before our first body.
     for snapshot in state.metadata.snapshots().filter(|s| s.sequence_number() >= first) {
@@ -50,14 +99,14 @@ pub async fn never(storage: &Storage, state: &TableState, leftover: &Leftover) -
                 continue;
             }
             if files.contains(manifest.manifest_path.as_str()) || ids.contains(&manifest.added_snapshot_id) {
-                return Ok(false);
+                return Ok(true);
             }
             for entry in manifests::live_entries(storage, &manifest).await? {
                 if ids.contains(&entry.snapshot_id) || files.contains(entry.file.file_path()) {
-                    return Ok(false);
+                    return Ok(true);
                 }
             }
         }
     }
-    Ok(true)
+    Ok(false)
 }

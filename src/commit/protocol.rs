@@ -14,7 +14,7 @@ use crate::catalog::{Catalog, Outcome};
 use crate::commit::checkpoint::{Chain, Taken};
 use crate::commit::conflict::{self, Ours, Rule, Theirs};
 use crate::commit::look::{Effect, Rebase, Seen, Verdict, look};
-use crate::commit::proof::Leftover;
+use crate::commit::proof::{self, Leftover};
 use crate::commit::properties::CommitProperties;
 use crate::commit::snapshot::{ListCache, Prepared, Preparer, Written};
 use crate::commit::standing::{Question, Standing, standing};
@@ -61,14 +61,20 @@ pub struct Commit {
     retired: Vec<i64>,
     /// Snapshot ids under which a body was submitted.
     submitted_as: Vec<i64>,
-    /// The last body submitted, and when.
-    last: Option<(Prepared, i64)>,
+    /// The last body submitted.
+    last: Option<Prepared>,
     /// The lowest and the highest sequence number that a submitted body assumed.
     submitted_seqs: Option<(i64, i64)>,
+    /// Whether a body was submitted whose snapshot has no parent.
+    without_parent: bool,
     /// Whether every answer so far was a definite no.
     definite: bool,
+    /// What the catalog said when it last refused.
+    refusal: Option<String>,
     /// Bodies sent.
     attempts: u32,
+    /// No body is sent after this moment.
+    until_ms: Option<i64>,
 }
 
 /// How a commit ended.
@@ -110,9 +116,19 @@ impl Commit {
             submitted_as: Vec::new(),
             last: None,
             submitted_seqs: None,
+            without_parent: false,
             definite: true,
+            refusal: None,
             attempts: 0,
+            until_ms: None,
         }
+    }
+
+    /// The same, of which no body is sent after `ms`: its files may not be there any more.
+    #[must_use]
+    pub fn until(mut self, ms: i64) -> Self {
+        self.until_ms = Some(ms);
+        self
     }
 
     /// The change.
@@ -138,12 +154,13 @@ impl Commit {
         if let Some(Data::Append(append)) = &self.change.data {
             files.extend(append.files.iter().map(|f| f.file_path().to_owned()));
         }
-        let orphan = self.last.as_ref().is_some_and(|(prepared, _)| prepared.base.head(&self.change.target).is_none());
         Leftover {
             files,
             snapshot_ids: self.submitted_as,
             submitted_seqs: self.submitted_seqs,
-            without_parent: orphan,
+            without_parent: self.without_parent,
+            sealed: None,
+            elsewhere: Vec::new(),
             owners,
         }
     }
@@ -209,6 +226,36 @@ impl Committer {
         ))
     }
 
+    /// Whether `state` of this table, and the tables that a leftover has files in beside it, prove that it can never land.
+    ///
+    /// # Errors
+    /// Whatever catalog and store say: then there is no proof.
+    pub async fn never(&self, state: &TableState, leftover: &Leftover) -> Result<bool> {
+        if !proof::never(&self.storage, state, leftover).await? {
+            return Ok(false);
+        }
+        for (table, files) in &leftover.elsewhere {
+            let state = match self.catalog.load(table).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+                loaded => loaded?,
+            };
+            if proof::reaches(&self.shared.vended(&state.config)?, &state, files).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Deletes a leftover's files; answers those that stay, each with the reason.
+    pub async fn remove(&self, leftover: &Leftover) -> Vec<(String, Error)> {
+        let mut results = self.storage.delete_all(leftover.files.clone()).await;
+        for (table, files) in &leftover.elsewhere {
+            let vended = self.catalog.load(table).await.ok().and_then(|state| self.shared.vended(&state.config).ok());
+            results.extend(vended.as_ref().unwrap_or(&self.shared).delete_all(files.clone()).await);
+        }
+        results.into_iter().filter_map(|(file, result)| result.err().map(|error| (file, error))).collect()
+    }
+
     /// Where a pipeline stands.
     ///
     /// # Errors
@@ -229,7 +276,10 @@ impl Committer {
         let mut step = if commit.last.is_some() { Step::Look } else { Step::Prepare(Box::new(base.clone())) };
         loop {
             let done = match step {
-                Step::Prepare(ref base) => self.prepare(commit, base).await,
+                Step::Prepare(ref base) => self.prepare_or_reload(commit, base).await,
+                Step::Submit(_) if commit.until_ms.is_some_and(|until| self.env.now_ms() > until) => {
+                    return Ok(commit.give_back(format!("table {}: its files were staged too long ago", self.table)));
+                }
                 Step::Submit(prepared) => Ok(self.submit(commit, *prepared).await),
                 Step::Look => self.look(commit).await,
             };
@@ -274,8 +324,32 @@ impl Committer {
         }
     }
 
+    async fn prepare_or_reload(&mut self, commit: &mut Commit, base: &TableState) -> Result<Turn> {
+        match self.prepare(commit, base).await {
+            Err(error) => match self.outdated(base, &error).await? {
+                Some(head) => Ok(Turn::Wait(Step::Prepare(Box::new(head)), Duration::ZERO, error.to_string())),
+                None => Err(error),
+            },
+            done => done,
+        }
+    }
+
+    /// The head, when `error` may come of a state that is not: files that it names may be gone since, and credentials that
+    /// came with it may have run out.
+    async fn outdated(&mut self, state: &TableState, error: &Error) -> Result<Option<TableState>> {
+        if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) {
+            return Ok(None);
+        }
+        let head = self.load().await?;
+        let same = head.metadata.last_updated_ms() == state.metadata.last_updated_ms()
+            && head.metadata_location == state.metadata_location
+            && head.config == state.config;
+        Ok((!same).then_some(head))
+    }
+
     async fn prepare(&mut self, commit: &mut Commit, base: &TableState) -> Result<Turn> {
         self.recognise(base)?;
+        self.storage = self.shared.vended(&base.config)?;
         let (effect, held) = self.held(&commit.change, base).await?;
         match effect {
             Effect::Done | Effect::Delta(checkpoint::Standing::Behind) => return Ok(Turn::done(base.clone(), false)),
@@ -284,12 +358,15 @@ impl Committer {
             }
             Effect::Delta(checkpoint::Standing::Ahead) | Effect::Absent => {}
         }
+        if !fit(&mut commit.change, base) {
+            return Ok(Turn::End(Ending::Rebuild(Box::new(base.clone()))));
+        }
         let mut preparer = Preparer {
             env: &self.env,
             storage: &self.storage,
             ledger: self.ledger.as_ref(),
             instance: &self.instance,
-            held: held.as_ref().map(|taken| &taken.checkpoint),
+            held: held.as_ref(),
             cache: &mut self.cache,
         };
         let prepared = preparer.prepare(&commit.change, &mut commit.written, base).await?;
@@ -311,12 +388,13 @@ impl Committer {
                 }
                 (false, Turn::Wait(Step::Look, Duration::ZERO, "a yes that does not show the commit".to_owned()))
             }
-            Outcome::NotSent(error) => return Self::unsent(commit, prepared, Duration::ZERO, error.to_string()),
+            Outcome::NotSent(error) => return self.unsent(commit, prepared, Duration::ZERO, error.to_string()),
             Outcome::Throttled(wait) => {
-                return Self::unsent(commit, prepared, wait, "the catalog asks to wait".to_owned());
+                return self.unsent(commit, prepared, wait, "the catalog asks to wait".to_owned());
             }
             Outcome::Refused(error) => {
                 tracing::debug!(table = %self.table, "refused, to be looked at: {error}");
+                commit.refusal = Some(error.to_string());
                 (error.kind() == ErrorKind::Conflict, Turn::Conflict(Step::Look))
             }
             Outcome::Unknown(error) => {
@@ -329,14 +407,25 @@ impl Committer {
         if commit.submitted_as.last() != Some(&commit.change.snapshot_id) {
             commit.submitted_as.push(commit.change.snapshot_id);
         }
-        commit.last = Some((prepared, self.env.now_ms()));
+        commit.without_parent |= prepared.base.head(&commit.change.target).is_none();
+        commit.last = Some(prepared);
         turn
     }
 
-    /// Nothing left this process: the same body again, unless an earlier one may have landed.
-    fn unsent(commit: &Commit, prepared: Prepared, wait: Duration, why: String) -> Turn {
-        let next = if commit.last.is_some() { Step::Look } else { Step::Submit(Box::new(prepared)) };
+    /// Nothing left this process: the same body again while its timestamp is good, unless an earlier one may have landed.
+    fn unsent(&self, commit: &Commit, prepared: Prepared, wait: Duration, why: String) -> Turn {
+        let next = if commit.last.is_some() {
+            Step::Look
+        } else if self.is_young(&prepared) {
+            Step::Submit(Box::new(prepared))
+        } else {
+            Step::Prepare(Box::new(prepared.base))
+        };
         Turn::Wait(next, wait, why)
+    }
+
+    fn is_young(&self, prepared: &Prepared) -> bool {
+        self.env.now_ms().saturating_sub(prepared.at_ms) < YOUNG_MS
     }
 
     async fn look(&mut self, commit: &mut Commit) -> Result<Turn> {
@@ -347,8 +436,14 @@ impl Committer {
             }
             Err(error) => return Ok(Turn::Wait(Step::Look, Duration::ZERO, format!("load failed: {error}"))),
         };
-        let seen = self.seen(commit, &head).await?;
-        let Some((prepared, _)) = &mut commit.last else {
+        let seen = match self.seen(commit, &head).await {
+            Ok(seen) => seen,
+            Err(error) => match self.outdated(&head, &error).await? {
+                Some(_) => return Ok(Turn::Wait(Step::Look, Duration::ZERO, error.to_string())),
+                None => return Err(error),
+            },
+        };
+        let Some(prepared) = &mut commit.last else {
             return Ok(Turn::Next(Step::Prepare(Box::new(head))));
         };
         Ok(match look(&seen) {
@@ -359,25 +454,13 @@ impl Committer {
             Verdict::Rebuild => Turn::End(Ending::Rebuild(Box::new(head))),
             Verdict::Resubmit => {
                 prepared.commit.idempotency_key = self.env.uuid();
-                let again = Prepared {
-                    commit: prepared.commit.clone(),
-                    base: prepared.base.clone(),
-                    manifest_list: prepared.manifest_list.clone(),
-                };
-                Turn::Next(Step::Submit(Box::new(again)))
+                Turn::Next(Step::Submit(Box::new(prepared.clone())))
             }
             Verdict::Renew => {
                 commit.renew(self.env.snapshot_id());
                 Turn::Next(Step::Prepare(Box::new(head)))
             }
-            Verdict::Prepare => {
-                if commit.change.evolve.is_some()
-                    && prepared.base.metadata.current_schema_id() != head.metadata.current_schema_id()
-                {
-                    commit.change.evolve = None; // somebody added the same columns under the same ids
-                }
-                Turn::Next(Step::Prepare(Box::new(head)))
-            }
+            Verdict::Prepare => Turn::Next(Step::Prepare(Box::new(head))),
         })
     }
 
@@ -387,11 +470,9 @@ impl Committer {
         let effect = if in_chain { Effect::Done } else { self.held(change, head).await?.0 };
         let (as_assumed, young, rebase) = match &commit.last {
             None => (false, false, Rebase::Clean),
-            Some((prepared, at)) => (
-                as_assumed(prepared, head),
-                self.env.now_ms().saturating_sub(*at) < YOUNG_MS,
-                rebase(change, &prepared.base, head),
-            ),
+            Some(prepared) => {
+                (as_assumed(prepared, head), self.is_young(prepared), rebase(change, &prepared.base, head))
+            }
         };
         Ok(Seen {
             in_chain,
@@ -460,7 +541,10 @@ impl Commit {
         self.written.renew();
     }
 
-    fn give_back(&self, why: String) -> Ending {
+    fn give_back(&self, mut why: String) -> Ending {
+        if let Some(refusal) = &self.refusal {
+            why = format!("{why}, the last refusal: {refusal}");
+        }
         let error = Error::new(ErrorKind::Unavailable, why);
         if self.definite { Ending::Failed(error) } else { Ending::Unresolved(error) }
     }
@@ -503,6 +587,29 @@ fn as_assumed(prepared: &Prepared, head: &TableState) -> bool {
         && base.format_version() == head.format_version()
 }
 
+/// Whether the staged files fit `state`, which may not be the one that they were staged for. A schema change that somebody
+/// else has made, under the same ids, is dropped from `change`.
+fn fit(change: &mut Change, state: &TableState) -> bool {
+    let metadata = &state.metadata;
+    let Some(Data::Append(append)) = &change.data else {
+        return true;
+    };
+    let schema = metadata.current_schema();
+    let as_made = change.evolve.as_ref().map(|evolve| {
+        evolve.base_schema_id == metadata.current_schema_id() && evolve.base_last_column_id == metadata.last_column_id()
+    });
+    let fits = match as_made {
+        Some(true) => true,
+        None if append.files.is_empty() => true,
+        None => conflict::field_ids_hold(&append.schema, schema),
+        Some(false) => conflict::field_ids_hold(&append.schema, schema) && conflict::has_all(schema, &append.schema),
+    };
+    if as_made == Some(false) && fits {
+        change.evolve = None;
+    }
+    fits && metadata.partition_spec_by_id(append.spec_id).is_some()
+}
+
 /// The conflict table for the changes that are built, over what happened between `base` and `head`.
 fn rebase(change: &Change, base: &TableState, head: &TableState) -> Rebase {
     let layout = conflict::layout_changed(&base.metadata, &head.metadata)
@@ -519,10 +626,14 @@ fn rebase(change: &Change, base: &TableState, head: &TableState) -> Rebase {
         theirs.push(Theirs::Layout);
     }
     let fits = || {
+        if append.files.is_empty() && change.evolve.is_none() {
+            return true;
+        }
         let spec = head.metadata.partition_spec_by_id(append.spec_id);
         spec == base.metadata.partition_spec_by_id(append.spec_id)
             && spec.is_some()
             && conflict::field_ids_hold(&append.schema, head.metadata.current_schema())
+            && (change.evolve.is_none() || conflict::has_all(head.metadata.current_schema(), &append.schema))
     };
     // A rollback is judged by the checkpoint table, which was asked before this; without a delta the rows go to the new head.
     let clean = theirs.into_iter().all(|theirs| match conflict::rule(Ours::Append, theirs) {

@@ -16,14 +16,14 @@ use iceberg::{TableRequirement, TableUpdate};
 
 use crate::catalog::PreparedCommit;
 use crate::commit::avro;
-use crate::commit::checkpoint::{Chain, record_key};
+use crate::commit::checkpoint::{Chain, Taken, record_key};
 use crate::commit::manifests::{self, ManifestScribe, Merge};
 use crate::commit::properties::CommitProperties;
 use crate::commit::records::{self, IN_LIST, SUMMARY_MAX, VERSION_KEY};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::change::{Append, Change, Data, Evolve, PipelineDelta};
-use crate::model::checkpoint::{Checkpoint, Origin, RECORD_VERSION, Record};
+use crate::model::checkpoint::{Origin, RECORD_VERSION, Record};
 use crate::model::ids::MAIN;
 use crate::model::table::TableState;
 use crate::storage::Storage;
@@ -55,13 +55,13 @@ pub(crate) struct ListCache {
 }
 
 /// A change, ready to submit on one head.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Prepared {
     pub(crate) commit: PreparedCommit,
     /// The table as it was assumed.
     pub(crate) base: TableState,
-    /// This attempt's manifest list: of several attempts under one id it tells which one landed.
-    pub(crate) manifest_list: Option<String>,
+    /// When it was prepared: its timestamp's age.
+    pub(crate) at_ms: i64,
 }
 
 /// What preparing needs beside the change.
@@ -71,7 +71,7 @@ pub(crate) struct Preparer<'a> {
     pub(crate) ledger: Option<&'a Ledger>,
     pub(crate) instance: &'a str,
     /// The checkpoint that a delta moves, as the decision table took it from this very base.
-    pub(crate) held: Option<&'a Checkpoint>,
+    pub(crate) held: Option<&'a Taken>,
     pub(crate) cache: &'a mut ListCache,
 }
 
@@ -90,7 +90,6 @@ impl Preparer<'_> {
         let metadata = &base.metadata;
         let mut updates = Vec::new();
         let mut requirements = vec![TableRequirement::UuidMatch { uuid: metadata.uuid() }];
-        let mut manifest_list = None;
         if let Some(evolve) = &change.evolve {
             updates.extend(evolve_updates(evolve, base));
             requirements
@@ -104,7 +103,6 @@ impl Preparer<'_> {
         }
         if let Some(Data::Append(append)) = &change.data {
             let snapshot = self.snapshot(change, append, written, base, &mut updates).await?;
-            manifest_list = Some(snapshot.manifest_list().to_owned());
             requirements.push(pin(base, &change.target));
             updates.push(TableUpdate::AddSnapshot { snapshot });
             updates.push(TableUpdate::SetSnapshotRef {
@@ -128,7 +126,7 @@ impl Preparer<'_> {
         );
         let commit =
             PreparedCommit { table: base.name.clone(), requirements, updates, idempotency_key: self.env.uuid() };
-        Ok(Prepared { commit, base: base.clone(), manifest_list })
+        Ok(Prepared { commit, base: base.clone(), at_ms: self.env.now_ms() })
     }
 
     /// Writes the snapshot's files and adds the record's property to `updates`.
@@ -428,9 +426,12 @@ impl Records {
     }
 }
 
-fn own_record(delta: &PipelineDelta, held: Option<&Checkpoint>, snapshot: i64, seq: i64, instance: &str) -> Record {
+fn own_record(delta: &PipelineDelta, held: Option<&Taken>, snapshot: i64, seq: i64, instance: &str) -> Record {
     let mut checkpoint = delta.witness.clone();
-    if let Some(held) = held {
+    // What another instance decided stays until somebody knows it finished.
+    let open = held.into_iter().flat_map(|taken| &taken.sealed).filter(|location| !delta.finished.contains(location));
+    let sealed = open.chain(&delta.sealed).cloned().collect();
+    if let Some(Taken { checkpoint: held, .. }) = held {
         checkpoint.positions = held.positions.clone();
         let fresh = std::mem::replace(&mut checkpoint.tails, held.tails.clone());
         checkpoint.tails.extend(fresh);
@@ -440,7 +441,7 @@ fn own_record(delta: &PipelineDelta, held: Option<&Checkpoint>, snapshot: i64, s
         v: RECORD_VERSION,
         checkpoint,
         origin: Origin { snapshot, seq, commit: format!("{instance}/{snapshot:x}") },
-        sealed: delta.sealed.clone(),
+        sealed,
     }
 }
 

@@ -108,7 +108,18 @@ impl Creation {
             format_version: self.format_version(),
             properties: self.config.properties.clone().into_iter().collect(),
         };
-        create_or_adopt(env, catalog, &wanted).await
+        match create_or_adopt(env, catalog, &wanted).await {
+            // Another instance created it meanwhile, from other rows: it is taken as it is.
+            Err(error) if error.kind() == ErrorKind::Conflict && self.config.columns.is_empty() => {
+                catalog.load(table).await
+            }
+            // Only a person can mend that: it is not to be tried again and again.
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                let hint = error.hint().unwrap_or_default().to_owned();
+                Err(Error::new(ErrorKind::Config, error.to_string()).with_hint(hint))
+            }
+            done => done,
+        }
     }
 
     fn format_version(&self) -> FormatVersion {

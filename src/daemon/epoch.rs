@@ -1,15 +1,19 @@
 //! Where a pipeline's epochs begin and end: the checkpoint it starts from, and the commits of what it sealed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::api::PipelineHealth;
+use crate::commit::proof::Leftover;
 use crate::commit::protocol::{Commit, Ending};
 use crate::commit::standing::Standing;
 use crate::config::RejectsTo;
 use crate::daemon::lane::Lane;
 use crate::daemon::pipeline::{Epoch, Pipeline, since};
 use crate::daemon::rebuild;
-use crate::daemon::sealed::{Sealed, SealedPart};
+use crate::daemon::sealed::{self, STAGED_MAX_MS, Sealed, SealedPart};
 use crate::daemon::table::TableHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::batch::RawBatch;
@@ -41,17 +45,16 @@ impl Weight {
 impl Pipeline {
     /// Where to read from: what the anchor's checkpoint says, once every decided epoch is finished.
     pub(crate) async fn start(&mut self) -> Result<Checkpoint> {
-        let catalog = self.shared.catalog(&self.config.catalog)?;
-        match catalog.load(&self.anchor).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Checkpoint::default()),
-            Err(error) => return Err(error),
-            Ok(_) => {}
-        }
+        self.fresh = true;
         let handle = self.shared.table(&self.config.catalog, &self.anchor)?;
-        let (state, standing) = handle.standing(self.asker()).await?;
+        let (state, standing) = match handle.standing(self.asker()).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Checkpoint::default()),
+            found => found?,
+        };
         let Standing::At(taken) = standing else {
             return Ok(Checkpoint::default());
         };
+        self.fresh = taken.checkpoint.positions.is_empty();
         if let Some(warning) = taken.warning {
             tracing::warn!(pipeline = %self.name, table = %self.anchor, "{warning}");
         }
@@ -64,7 +67,15 @@ impl Pipeline {
             .with_hint("point the source back, give the pipeline a new name to start from the beginning, or run `frazil checkpoint set`"));
         }
         for location in &taken.sealed {
-            self.finish_sealed(location, &state).await?;
+            if let Err(error) = self.finish_sealed(location, &state).await {
+                // Another instance may have finished and forgotten it meanwhile.
+                return Err(match handle.standing(self.asker()).await?.1 {
+                    Standing::At(now) if !now.sealed.contains(location) => {
+                        Error::new(ErrorKind::Fenced, "another instance finished the sealed epoch").with_source(error)
+                    }
+                    _ => error,
+                });
+            }
         }
         self.finished = taken.sealed;
         Ok(taken.checkpoint)
@@ -90,6 +101,7 @@ impl Pipeline {
         handle: &TableHandle,
     ) -> Result<TableState> {
         let mut base = handle.load().await?;
+        part.is_of(&base)?;
         let mut staged = part.staged()?;
         let mut change = sealed.change(part, staged.clone());
         loop {
@@ -136,7 +148,9 @@ impl Pipeline {
         base: TableState,
         sealed: Option<(&Sealed, &str)>,
     ) -> Result<(Commit, Ending)> {
-        let mut commit = Box::new(Commit::new(change));
+        let staged_ms = sealed.map_or_else(|| self.shared.env.now_ms(), |(sealed, _)| sealed.sealed_ms);
+        let until = staged_ms.saturating_add(STAGED_MAX_MS);
+        let mut commit = Box::new(Commit::new(change).until(until));
         let mut attempt = 0_u32;
         loop {
             if let Some((sealed, location)) = sealed {
@@ -154,6 +168,9 @@ impl Pipeline {
             };
             if self.hard.is_cancelled() {
                 return Err(error);
+            }
+            if sealed.is_none() && self.shared.env.now_ms() > until {
+                return Ok((*commit, Ending::Lost(Box::new(base))));
             }
             tracing::warn!(pipeline = %self.name, table = %handle.name(), attempt, "a commit is {what}: {error}");
             self.watch.set(PipelineHealth::Waiting(format!("commit {what}: {error}")));
@@ -179,8 +196,8 @@ impl Pipeline {
             .with_hint("raise limits.tables, or route by a field with fewer values"));
         }
         let catalog = self.shared.catalog(&self.config.catalog)?;
-        let state = self.creation.open(&self.shared.env, catalog.as_ref(), table, rows).await?;
-        self.add_lane(table, state).await
+        unless(&self.hard, self.creation.open(&self.shared.env, catalog.as_ref(), table, rows)).await?;
+        self.add_lane(table).await
     }
 
     /// Opens the lane of the rejects table.
@@ -189,17 +206,17 @@ impl Pipeline {
             return Ok(());
         }
         let catalog = self.shared.catalog(&self.config.catalog)?;
-        let state = self.creation.open_rejects(&self.shared.env, catalog.as_ref(), table).await?;
-        self.add_lane(table, state).await
+        unless(&self.hard, self.creation.open_rejects(&self.shared.env, catalog.as_ref(), table)).await?;
+        self.add_lane(table).await
     }
 
     /// A lane, once the table knows the pipeline: rows never travel in a snapshot without a parent.
-    async fn add_lane(&mut self, table: &TableName, state: TableState) -> Result<()> {
+    async fn add_lane(&mut self, table: &TableName) -> Result<()> {
         let handle = self.shared.table(&self.config.catalog, table)?;
-        let (mut state, standing) = {
-            drop(state);
-            handle.standing(self.asker()).await?
-        };
+        let (mut state, standing) = handle.standing(self.asker()).await?;
+        if let Standing::At(taken) = &standing {
+            self.has_anchor(table, &taken.checkpoint).await?;
+        }
         if standing == Standing::New {
             let mut change = Lane::new(self.shared.clone(), self.options.clone(), handle.clone(), state.clone())?
                 .change(self.shared.env.snapshot_id(), None);
@@ -220,6 +237,30 @@ impl Pipeline {
         Ok(())
     }
 
+    /// A pipeline that found no checkpoint in its anchor has written nowhere yet, unless the anchor was replaced or renamed.
+    async fn has_anchor(&mut self, table: &TableName, held: &Checkpoint) -> Result<()> {
+        if !self.fresh || *table == self.anchor || held.positions.is_empty() {
+            return Ok(());
+        }
+        let anchor = self.shared.table(&self.config.catalog, &self.anchor)?;
+        let positions = match anchor.standing(self.asker()).await {
+            Ok((_, Standing::At(taken))) => taken.checkpoint.positions,
+            Ok((_, Standing::New)) => Default::default(),
+            Err(error) if error.kind() == ErrorKind::NotFound => Default::default(),
+            Err(error) => return Err(error),
+        };
+        let covered =
+            held.positions.iter().all(|(partition, held)| positions.get(partition).is_some_and(|p| p.covers(held)));
+        if covered {
+            return Ok(()); // another instance began meanwhile
+        }
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("table {table} holds rows of pipeline {}, but its anchor {} knows of none", self.name, self.anchor),
+        )
+        .with_hint("the anchor was dropped, renamed or replaced: bring it back, or set the positions with `frazil checkpoint set`"))
+    }
+
     fn delta(&self, delta: Delta, sealed: Vec<String>) -> PipelineDelta {
         PipelineDelta {
             pipeline: self.name.clone(),
@@ -228,6 +269,7 @@ impl Pipeline {
             on_rollback: self.config.on_rollback,
             follows: false,
             sealed,
+            finished: self.finished.clone(),
         }
     }
 
@@ -241,28 +283,39 @@ impl Pipeline {
         let anchor = self.anchor.clone();
         self.open_anchor().await?;
         let owner = self.owner();
-        let epoch = std::mem::take(&mut self.epoch);
         let (anchor_staged, others) = self.stage().await?;
         let parts: Vec<(TableName, Weight)> = anchor_staged
             .iter()
             .map(|staged| (anchor.clone(), Weight::of(staged)))
             .chain(others.iter().map(|(table, staged)| (table.clone(), Weight::of(staged))))
             .collect();
-        let sealed = self.write_sealed(&epoch, &owner, &others).await?;
+        let sealed = self.write_sealed(&owner, &others).await?;
         let Some(lane) = self.lanes.get(&anchor) else {
             return Err(Error::new(ErrorKind::Internal, format!("no lane for the anchor {anchor}")));
         };
         let mut change = lane.change(owner.snapshot_id, anchor_staged);
         change.target.clone_from(&self.config.branch);
         let location = sealed.as_ref().map(|(_, location)| location.clone());
-        change.delta = Some(self.delta(epoch.delta.clone(), location.into_iter().collect()));
         let (handle, base) = (lane.handle.clone(), lane.state.clone());
+        // From here on its files may be in a commit: what becomes of them is no longer this pipeline's alone to say.
+        let epoch = std::mem::take(&mut self.epoch);
+        change.delta = Some(self.delta(epoch.delta.clone(), location.clone().into_iter().collect()));
         let (commit, ending) = self.drive(&handle, change, base, None).await?;
         let mut owners = commit.owners(&anchor);
+        let tables = others.iter().map(|(table, _)| table.clone());
+        owners.extend(tables.map(|table| LedgerOwner { table, snapshot_id: owner.snapshot_id }));
         owners.push(owner);
         match ending {
             Ending::Done { state, ours: true } => self.adopt(&anchor, *state)?,
-            ending => return self.undecided(&handle, commit, &others, owners, &ending).await,
+            ending => {
+                let mut leftover = commit.into_leftover(&anchor);
+                let files = |staged: &Staged| staged.files.iter().map(|f| f.file_path().to_owned()).collect();
+                leftover.elsewhere = others.iter().map(|(table, staged)| (table.clone(), files(staged))).collect();
+                leftover.files.extend(location.clone());
+                (leftover.sealed, leftover.owners) = (location, owners);
+                handle.leave(leftover).await;
+                return Err(undecided(&anchor, &ending));
+            }
         }
         if let Some((sealed, location)) = &sealed {
             for part in &sealed.parts {
@@ -299,8 +352,8 @@ impl Pipeline {
             return Ok(());
         }
         let catalog = self.shared.catalog(&self.config.catalog)?;
-        let state = self.creation.open_empty(&self.shared.env, catalog.as_ref(), &anchor).await?;
-        self.add_lane(&anchor, state).await
+        unless(&self.hard, self.creation.open_empty(&self.shared.env, catalog.as_ref(), &anchor)).await?;
+        self.add_lane(&anchor).await
     }
 
     /// Completes the files of every lane.
@@ -320,7 +373,6 @@ impl Pipeline {
     /// Writes the object of an epoch that feeds more than its anchor.
     async fn write_sealed(
         &mut self,
-        epoch: &Epoch,
         owner: &LedgerOwner,
         others: &[(TableName, Staged)],
     ) -> Result<Option<(Sealed, String)>> {
@@ -328,40 +380,36 @@ impl Pipeline {
             return Ok(None);
         }
         let now = self.shared.env.now_ms();
-        let mut sealed = Sealed::new(self.name.clone(), &self.config.branch, epoch.delta.clone(), self.witness(), now);
+        let mut object =
+            Sealed::new(self.name.clone(), &self.config.branch, self.epoch.delta.clone(), self.witness(), now);
         for (table, staged) in others {
-            let evolve = self.lanes.get(table).and_then(Lane::evolve);
-            sealed.parts.push(SealedPart::new(table, self.shared.env.snapshot_id(), staged, evolve)?);
+            let id = self.shared.env.snapshot_id();
+            if let Some(lane) = self.lanes.get(table) {
+                object.parts.push(SealedPart::new(&lane.state, id, staged, lane.evolve())?);
+            }
         }
         let Some(anchor) = self.lanes.get(&self.anchor).map(|lane| &lane.state) else {
             return Err(Error::new(ErrorKind::Internal, format!("no lane for the anchor {}", self.anchor)));
         };
-        let folder = anchor.metadata.location().trim_end_matches('/');
-        let location = format!("{folder}/metadata/sealed-{}-{:x}.json", self.name, owner.snapshot_id);
+        let location = sealed::location(anchor, &self.name, owner.snapshot_id);
         let storage = self.shared.storage.vended(&anchor.config)?;
         self.shared.ledger.stage(owner, &location).await?;
-        sealed.write(&storage, &location).await?;
-        Ok(Some((sealed, location)))
+        object.write(&storage, &location).await?;
+        Ok(Some((object, location)))
     }
 
-    /// The anchor's commit did not decide: the epoch did not happen, and its rows are read again.
-    async fn undecided(
-        &mut self,
-        handle: &TableHandle,
-        commit: Commit,
-        others: &[(TableName, Staged)],
-        owners: Vec<LedgerOwner>,
-        ending: &Ending,
-    ) -> Result<()> {
-        let mut leftover = commit.into_leftover(handle.name());
-        leftover.owners = owners;
-        leftover.files.extend(others.iter().flat_map(|(_, s)| s.files.iter().map(|f| f.file_path().to_owned())));
-        handle.leave(leftover).await;
-        let what = match ending {
-            Ending::Rebuild(_) => "the table's layout changed under the epoch",
-            _ => "another instance has moved the checkpoint",
-        };
-        Err(Error::new(ErrorKind::Fenced, format!("table {}: {what}", handle.name())))
+    /// Removes what an epoch staged of which no commit was ever sent.
+    pub(crate) async fn abandon(&mut self, snapshot_id: i64) {
+        let entries = self.shared.ledger.open_entries();
+        let mut left: BTreeMap<LedgerOwner, Vec<String>> = BTreeMap::new();
+        for entry in entries.into_iter().filter(|entry| entry.owner.snapshot_id == snapshot_id) {
+            left.entry(entry.owner).or_default().push(entry.location);
+        }
+        for (owner, files) in left {
+            if let Ok(handle) = self.shared.table(&self.config.catalog, &owner.table) {
+                handle.leave(Leftover::unsent(files, owner)).await;
+            }
+        }
     }
 
     fn adopt(&mut self, table: &TableName, state: TableState) -> Result<()> {
@@ -410,5 +458,24 @@ impl Pipeline {
             format!("pipeline {}: {rejects} of {rows} rows of an epoch were rejected", self.name),
         )
         .with_hint("look at the reasons with --log-level debug, mend the source, or raise rejects.halt_above"))
+    }
+}
+
+/// The anchor's commit did not decide: the epoch did not happen, and its rows are read again.
+fn undecided(anchor: &TableName, ending: &Ending) -> Error {
+    let what = match ending {
+        Ending::Rebuild(_) => "the table's layout changed under the epoch",
+        Ending::Lost(_) => "the epoch's files were staged more than a day ago",
+        _ => "another instance has moved the checkpoint",
+    };
+    Error::new(ErrorKind::Fenced, format!("table {anchor}: {what}"))
+}
+
+/// `work`, unless the grace of a shutdown ends before it.
+async fn unless<T>(ended: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = ended.cancelled() => Err(Error::new(ErrorKind::Unavailable, "stopped while a table was opened")),
+        done = work => done,
     }
 }

@@ -25,6 +25,9 @@ use crate::write::properties::WriteProperties;
 use crate::write::staged::Staged;
 use crate::write::{EpochWriter, WriterOptions};
 
+/// Age at which credentials that came with a table are asked for again; catalogs give them for a quarter of an hour or more.
+const VENDED_MAX_MS: i64 = 5 * 60 * 1000;
+
 /// What a pipeline's lanes have in common.
 #[derive(Debug, Clone)]
 pub(crate) struct LaneOptions {
@@ -62,15 +65,8 @@ pub(crate) struct Lane {
     /// Counts decoders: what an older one decoded ahead may have to be decoded again.
     version: u64,
     writer: Option<EpochWriter>,
-}
-
-/// What a batch came to in a lane.
-#[derive(Debug)]
-pub(crate) enum Taken {
-    /// Its rows are in the epoch; these are not.
-    Rows(Vec<Reject>),
-    /// The schema must change in a way that the open epoch's files do not survive: seal first, then take it again.
-    SealFirst,
+    /// When the catalog was last asked for the table.
+    loaded_ms: i64,
 }
 
 impl Lane {
@@ -78,8 +74,19 @@ impl Lane {
         let schema = Arc::clone(state.metadata.current_schema());
         let decoder = Arc::new(decoder(&schema, &options)?);
         let metadata = MetadataColumns::new(&schema, &BTreeMap::new())?;
-        let mut lane =
-            Self { shared, options, handle, state, schema, evolve: None, decoder, metadata, version: 0, writer: None };
+        let mut lane = Self {
+            loaded_ms: shared.env.now_ms(),
+            shared,
+            options,
+            handle,
+            state,
+            schema,
+            evolve: None,
+            decoder,
+            metadata,
+            version: 0,
+            writer: None,
+        };
         lane.add_metadata_columns()?;
         Ok(lane)
     }
@@ -112,14 +119,35 @@ impl Lane {
         self.writer.as_ref().map_or(0, EpochWriter::bytes)
     }
 
-    /// Takes a batch that was decoded by decoder number `version`, evolving the schema where the rows need it.
+    /// Whether a batch changes the schema in a way that the open epoch's files do not survive: seal before any row of it is
+    /// written, for a batch is in one epoch whole.
+    pub(crate) async fn seals_first(&mut self, raw: &Arc<RawBatch>, observed: &Observed, version: u64) -> Result<bool> {
+        if self.options.on_change != OnChange::Evolve || self.rows() == 0 || !self.has_typed_partitions() {
+            return Ok(false);
+        }
+        let again;
+        let observed = if version == self.version {
+            observed
+        } else {
+            again = self.decode(raw, self.options.on_change).await?.1;
+            &again
+        };
+        if observed.is_settled() {
+            return Ok(false);
+        }
+        Ok(self.evolution(observed)?.schema.is_some_and(|schema| self.moves_partitions(&schema)))
+    }
+
+    /// Takes a batch that was decoded by decoder number `version`, evolving the schema where the rows need it; answers the
+    /// rows that the table does not take.
     pub(crate) async fn take(
         &mut self,
         raw: &Arc<RawBatch>,
         decoded: (Batch, Observed),
         version: u64,
         owner: &LedgerOwner,
-    ) -> Result<Taken> {
+    ) -> Result<Vec<Reject>> {
+        self.refresh().await?;
         let (mut batch, mut observed) = decoded;
         if version != self.version {
             (batch, observed) = self.decode(raw, self.options.on_change).await?;
@@ -127,9 +155,6 @@ impl Lane {
         if self.options.on_change == OnChange::Evolve && !observed.is_settled() {
             let mut evolution = self.evolution(&observed)?;
             if let Some(schema) = evolution.schema.take().map(Arc::new) {
-                if self.rows() > 0 && self.moves_partitions(&schema) {
-                    return Ok(Taken::SealFirst);
-                }
                 self.evolve_to(schema, &evolution).await?;
                 (batch, observed) = self.decode(raw, self.options.on_change).await?;
             }
@@ -138,7 +163,7 @@ impl Lane {
                 (batch, _) = self.decode(raw, OnChange::Quarantine).await?;
             }
         }
-        self.write(raw, batch, owner).await.map(Taken::Rows)
+        self.write(raw, batch, owner).await
     }
 
     async fn write(&mut self, raw: &RawBatch, batch: Batch, owner: &LedgerOwner) -> Result<Vec<Reject>> {
@@ -160,19 +185,34 @@ impl Lane {
         self.shared.env.offload(move || decoder.decode_as(&raw, on_change)).await
     }
 
+    /// Credentials that came with the table run out: before an epoch begins, they are asked for again.
+    async fn refresh(&mut self) -> Result<()> {
+        let now = self.shared.env.now_ms();
+        let old = now.saturating_sub(self.loaded_ms) > VENDED_MAX_MS && !self.state.config.is_empty();
+        if old && self.writer.is_none() {
+            let state = self.handle.load().await?;
+            self.loaded_ms = now;
+            self.committed(state)?;
+        }
+        Ok(())
+    }
+
     fn evolution(&self, observed: &Observed) -> Result<Evolution> {
         let last = self.state.metadata.last_column_id().max(self.schema.highest_field_id());
         evolve::evolve(&self.schema, last, observed, self.options.growth)
     }
 
+    fn has_typed_partitions(&self) -> bool {
+        self.state.metadata.default_partition_spec().fields().iter().any(|field| is_typed(&field.transform))
+    }
+
     /// Partition values of files that are there already keep their type only while their source columns do.
     fn moves_partitions(&self, schema: &Schema) -> bool {
-        let typed = |t: &Transform| matches!(t, Transform::Identity | Transform::Truncate(_));
         let fields = self.state.metadata.default_partition_spec().fields();
         let kind = |schema: &Schema, id: i32| schema.field_by_id(id).map(|f| f.field_type.clone());
         fields
             .iter()
-            .filter(|field| typed(&field.transform))
+            .filter(|field| is_typed(&field.transform))
             .any(|field| kind(&self.schema, field.source_id) != kind(schema, field.source_id))
     }
 
@@ -234,6 +274,7 @@ impl Lane {
         owner: &LedgerOwner,
     ) -> Result<()> {
         let rows = quarantine::to_batch(rejects, partition, self.shared.env.now_ms())?;
+        self.refresh().await?;
         let refused = self.writer(owner)?.write(rows).await?;
         match refused.first() {
             None => Ok(()),
@@ -252,7 +293,8 @@ impl Lane {
 
     fn writer(&mut self, owner: &LedgerOwner) -> Result<&mut EpochWriter> {
         if self.writer.is_none() {
-            let files = self.shared.files(&self.state, owner.clone())?;
+            let owner = LedgerOwner { table: self.handle.name().clone(), snapshot_id: owner.snapshot_id };
+            let files = self.shared.files(&self.state, owner)?;
             let options = self.writer_options();
             let writer =
                 EpochWriter::new(self.layout()?, files, &self.shared.budget, self.shared.env.clone(), options)?;
@@ -304,6 +346,11 @@ impl Lane {
         self.schema = current;
         self.add_metadata_columns()
     }
+}
+
+/// Whether partition values have the type of their source column.
+fn is_typed(transform: &Transform) -> bool {
+    matches!(transform, Transform::Identity | Transform::Truncate(_))
 }
 
 /// The append of `staged`; of nothing where there is none.

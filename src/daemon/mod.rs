@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::Health;
+use crate::api::{Health, PipelineHealth};
 use crate::catalog::embedded::{Claim, EmbeddedCatalog};
 use crate::catalog::{Catalog, connect};
 use crate::config::{CatalogConfig, Config, PipelineConfig, SourceConfig};
@@ -157,11 +157,16 @@ impl Daemon {
     pub async fn run(self, stop: CancellationToken) -> BTreeMap<PipelineName, Result<()>> {
         let Self { shared, pipelines, watches, metrics, grace, hard, claims } = self;
         let mut running = JoinSet::new();
+        // Before a pipeline begins: what it stages from now on is no leftover.
+        let left = shared.ledger.open_entries();
+        let mut tasks = BTreeMap::new();
         for pipeline in pipelines {
             let (name, stop) = (pipeline.name.clone(), stop.clone());
-            running.spawn(async move { (name, pipeline.run(stop).await) });
+            let watch = Arc::clone(&pipeline.watch);
+            let task = running.spawn(async move { (pipeline.name.clone(), pipeline.run(stop).await) });
+            tasks.insert(task.id(), (name, watch));
         }
-        let cleaning = tokio::spawn(leftovers::clean(shared.clone(), watches, stop.clone()));
+        let cleaning = tokio::spawn(leftovers::clean(shared.clone(), left, watches, stop.clone()));
         let measuring = tokio::spawn(measure(shared.clone(), metrics));
         let (env, after) = (shared.env.clone(), stop.clone());
         let ending = hard.clone();
@@ -179,7 +184,14 @@ impl Daemon {
                     }
                     ended.insert(name, result);
                 }
-                Err(error) => tracing::error!("a pipeline's task failed: {error}"),
+                Err(error) => {
+                    tracing::error!("a pipeline's task failed: {error}");
+                    if let Some((name, watch)) = tasks.remove(&error.id()) {
+                        let failed = Error::new(ErrorKind::Internal, "its task failed").with_source(error);
+                        watch.set(PipelineHealth::Halted(failed.to_string()));
+                        ended.insert(name, Err(failed));
+                    }
+                }
             }
         }
         timer.abort();
@@ -298,6 +310,7 @@ fn pipeline(
         epoch: Epoch::default(),
         cadence: Cadence::default(),
         finished: Vec::new(),
+        fresh: true,
         watch,
         hard,
     })

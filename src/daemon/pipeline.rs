@@ -14,7 +14,7 @@ use crate::api::PipelineHealth;
 use crate::config::{PipelineConfig, RejectsTo};
 use crate::daemon::creation::Creation;
 use crate::daemon::driver::{self, Cadence, OpenEpoch};
-use crate::daemon::lane::{Lane, LaneOptions, Taken};
+use crate::daemon::lane::{Lane, LaneOptions};
 use crate::daemon::table::Asker;
 use crate::daemon::tables::Shared;
 use crate::daemon::watch::Watch;
@@ -31,6 +31,8 @@ use crate::write::budget::Grant;
 /// Waits before a pipeline that failed begins again.
 const AGAIN_MIN: Duration = Duration::from_millis(500);
 const AGAIN_MAX: Duration = Duration::from_secs(30);
+/// Lives in a row that may end in a refusal of credentials that came with a table.
+const DENIED_MAX: u32 = 3;
 /// How often a pipeline looks again while others hold the memory.
 const MEMORY_WAIT: Duration = Duration::from_millis(20);
 /// What a row costs beside its bytes while it is decoded and waits, as a factor.
@@ -55,6 +57,8 @@ pub(crate) struct Pipeline {
     pub(crate) cadence: Cadence,
     /// Sealed objects that the next commit of the anchor drops.
     pub(crate) finished: Vec<String>,
+    /// Whether it began at the beginning of its source: no checkpoint was found.
+    pub(crate) fresh: bool,
     pub(crate) watch: Arc<Watch>,
     /// Ends waiting for good: the grace of a shutdown has passed.
     pub(crate) hard: CancellationToken,
@@ -117,8 +121,11 @@ impl Pipeline {
                 }
                 Err(error) => error,
             };
+            // Credentials that came with a table may have run out within a long epoch: it gets new ones.
+            let vended = self.lanes.values().any(|lane| !lane.state.config.is_empty());
+            let expired = error.kind() == ErrorKind::Denied && vended && failures < DENIED_MAX;
             self.drop_epoch().await;
-            let again = matches!(error.directive(), Directive::Retry | Directive::Restart);
+            let again = matches!(error.directive(), Directive::Retry | Directive::Restart) || expired;
             if !again {
                 self.watch.set(PipelineHealth::Halted(error.to_string()));
                 return Err(error);
@@ -220,23 +227,20 @@ impl Pipeline {
         let Some(Ahead { partition, range, rows, mut rejects, parts, _grant }) = self.ahead.pop_front() else {
             return Ok(());
         };
-        let mut parts: VecDeque<Part> = parts.into();
-        while let Some(mut part) = parts.pop_front() {
+        let undecoded = || Error::new(ErrorKind::Internal, "a batch was not decoded");
+        let mut seal_first = false;
+        for part in &parts {
+            let (_, observed) = part.decoded.as_ref().ok_or_else(undecoded)?;
+            seal_first |= self.lane(&part.table)?.seals_first(&part.raw, observed, part.version).await?;
+        }
+        if seal_first {
+            self.seal().await?;
+        }
+        for part in parts {
             let owner = self.owner();
-            let Some(lane) = self.lanes.get_mut(&part.table) else {
-                return Err(Error::new(ErrorKind::Internal, format!("no lane for table {}", part.table)));
-            };
-            let decoded =
-                part.decoded.take().ok_or_else(|| Error::new(ErrorKind::Internal, "a batch was not decoded"))?;
-            let again = decoded.clone();
-            match lane.take(&part.raw, decoded, part.version, &owner).await? {
-                Taken::Rows(refused) => rejects.extend(refused),
-                Taken::SealFirst => {
-                    self.seal().await?;
-                    part.decoded = Some(again);
-                    parts.push_front(part);
-                }
-            }
+            let decoded = part.decoded.ok_or_else(undecoded)?;
+            let lane = self.lane(&part.table)?;
+            rejects.extend(lane.take(&part.raw, decoded, part.version, &owner).await?);
         }
         if self.epoch.delta.is_empty() {
             self.epoch.opened_ms = self.shared.env.now_ms();
@@ -244,6 +248,11 @@ impl Pipeline {
         self.put_aside(&partition, rejects).await?;
         self.epoch.rows += rows;
         self.epoch.delta.extend(partition, range)
+    }
+
+    fn lane(&mut self, table: &TableName) -> Result<&mut Lane> {
+        let missing = || Error::new(ErrorKind::Internal, format!("no lane for table {table}"));
+        self.lanes.get_mut(table).ok_or_else(missing)
     }
 
     /// Rejects go to their table in the same epoch, or are counted, or halt the pipeline.
@@ -322,7 +331,8 @@ impl Pipeline {
             lane.discard().await;
         }
         self.lanes.clear();
-        self.epoch = Epoch::default();
+        let epoch = std::mem::take(&mut self.epoch);
+        self.abandon(epoch.snapshot_id).await;
     }
 
     pub(crate) fn asker(&self) -> Asker {

@@ -11,13 +11,30 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::change::{Append, Change, Data, Evolve, OnRollback, PipelineDelta};
 use crate::model::checkpoint::{Checkpoint, Delta};
 use crate::model::ids::{PipelineName, TableName};
+use crate::model::table::TableState;
 use crate::storage::Storage;
 use crate::write::staged::Staged;
 
+/// How the names of sealed epochs begin.
+const PREFIX: &str = "sealed-";
 /// The version of the object that this program writes; another one is never interpreted.
 const VERSION: u32 = 1;
 /// Nothing staged for longer is submitted any more: foreign orphan sweeps may have taken it.
-const STAGED_MAX_MS: i64 = 24 * 60 * 60 * 1000;
+pub(crate) const STAGED_MAX_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// Where the sealed epoch that a snapshot decides lies in its table's folder.
+pub(crate) fn location(table: &TableState, pipeline: &PipelineName, snapshot_id: i64) -> String {
+    // A pipeline's name may hold anything; an object's may not.
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
+    let name: String = pipeline.as_str().chars().take(100).map(plain).collect();
+    let folder = table.metadata.location().trim_end_matches('/');
+    format!("{folder}/metadata/{PREFIX}{name}-{snapshot_id:x}.json")
+}
+
+/// Whether a sealed epoch lies at `location`.
+pub(crate) fn is_location(location: &str) -> bool {
+    location.rsplit('/').next().is_some_and(|name| name.starts_with(PREFIX))
+}
 
 /// A sealed epoch.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,6 +55,8 @@ pub(crate) struct Sealed {
 pub(crate) struct SealedPart {
     namespace: Vec<String>,
     name: String,
+    /// The table under that name when the files were written.
+    uuid: String,
     pub(crate) snapshot_id: i64,
     /// `write::staged`, as JSON.
     staged: String,
@@ -52,10 +71,11 @@ struct SealedEvolve {
 }
 
 impl SealedPart {
-    pub(crate) fn new(table: &TableName, snapshot_id: i64, staged: &Staged, evolve: Option<&Evolve>) -> Result<Self> {
+    pub(crate) fn new(table: &TableState, snapshot_id: i64, staged: &Staged, evolve: Option<&Evolve>) -> Result<Self> {
         Ok(Self {
-            namespace: table.namespace().to_vec(),
-            name: table.name().to_owned(),
+            namespace: table.name.namespace().to_vec(),
+            name: table.name.name().to_owned(),
+            uuid: table.metadata.uuid().to_string(),
             snapshot_id,
             staged: staged.to_json()?,
             evolve: evolve
@@ -65,6 +85,21 @@ impl SealedPart {
 
     pub(crate) fn table(&self) -> Result<TableName> {
         TableName::new(self.namespace.clone(), self.name.clone())
+    }
+
+    /// Refuses a table that is another one by now: field ids and partitions of the files mean nothing in it.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub(crate) fn is_of(&self, table: &TableState) -> Result<()> {
+        if self.uuid == table.metadata.uuid().to_string() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("table {} is another one than when its part of an epoch was sealed", table.name),
+        )
+        .with_hint("it was dropped and created anew: bring the old table back, or set the positions with `frazil checkpoint set`"))
     }
 
     /// The files.
@@ -140,6 +175,7 @@ impl Sealed {
             on_rollback: OnRollback::Keep,
             follows: true,
             sealed: Vec::new(),
+            finished: Vec::new(),
         });
         change
     }

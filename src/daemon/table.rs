@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::commit::proof::{self, Leftover};
+use crate::commit::proof::Leftover;
 use crate::commit::protocol::{Commit, Committer, Ending};
 use crate::commit::standing::{Question, Standing};
 use crate::env::Env;
@@ -61,7 +61,7 @@ impl TableHandle {
     pub fn start(env: Env, committer: Committer, ledger: Ledger) -> Self {
         let (requests, receiver) = mpsc::channel(QUEUE);
         let name = committer.table().clone();
-        tokio::spawn(TableActor { env, committer, ledger, leftovers: Vec::new() }.run(receiver));
+        tokio::spawn(TableActor { env, committer, ledger, leftovers: Vec::new(), cleaned_ms: 0 }.run(receiver));
         Self { name, requests }
     }
 
@@ -124,21 +124,32 @@ struct TableActor {
     committer: Committer,
     ledger: Ledger,
     leftovers: Vec<Candidate>,
+    /// When leftovers were last looked at.
+    cleaned_ms: i64,
 }
 
 impl TableActor {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         loop {
-            let idle = !self.leftovers.is_empty();
+            let due = self.until_clean();
             tokio::select! {
                 biased;
                 request = requests.recv() => match request {
                     Some(request) => self.answer(request).await,
                     None => return,
                 },
-                () = self.env.sleep(DEADLINE), if idle => self.clean().await,
+                () = self.env.sleep(due.unwrap_or_default()), if due.is_some() => {}
+            }
+            // Also when requests never cease.
+            if self.until_clean().is_some_and(|due| due.is_zero()) {
+                self.clean().await;
             }
         }
+    }
+
+    fn until_clean(&self) -> Option<Duration> {
+        let age = u64::try_from(self.env.now_ms().saturating_sub(self.cleaned_ms)).unwrap_or(0);
+        (!self.leftovers.is_empty()).then(|| DEADLINE.saturating_sub(Duration::from_millis(age)))
     }
 
     async fn answer(&mut self, request: Request) {
@@ -177,13 +188,14 @@ impl TableActor {
 
     /// Deletes what is proved twice, a deadline apart; what was never submitted at once.
     async fn clean(&mut self) {
+        self.cleaned_ms = self.env.now_ms();
         let Ok(state) = self.committer.load().await else {
             return;
         };
         let now = self.env.now_ms();
         let deadline = i64::try_from(DEADLINE.as_millis()).unwrap_or(i64::MAX);
         for mut candidate in std::mem::take(&mut self.leftovers) {
-            let proved = proof::never(self.committer.storage(), &state, &candidate.leftover).await.unwrap_or(false);
+            let proved = self.committer.never(&state, &candidate.leftover).await.unwrap_or(false);
             candidate.proved_ms = if proved { candidate.proved_ms.or(Some(now)) } else { None };
             let unsubmitted = candidate.leftover.submitted_seqs.is_none();
             let twice = candidate.proved_ms.is_some_and(|at| now.saturating_sub(at) >= deadline);
@@ -191,14 +203,11 @@ impl TableActor {
                 self.leftovers.push(candidate);
                 continue;
             }
-            let mut gone = true;
-            for (file, result) in self.committer.storage().delete_all(candidate.leftover.files).await {
-                if let Err(error) = result {
-                    gone = false;
-                    tracing::warn!(table = %state.name, file, "a leftover stays: {error}");
-                }
+            let left = self.committer.remove(&candidate.leftover).await;
+            for (file, error) in &left {
+                tracing::warn!(table = %state.name, file, "a leftover stays: {error}");
             }
-            for owner in candidate.leftover.owners.iter().filter(|_| gone) {
+            for owner in candidate.leftover.owners.iter().filter(|_| left.is_empty()) {
                 if let Err(error) = self.ledger.settle(owner).await {
                     tracing::warn!(table = %state.name, "the ledger keeps a settled entry: {error}");
                 }

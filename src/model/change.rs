@@ -74,8 +74,10 @@ pub struct PipelineDelta {
     pub on_rollback: OnRollback,
     /// Whether this table follows an anchor: its own positions may lie anywhere at or before `from`.
     pub follows: bool,
-    /// Locations of sealed epochs that this commit decides or keeps open.
+    /// Locations of sealed epochs that this commit decides.
     pub sealed: Vec<String>,
+    /// Locations of sealed epochs that are finished: the record forgets these, and keeps all others that it names.
+    pub finished: Vec<String>,
 }
 
 /// What a pipeline does when the branch that it writes to was rolled back below its checkpoint.

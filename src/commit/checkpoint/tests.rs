@@ -158,3 +158,14 @@ fn every_halt_names_a_way_out() {
         assert!(error.hint().is_some(), "{error}");
     }
 }
+
+#[test]
+fn a_rewind_does_not_ask_for_sealed_epochs_that_were_finished_since() {
+    let (mut newer, mut older) = (record(9, 9, 90), record(2, 2, 20));
+    older.sealed = vec!["finished".into(), "open".into()];
+    newer.sealed = vec!["open".into(), "rolled back".into()];
+    let mut rolled_back = findings(Some(newer), Some(older), &[10, 2, 1]);
+    rolled_back.on_rollback = OnRollback::Rewind;
+    let Decision::Take(taken) = rolled_back.decide() else { panic!("{:?}", rolled_back.decide()) };
+    assert_eq!(taken.sealed, ["open"]);
+}

@@ -1,19 +1,21 @@
 //! The protocol against a catalog that loses answers, lies about its own success and applies requests minutes late.
 
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, NestedField, PrimitiveType, Schema,
-    SortOrder, Struct, Type, UnboundPartitionSpec,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, NestedField, Operation, PrimitiveType,
+    Schema, Snapshot, SnapshotRef, SnapshotReference, SnapshotRetention, SortOrder, Struct, Summary, Type,
+    UnboundPartitionSpec,
 };
 use iceberg::{TableRequirement, TableUpdate};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::*;
-use crate::catalog::faulty::FaultyCatalog;
+use crate::catalog::faulty::{Fault, FaultyCatalog};
 use crate::catalog::memory::MemoryCatalog;
 use crate::catalog::{CreateTable, PreparedCommit};
 use crate::commit::manifests;
+use crate::commit::records::{self, VERSION_KEY};
 use crate::env::virtual_time::{on_virtual_time, simulated};
-use crate::model::change::{Append, OnRollback, PipelineDelta};
+use crate::model::change::{Append, Evolve, OnRollback, PipelineDelta};
 use crate::model::checkpoint::{Checkpoint, Delta, Position, Range};
 use crate::model::ids::{MAIN, PartitionId, PipelineName};
 use crate::storage::StorageOptions;
@@ -26,6 +28,7 @@ struct World {
     catalog: Arc<FaultyCatalog>,
     storage: Storage,
     table: TableName,
+    on_rollback: OnRollback,
 }
 
 impl World {
@@ -53,7 +56,7 @@ impl World {
         assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
         let truth = Arc::new(inner);
         let catalog = Arc::new(FaultyCatalog::new(truth.clone(), env.clone(), rate));
-        Self { env, truth, catalog, storage, table }
+        Self { env, truth, catalog, storage, table, on_rollback: OnRollback::Halt }
     }
 
     fn committer(&self, instance: &str) -> Committer {
@@ -86,7 +89,7 @@ impl World {
             let question = Question {
                 pipeline: &PipelineName::new(pipeline),
                 target: MAIN,
-                on_rollback: OnRollback::Halt,
+                on_rollback: self.on_rollback,
                 witness: false,
             };
             let standing = committer.standing(&base, question).await.expect("never halts here");
@@ -152,34 +155,85 @@ impl World {
             pipeline: PipelineName::new(pipeline),
             delta,
             witness: Checkpoint::default(),
-            on_rollback: OnRollback::Halt,
+            on_rollback: self.on_rollback,
             follows: false,
             sealed: vec![],
+            finished: vec![],
         });
         change
     }
 
-    /// Another engine: appends, removes old snapshots, sets properties.
+    /// Another engine: appends, expires all but the head and deletes the lists, tags, takes the checkpoint's property away
+    /// while the head has the record, sets properties.
     async fn foreign(&self, rounds: u64) {
         for round in 0..rounds {
             self.env.sleep(Duration::from_millis(self.env.below(3_000))).await;
             let base = self.truth().await;
-            let mut updates =
-                vec![TableUpdate::SetProperties { updates: [("x".to_owned(), round.to_string())].into() }];
-            if self.env.below(3) == 0 {
-                let keep = base.head(MAIN).map(|s| s.snapshot_id());
-                let old: Vec<i64> =
-                    base.metadata.snapshots().map(|s| s.snapshot_id()).filter(|id| Some(*id) != keep).collect();
-                updates = vec![TableUpdate::RemoveSnapshots { snapshot_ids: old }];
+            let Some(head) = base.head(MAIN).cloned() else { continue };
+            match self.env.below(6) {
+                0 => self.expire_all_but_the_head().await,
+                1 | 2 => drop(self.foreign_append(&base).await),
+                3 => {
+                    let retention = SnapshotRetention::Tag { max_ref_age_ms: None };
+                    let reference = SnapshotReference::new(head.snapshot_id(), retention);
+                    self.update(vec![TableUpdate::SetSnapshotRef { ref_name: "tag".to_owned(), reference }]).await;
+                }
+                4 if head.summary().additional_properties.contains_key(VERSION_KEY) => {
+                    let removals = vec!["frazil.checkpoint.a@main".to_owned()];
+                    self.update(vec![TableUpdate::RemoveProperties { removals }]).await;
+                }
+                _ => {
+                    let updates = [("x".to_owned(), round.to_string())].into();
+                    self.update(vec![TableUpdate::SetProperties { updates }]).await;
+                }
             }
-            let commit = PreparedCommit {
-                table: self.table.clone(),
-                requirements: vec![TableRequirement::UuidMatch { uuid: base.metadata.uuid() }],
-                updates,
-                idempotency_key: self.env.uuid(),
-            };
-            let _ = self.truth.commit(&commit).await;
         }
+    }
+
+    /// A commit of another engine, behind our back.
+    async fn update(&self, updates: Vec<TableUpdate>) {
+        let base = self.truth().await;
+        let commit = PreparedCommit {
+            table: self.table.clone(),
+            requirements: vec![TableRequirement::UuidMatch { uuid: base.metadata.uuid() }],
+            updates,
+            idempotency_key: self.env.uuid(),
+        };
+        let _ = self.truth.commit(&commit).await;
+    }
+
+    async fn expire_all_but_the_head(&self) {
+        let base = self.truth().await;
+        let named: Vec<i64> = base.refs.values().map(|r| r.snapshot_id).collect();
+        let old: Vec<_> = base.metadata.snapshots().filter(|s| !named.contains(&s.snapshot_id())).cloned().collect();
+        let snapshot_ids = old.iter().map(|s| s.snapshot_id()).collect();
+        self.update(vec![TableUpdate::RemoveSnapshots { snapshot_ids }]).await;
+        for snapshot in old {
+            self.storage.delete(snapshot.manifest_list()).await.expect("deletable");
+        }
+    }
+
+    /// Another engine's snapshot, without rows and without our records.
+    async fn foreign_append(&self, base: &TableState) -> Option<i64> {
+        let head = base.head(MAIN)?;
+        let id = self.env.snapshot_id();
+        let manifest_list = format!("{}/metadata/snap-{id}.avro", base.metadata.location());
+        let bytes = self.storage.read(head.manifest_list()).await.ok()?;
+        self.storage.write(&manifest_list, bytes).await.expect("writable");
+        let snapshot = Snapshot::builder()
+            .with_snapshot_id(id)
+            .with_parent_snapshot_id(Some(head.snapshot_id()))
+            .with_sequence_number(base.metadata.next_sequence_number())
+            .with_timestamp_ms(self.env.now_ms().max(base.metadata.last_updated_ms()))
+            .with_manifest_list(manifest_list)
+            .with_schema_id(base.metadata.current_schema_id())
+            .with_summary(Summary { operation: Operation::Append, additional_properties: totals(head) });
+        let snapshot = match base.metadata.format_version() {
+            FormatVersion::V3 => snapshot.with_row_range(base.metadata.next_row_id(), 0).build(),
+            _ => snapshot.build(),
+        };
+        self.update(vec![TableUpdate::AddSnapshot { snapshot }, main_at(id)]).await;
+        self.truth().await.head(MAIN).filter(|head| head.snapshot_id() == id).map(|head| head.snapshot_id())
     }
 
     /// Every live file of the head: (pipeline, first, last), sorted.
@@ -201,6 +255,18 @@ impl World {
         found.sort();
         found
     }
+}
+
+/// The totals of a summary, as another engine carries them on.
+fn totals(head: &SnapshotRef) -> HashMap<String, String> {
+    let all = head.summary().additional_properties.iter();
+    all.filter(|(key, _)| key.starts_with("total-")).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+fn main_at(id: i64) -> TableUpdate {
+    let retention =
+        SnapshotRetention::Branch { min_snapshots_to_keep: None, max_snapshot_age_ms: None, max_ref_age_ms: None };
+    TableUpdate::SetSnapshotRef { ref_name: MAIN.to_owned(), reference: SnapshotReference::new(id, retention) }
 }
 
 fn file(name: &str, rows: i64) -> DataFile {
@@ -256,5 +322,191 @@ fn without_faults_each_epoch_is_one_snapshot() {
         let state = world.truth().await;
         let files = world.rows().await.len();
         assert_eq!(state.metadata.snapshots().count(), files + 1, "one snapshot each, and the start record's");
+    });
+}
+
+/// A table that pipeline `a` has rows 0 to 5 in, and its state.
+async fn begun(seed: u64) -> (World, TableState) {
+    let world = World::new(seed, 0, FormatVersion::V2).await;
+    world.ingest("a", "a1", 5).await;
+    let state = world.truth().await;
+    (world, state)
+}
+
+async fn run(world: &World, commit: &mut Commit, base: &TableState) -> Ending {
+    world.committer("a1").run(commit, base, &CancellationToken::new()).await.expect("does not halt")
+}
+
+#[test]
+fn a_body_that_waited_until_its_timestamp_was_old_is_prepared_anew() {
+    on_virtual_time(async {
+        let (world, base) = begun(1).await;
+        let mut commit = Commit::new(world.change("a", "a1", &base, Some(5), 7));
+        world.catalog.script([Fault::NotSent; 14]);
+        let foreign = async {
+            world.env.sleep(Duration::from_secs(100)).await;
+            let updates = [("x".to_owned(), "y".to_owned())].into();
+            world.update(vec![TableUpdate::SetProperties { updates }]).await;
+        };
+        let (ending, ()) = tokio::join!(run(&world, &mut commit, &base), foreign);
+        assert!(matches!(ending, Ending::Done { ours: true, .. }), "{ending:?}");
+    });
+}
+
+#[test]
+fn a_body_refused_again_and_again_is_not_kept_alive_by_its_own_submissions() {
+    on_virtual_time(async {
+        let (world, base) = begun(1).await;
+        let mut commit = Commit::new(world.change("a", "a1", &base, Some(5), 7));
+        world.catalog.script([Fault::Refused; 5]);
+        let first = run(&world, &mut commit, &base).await;
+        let Ending::Failed(error) = &first else { panic!("{first:?}") };
+        assert!(error.to_string().contains("the last refusal: no"), "{error}");
+        let submitted = commit.last.as_ref().expect("submitted").at_ms;
+        world.env.sleep(Duration::from_secs(20)).await;
+        world.catalog.script([Fault::Refused; 2]);
+        world.env.sleep(Duration::from_secs(11)).await;
+        run(&world, &mut commit, &base).await;
+        assert!(commit.last.as_ref().expect("submitted").at_ms > submitted, "the body is as old as it was prepared");
+    });
+}
+
+fn columns(columns: &[(i32, &str)]) -> Arc<Schema> {
+    let field =
+        |(id, name): &(i32, &str)| Arc::new(NestedField::optional(*id, *name, Type::Primitive(PrimitiveType::Long)));
+    Arc::new(Schema::builder().with_fields(columns.iter().map(field)).build().expect("valid"))
+}
+
+/// A change of `world`'s pipeline that adds a column as id 2.
+fn adding(world: &World, base: &TableState, name: &str) -> Change {
+    let mut change = world.change("a", "a1", base, Some(5), 7);
+    let schema = columns(&[(1, "n"), (2, name)]);
+    let metadata = &base.metadata;
+    change.evolve = Some(Evolve {
+        base_last_column_id: metadata.last_column_id(),
+        base_schema_id: metadata.current_schema_id(),
+        schema: schema.clone(),
+    });
+    if let Some(Data::Append(append)) = &mut change.data {
+        append.schema = schema;
+    }
+    change
+}
+
+/// Another engine makes `schema` the current one.
+async fn evolved(world: &World, schema: &Schema) {
+    let schema = schema.clone();
+    world.update(vec![TableUpdate::AddSchema { schema }, TableUpdate::SetCurrentSchema { schema_id: -1 }]).await;
+}
+
+/// What becomes of a change that adds `x` as id 2 when another engine made `theirs` the schema first: as known at its first
+/// preparation, and as learnt by a refusal.
+async fn meets(theirs: &Schema) -> [Ending; 2] {
+    let (world, base) = begun(1).await;
+    let change = adding(&world, &base, "x");
+    evolved(&world, theirs).await;
+    let late = run(&world, &mut Commit::new(change.clone()), &base).await;
+    let fresh = run(&world, &mut Commit::new(change), &world.truth().await).await;
+    [late, fresh]
+}
+
+#[test]
+fn a_new_column_is_never_forgotten_because_somebody_else_changed_the_schema() {
+    on_virtual_time(async {
+        let described = {
+            let n = NestedField::optional(1, "n", Type::Primitive(PrimitiveType::Long)).with_doc("a number");
+            Schema::builder().with_fields([Arc::new(n)]).build().expect("valid")
+        };
+        for theirs in [described, columns(&[(1, "n"), (2, "y")]).as_ref().clone()] {
+            for ending in meets(&theirs).await {
+                assert!(matches!(ending, Ending::Rebuild(_)), "{theirs}: {ending:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_column_that_somebody_else_added_alike_is_shared() {
+    on_virtual_time(async {
+        let [late, fresh] = meets(&columns(&[(1, "n"), (2, "x")])).await;
+        assert!(matches!(late, Ending::Done { ours: true, .. }), "{late:?}");
+        assert!(matches!(fresh, Ending::Done { ours: false, .. }), "its rows are in by the first: {fresh:?}");
+    });
+}
+
+#[test]
+fn a_base_whose_files_were_expired_is_loaded_again() {
+    on_virtual_time(async {
+        let (world, base) = begun(1).await;
+        world.foreign_append(&base).await.expect("committed");
+        world.expire_all_but_the_head().await;
+        let mut commit = Commit::new(world.change("a", "a1", &base, Some(5), 7));
+        let ending = run(&world, &mut commit, &base).await;
+        assert!(matches!(ending, Ending::Done { ours: true, .. }), "{ending:?}");
+    });
+}
+
+#[test]
+fn what_another_instance_decided_stays_in_the_record_until_it_is_known_to_be_finished() {
+    on_virtual_time(async {
+        let (world, mut base) = begun(1).await;
+        let key = "frazil.checkpoint.a@main";
+        let steps: [(&[&str], &[&str], &[&str]); 3] =
+            [(&["s1"], &[], &["s1"]), (&["s2"], &[], &["s1", "s2"]), (&[], &["s1", "s2"], &[])];
+        for (at, (sealed, finished, expected)) in (5..).zip(steps) {
+            let mut change = world.change("a", "a1", &base, Some(at), at + 1);
+            let delta = change.delta.as_mut().expect("has one");
+            delta.sealed = sealed.iter().map(|s| (*s).to_owned()).collect();
+            delta.finished = finished.iter().map(|s| (*s).to_owned()).collect();
+            run(&world, &mut Commit::new(change), &base).await;
+            base = world.truth().await;
+            let record = records::in_property(&base, key).expect("readable").expect("there");
+            assert_eq!(record.sealed, expected);
+        }
+    });
+}
+
+#[test]
+fn nothing_is_sent_of_files_that_were_staged_too_long_ago() {
+    on_virtual_time(async {
+        let (world, base) = begun(1).await;
+        let mut commit = Commit::new(world.change("a", "a1", &base, Some(5), 7)).until(world.env.now_ms() - 1);
+        let ending = run(&world, &mut commit, &base).await;
+        assert!(matches!(ending, Ending::Failed(_)) && commit.attempts() == 0, "{ending:?}");
+    });
+}
+
+/// Rows 0 to 30 and a rollback by another engine somewhere between; the ranges that are in at the end.
+async fn rolled_back(seed: u64, on_rollback: OnRollback) -> (Vec<(String, i64, i64)>, i64) {
+    let mut world = World::new(seed, 10, FormatVersion::V2).await;
+    world.on_rollback = on_rollback;
+    world.ingest("a", "a1", 15).await;
+    world.ingest("b", "b1", 5).await;
+    let state = world.truth().await;
+    let ancestors = Chain::of(&state, MAIN).snapshots;
+    let to = &ancestors[ancestors.len() - 3];
+    world.update(vec![main_at(to.snapshot_id())]).await;
+    let kept = world.rows().await.iter().filter(|(pipeline, ..)| pipeline == "a").map(|row| row.2).max();
+    world.ingest("a", "a1", 30).await;
+    let mut rows = world.rows().await;
+    rows.retain(|(pipeline, ..)| pipeline == "a");
+    (rows, kept.expect("the first epoch stays"))
+}
+
+#[test]
+fn after_a_rollback_rows_are_read_again_or_stay_away_as_the_policy_says() {
+    on_virtual_time(async {
+        for seed in 0..6 {
+            let (rows, _) = rolled_back(seed, OnRollback::Rewind).await;
+            let mut next = 0;
+            for (_, first, last) in rows {
+                assert_eq!(first, next, "seed {seed}: lost or doubled");
+                next = last + 1;
+            }
+            assert_eq!(next, 31, "seed {seed}");
+            let (rows, kept) = rolled_back(seed, OnRollback::Keep).await;
+            assert!(rows.iter().all(|(_, first, last)| *last <= kept || *first > 15), "seed {seed}: {rows:?}");
+            assert!(rows.iter().any(|(_, _, last)| *last == 30), "seed {seed}: {rows:?}");
+        }
     });
 }
