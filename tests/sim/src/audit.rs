@@ -1,0 +1,447 @@
+//! The auditor: reads what is really there after every change of a table, and says what must be.
+//!
+//! It keeps its own memory of every snapshot ever seen, so an expiry does not blind it, and it shares no code with the commit
+//! path but the parsers of the format.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray};
+use bytes::Bytes;
+use frazil::catalog::document;
+use frazil::model::checkpoint::{Position, Record};
+use frazil::model::ids::{MAIN, TableName};
+use frazil::model::table::TableState;
+use iceberg::spec::{FormatVersion, Manifest, ManifestFile, ManifestList};
+use object_store::ObjectStoreExt;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::world::{World, key};
+
+/// A row of a source: its number over all pipelines and partitions of the scenario.
+pub type Row = u32;
+
+/// A pipeline whose rows are followed.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// Its name.
+    pub name: String,
+    /// The table whose commits decide its epochs.
+    pub anchor: TableName,
+    /// The number of its first row.
+    pub first: Row,
+    /// Source partitions.
+    pub partitions: u32,
+    /// Rows in each.
+    pub rows: u32,
+    /// Rows that were rolled back may stay away.
+    pub keeps: bool,
+}
+
+impl Watched {
+    fn row(&self, partition: u32, number: u32) -> Row {
+        self.first + partition * self.rows + number
+    }
+
+    fn record_key(&self) -> String {
+        format!("frazil.checkpoint.{}@{MAIN}", self.name)
+    }
+}
+
+/// What the auditor knows.
+#[derive(Debug, Default)]
+pub struct Auditor {
+    /// The pipelines.
+    pub pipelines: Vec<Watched>,
+    /// Rows by what names them in their own content.
+    pub event_ids: BTreeMap<String, Row>,
+    /// Rows that a rollback took out of a table's branch.
+    pub rolled_back: BTreeSet<Row>,
+    /// Rows that a foreign engine deleted, by its snapshot.
+    pub deleted: BTreeMap<i64, Vec<Row>>,
+    manifests: BTreeMap<String, Arc<Vec<String>>>,
+    files: BTreeMap<String, Arc<Vec<Row>>>,
+    tables: BTreeMap<TableName, Seen>,
+    /// Rollbacks by the foreign engine.
+    pub rollbacks: u64,
+    /// Snapshots looked at.
+    pub snapshots: u64,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    snapshots: BTreeMap<i64, Known>,
+    retained: BTreeSet<i64>,
+    head: Option<i64>,
+    seq: i64,
+    uuid: uuid::Uuid,
+}
+
+#[derive(Debug)]
+struct Known {
+    parent: Option<i64>,
+    list: String,
+    manifests: Vec<String>,
+    records: BTreeMap<String, Record>,
+}
+
+impl Seen {
+    /// The chain of a snapshot, expired ancestors included.
+    fn chain(&self, head: Option<i64>) -> impl Iterator<Item = (i64, &Known)> {
+        let mut at = head;
+        std::iter::from_fn(move || {
+            let id = at?;
+            let known = self.snapshots.get(&id)?;
+            at = known.parent;
+            Some((id, known))
+        })
+    }
+
+    fn record(&self, head: Option<i64>, key: &str) -> Option<&Record> {
+        self.chain(head).find_map(|(_, known)| known.records.get(key))
+    }
+}
+
+impl Auditor {
+    /// A table has changed. What is wrong, if anything is.
+    ///
+    /// # Errors
+    /// The violation as a sentence.
+    pub async fn changed(
+        &mut self,
+        world: &World,
+        actor: &str,
+        state: &TableState,
+        packed: &Bytes,
+    ) -> Result<(), String> {
+        let name = &state.name;
+        let location = state.metadata_location.clone().unwrap_or_default();
+        let json = document::unpack(&location, packed.clone()).map_err(|e| format!("{name}: {e}"))?;
+        let read = TableState::from_json(name.clone(), &json, None, Default::default());
+        let read = read.map_err(|e| format!("{name}: the metadata that {actor} made does not parse: {e:?}"))?;
+        if read.metadata != state.metadata {
+            return Err(format!("{name}: the metadata document says something else than the catalog"));
+        }
+        let metadata = &state.metadata;
+        let mut seen = self.tables.remove(name).unwrap_or_default();
+        if seen.uuid == metadata.uuid() && metadata.last_sequence_number() < seen.seq {
+            return Err(format!(
+                "{name}: the sequence number fell from {} to {}",
+                seen.seq,
+                metadata.last_sequence_number()
+            ));
+        }
+        (seen.uuid, seen.seq) = (metadata.uuid(), metadata.last_sequence_number());
+        let mut fresh = Vec::new();
+        for snapshot in metadata.snapshots() {
+            let id = snapshot.snapshot_id();
+            if seen.snapshots.contains_key(&id) {
+                continue;
+            }
+            let manifests = self.manifests_of(world, snapshot.manifest_list(), metadata.format_version()).await;
+            let manifests = manifests.map_err(|e| format!("{name}: snapshot {id:x} of {actor}: {e}"))?;
+            for manifest in &manifests {
+                fresh.extend(self.manifests[manifest].iter().cloned());
+            }
+            let records = snapshot.summary().additional_properties.iter();
+            let records = records.filter(|(k, v)| k.starts_with("frazil.checkpoint.") && *v != "@list");
+            let records = records.map(|(k, v)| Ok((k.clone(), Record::parse(v).map_err(|e| format!("{name}: {e}"))?)));
+            let records = records.collect::<Result<_, String>>()?;
+            let list = key(snapshot.manifest_list()).to_string();
+            let known = Known { parent: snapshot.parent_snapshot_id(), list, manifests, records };
+            seen.snapshots.insert(id, known);
+            self.snapshots += 1;
+        }
+        seen.retained = metadata.snapshots().map(|s| s.snapshot_id()).collect();
+        seen.head = state.head(MAIN).map(|s| s.snapshot_id());
+        self.tables.insert(name.clone(), seen);
+        for file in fresh {
+            self.read(world, state, &file)
+                .await
+                .map_err(|e| format!("{name}: a snapshot of {actor} names {file}: {e}"))?;
+        }
+        self.check(world).await.map_err(|e| format!("after a commit of {actor} to {name}: {e}"))
+    }
+
+    async fn manifests_of(&mut self, world: &World, list: &str, format: FormatVersion) -> Result<Vec<String>, String> {
+        let bytes = object(world, key(list).as_ref()).await?;
+        let parsed = ManifestList::parse_with_version(&bytes, format).map_err(|e| format!("{list}: {e}"))?;
+        let manifests: Vec<ManifestFile> = parsed.consume_entries().into_iter().collect();
+        let mut paths = Vec::new();
+        for manifest in manifests {
+            let path = key(&manifest.manifest_path).to_string();
+            let bytes = object(world, &path).await?;
+            if !self.manifests.contains_key(&path) {
+                let parsed = Manifest::parse_avro(&bytes).map_err(|e| format!("{path}: {e}"))?;
+                let live = parsed.entries().iter().filter(|e| e.is_alive()).map(|e| key(e.file_path()).to_string());
+                self.manifests.insert(path.clone(), Arc::new(live.collect()));
+            }
+            paths.push(path);
+        }
+        Ok(paths)
+    }
+
+    /// Learns which rows are in a file, and that its field ids mean what the table says.
+    async fn read(&mut self, world: &World, state: &TableState, path: &str) -> Result<(), String> {
+        let bytes = object(world, path).await?;
+        if self.files.contains_key(path) {
+            return Ok(());
+        }
+        if path.contains("/foreign-") {
+            self.files.insert(path.to_owned(), Arc::default());
+            return Ok(());
+        }
+        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| e.to_string())?;
+        for column in builder.schema().fields() {
+            let id = column.metadata().get("PARQUET:field_id").and_then(|id| id.parse::<i32>().ok());
+            let means = id.and_then(|id| state.metadata.current_schema().field_by_id(id));
+            if let (Some(id), Some(field)) = (id, means)
+                && field.name != *column.name()
+            {
+                return Err(format!("its column {} has id {id}, which is {} in the table", column.name(), field.name));
+            }
+        }
+        let rejects = builder.schema().field_with_name("raw").is_ok();
+        let wanted = if rejects { ["raw", "partition", "number"] } else { ["event_id", "_partition", "_number"] };
+        let mask = ProjectionMask::columns(builder.parquet_schema(), wanted);
+        let mut rows = Vec::new();
+        for batch in builder.with_projection(mask).build().map_err(|e| e.to_string())? {
+            let batch = batch.map_err(|e| e.to_string())?;
+            let column = |name: &str| batch.column_by_name(name).ok_or_else(|| format!("no column {name}"));
+            let partitions = column(wanted[1])?.as_string::<i32>();
+            let numbers = column(wanted[2])?.as_primitive::<arrow::datatypes::Int64Type>();
+            for at in 0..batch.num_rows() {
+                let id = if rejects {
+                    let raw = column("raw")?;
+                    let raw = raw
+                        .as_binary_opt::<i64>()
+                        .map(|a| a.value(at))
+                        .or(raw.as_binary_opt::<i32>().map(|a| a.value(at)));
+                    event_id(raw.unwrap_or_default()).ok_or("a reject without event_id")?.to_owned()
+                } else {
+                    column("event_id")?.as_string::<i32>().value(at).to_owned()
+                };
+                let row = *self.event_ids.get(&id).ok_or_else(|| format!("a row {id:?} that no source has"))?;
+                let place = self.place(row);
+                let told = (partitions.value(at).to_owned(), numbers.value(at));
+                if place.1 != told.0 || i64::from(place.2) != told.1 || partitions.is_null(at) {
+                    return Err(format!("row {place:?} says that it is {told:?}"));
+                }
+                rows.push(row);
+            }
+        }
+        self.files.insert(path.to_owned(), Arc::new(rows));
+        Ok(())
+    }
+
+    /// Pipeline, partition and number of a row.
+    fn place(&self, row: Row) -> (String, String, u32) {
+        let of = self.pipelines.iter().rfind(|p| p.first <= row);
+        of.map_or_else(Default::default, |p| {
+            let at = row - p.first;
+            (p.name.clone(), (at / p.rows).to_string(), at % p.rows)
+        })
+    }
+
+    /// How often each row can be read at the heads of all tables.
+    fn readable(&self) -> Result<Vec<u8>, String> {
+        let total = self.pipelines.iter().map(|p| p.first + p.partitions * p.rows).max().unwrap_or(0);
+        let mut count = vec![0_u8; total as usize];
+        for (name, table) in &self.tables {
+            for row in self.rows_at(name, table.head) {
+                let held = &mut count[row as usize];
+                *held += 1;
+                if *held > 1 {
+                    return Err(format!("row {:?} is there twice: {}", self.place(row), self.where_is(row)));
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    fn where_is(&self, row: Row) -> String {
+        let mut found = Vec::new();
+        for (name, table) in &self.tables {
+            for (_, known) in table.chain(table.head).take(1) {
+                for file in known.manifests.iter().flat_map(|m| self.manifests[m].iter()) {
+                    if self.files.get(file).is_some_and(|rows| rows.contains(&row)) {
+                        found.push(format!("{name}: {file}"));
+                    }
+                }
+            }
+        }
+        found.join(" and ")
+    }
+
+    /// The rows that can be read at a snapshot of a table.
+    pub fn rows_at<'a>(&'a self, table: &TableName, snapshot: Option<i64>) -> Vec<Row> {
+        let known = snapshot.and_then(|id| self.tables.get(table).and_then(|t| t.snapshots.get(&id)));
+        let files = known.into_iter().flat_map(|k| k.manifests.iter()).flat_map(|m| self.manifests[m].iter());
+        files.filter_map(|f| self.files.get(f)).flat_map(|rows| rows.iter().copied()).collect()
+    }
+
+    fn deleted_rows(&self) -> BTreeSet<Row> {
+        let mut gone = BTreeSet::new();
+        if self.deleted.is_empty() {
+            return gone;
+        }
+        for table in self.tables.values() {
+            for (id, _) in table.chain(table.head) {
+                gone.extend(self.deleted.get(&id).into_iter().flatten().copied());
+            }
+        }
+        gone
+    }
+
+    async fn check(&mut self, world: &World) -> Result<(), String> {
+        let count = self.readable()?;
+        let gone = self.deleted_rows();
+        for pipeline in &self.pipelines {
+            let record = self.tables.get(&pipeline.anchor).and_then(|t| t.record(t.head, &pipeline.record_key()));
+            let pending = match record {
+                Some(record) => pending(world, record).await?,
+                None => BTreeMap::new(),
+            };
+            for partition in 0..pipeline.partitions {
+                let name = partition.to_string();
+                let at = record.and_then(|r| r.checkpoint.positions.iter().find(|(p, _)| p.as_str() == name));
+                let reached = match at {
+                    None => -1,
+                    Some((_, Position::Offset(at))) => *at,
+                    Some((_, other)) => return Err(format!("{}: position {other:?}", pipeline.name)),
+                };
+                for number in 0..pipeline.rows {
+                    let row = pipeline.row(partition, number);
+                    let there = count[row as usize] > 0;
+                    let n = i64::from(number);
+                    if n > reached && there {
+                        return Err(format!(
+                            "row {:?} is there, the checkpoint is at {reached}: {}",
+                            self.place(row),
+                            self.where_is(row)
+                        ));
+                    }
+                    let excused = gone.contains(&row)
+                        || (pipeline.keeps && self.rolled_back.contains(&row))
+                        || pending
+                            .get(&name)
+                            .is_some_and(|ranges| ranges.iter().any(|(from, to)| *from < n && n <= *to));
+                    if n <= reached && !there && !excused {
+                        return Err(format!("row {:?} is missing, the checkpoint is at {reached}", self.place(row)));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// At rest: every row of every source is there.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn complete(&self, except: &BTreeSet<String>) -> Result<(), String> {
+        let count = self.readable()?;
+        let gone = self.deleted_rows();
+        for pipeline in self.pipelines.iter().filter(|p| !except.contains(&p.name)) {
+            for row in pipeline.first..pipeline.first + pipeline.partitions * pipeline.rows {
+                let excused = gone.contains(&row) || (pipeline.keeps && self.rolled_back.contains(&row));
+                if count[row as usize] == 0 && !excused {
+                    return Err(format!("at rest row {:?} is missing", self.place(row)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on rows that were rolled back may stay away, or have to come back.
+    pub fn keep(&mut self, keeps: bool) {
+        for pipeline in &mut self.pipelines {
+            pipeline.keeps |= keeps;
+        }
+    }
+
+    /// Which retained snapshot names an object.
+    pub fn names(&self, path: &str) -> Option<String> {
+        for (name, table) in &self.tables {
+            for id in &table.retained {
+                let Some(known) = table.snapshots.get(id) else { continue };
+                let named = known.list == path
+                    || known.manifests.iter().any(|m| m == path || self.manifests[m].iter().any(|f| f == path));
+                if named {
+                    return Some(format!("snapshot {id:x} of {name}"));
+                }
+            }
+        }
+        for pipeline in &self.pipelines {
+            let table = self.tables.get(&pipeline.anchor);
+            let record = table.and_then(|t| t.record(t.head, &pipeline.record_key()));
+            if record.is_some_and(|r| r.sealed.iter().any(|s| key(s).as_ref() == path)) {
+                return Some(format!("the checkpoint of {}", pipeline.name));
+            }
+        }
+        None
+    }
+
+    /// All objects that some snapshot of `ids` names.
+    pub fn objects_of(&self, table: &TableName, ids: &BTreeSet<i64>) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for known in ids.iter().filter_map(|id| self.tables.get(table).and_then(|t| t.snapshots.get(id))) {
+            found.insert(known.list.clone());
+            for manifest in &known.manifests {
+                found.insert(manifest.clone());
+                found.extend(self.manifests[manifest].iter().cloned());
+            }
+        }
+        found
+    }
+
+    /// A foreign engine wrote the rows of one file to another.
+    pub fn copied(&mut self, from: &str, to: &str) {
+        if let Some(rows) = self.files.get(from).cloned() {
+            self.files.insert(to.to_owned(), rows);
+        }
+    }
+
+    /// The rows in a manifest's live files.
+    pub fn rows_of(&self, manifest: &str) -> Vec<Row> {
+        let files = self.manifests.get(manifest).into_iter().flat_map(|files| files.iter());
+        files.filter_map(|f| self.files.get(f)).flat_map(|rows| rows.iter().copied()).collect()
+    }
+
+    /// The ancestors of a table's head that are retained and know every pipeline that the head knows.
+    pub fn rollback_targets(&self, table: &TableName) -> Vec<i64> {
+        let Some(seen) = self.tables.get(table) else { return Vec::new() };
+        let keys: BTreeSet<&String> = seen.chain(seen.head).flat_map(|(_, k)| k.records.keys()).collect();
+        let ancestors = seen.chain(seen.head).skip(1).take_while(|(id, _)| seen.retained.contains(id));
+        ancestors.map(|(id, _)| id).filter(|id| keys.iter().all(|key| seen.record(Some(*id), key).is_some())).collect()
+    }
+}
+
+/// Ranges of decided epochs that may not be finished: (from, to] by partition.
+async fn pending(world: &World, record: &Record) -> Result<BTreeMap<String, Vec<(i64, i64)>>, String> {
+    let mut ranges: BTreeMap<String, Vec<(i64, i64)>> = BTreeMap::new();
+    for location in &record.sealed {
+        let bytes = object(world, key(location).as_ref()).await.map_err(|e| format!("a decided epoch: {e}"))?;
+        let sealed: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| format!("{location}: {e}"))?;
+        let delta = sealed["delta"]["ranges"].as_object().or(sealed["delta"].as_object());
+        for (partition, range) in delta.into_iter().flatten() {
+            let from = range["from"].as_i64().unwrap_or(-1);
+            let to = range["to"].as_i64().ok_or_else(|| format!("{location}: {range}"))?;
+            ranges.entry(partition.clone()).or_default().push((from, to));
+        }
+    }
+    Ok(ranges)
+}
+
+/// The value of the member `event_id` of a row as the shop writes it.
+pub fn event_id(row: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(row).ok()?;
+    text.split_once(r#""event_id":""#)?.1.split('"').next()
+}
+
+async fn object(world: &World, path: &str) -> Result<Bytes, String> {
+    let path = object_store::path::Path::from(path);
+    let got = async { world.objects.get(&path).await?.bytes().await };
+    got.await.map_err(|e| format!("{path}: {e}"))
+}

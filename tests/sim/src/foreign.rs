@@ -1,0 +1,364 @@
+//! A foreign engine: real snapshots with manifests of its own, without our records, straight at the true catalog.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use frazil::catalog::{Outcome, PreparedCommit};
+use frazil::model::ids::{MAIN, TableName};
+use frazil::model::table::TableState;
+use iceberg::io::{FileIO, FileWrite};
+use iceberg::spec::{
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, Manifest, ManifestFile, ManifestList,
+    ManifestListWriter, ManifestWriterBuilder, NestedField, Operation, PrimitiveType, Schema, Snapshot,
+    SnapshotReference, SnapshotRetention, Struct, Summary, Type,
+};
+use iceberg::{TableRequirement, TableUpdate};
+use object_store::path::Path;
+use object_store::{ObjectStoreExt, PutPayload};
+
+use crate::world::{World, key};
+
+/// What it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Deed {
+    /// Adds a file.
+    Append,
+    /// Writes all files anew.
+    Compact,
+    /// Deletes the rows of one manifest.
+    Delete,
+    /// Removes all snapshots but those that refs name, and their files.
+    Expire,
+    /// Sets the branch to an ancestor.
+    RollBack,
+    /// Removes the checkpoints from the table's properties.
+    Reset,
+    /// Adds a column.
+    AddColumn,
+    /// Tags the head.
+    Tag,
+    /// Commits to a branch of its own, which moves the sequence number.
+    Branch,
+    /// Sets a property.
+    Property,
+    /// Removes all metadata documents but the current one.
+    CleanDocuments,
+}
+
+/// One round of the engine on one table. `None`: there was nothing to do.
+pub async fn act(world: &World, table: &TableName, deed: Deed) -> Option<()> {
+    let state = world.load(table).await.ok()?;
+    let engine = Engine { world, state };
+    let (requirements, updates) = match deed {
+        Deed::Append => engine.append(MAIN).await?,
+        Deed::Branch => engine.append("audit").await?,
+        Deed::Compact => engine.compact().await?,
+        Deed::Delete => engine.delete().await?,
+        Deed::Expire => return engine.expire().await,
+        Deed::RollBack => engine.roll_back()?,
+        Deed::Reset => {
+            let removals: Vec<String> = engine.checkpoints().collect();
+            (vec![], vec![TableUpdate::RemoveProperties { removals: (!removals.is_empty()).then_some(removals)? }])
+        }
+        Deed::AddColumn => engine.add_column()?,
+        Deed::Tag => {
+            let retention = SnapshotRetention::Tag { max_ref_age_ms: None };
+            let reference = SnapshotReference::new(engine.head()?, retention);
+            (vec![], vec![TableUpdate::SetSnapshotRef { ref_name: format!("t{}", world.env.below(3)), reference }])
+        }
+        Deed::Property => {
+            let updates = HashMap::from([("owner".to_owned(), world.env.below(100).to_string())]);
+            (vec![], vec![TableUpdate::SetProperties { updates }])
+        }
+        Deed::CleanDocuments => return engine.clean_documents().await,
+    };
+    let done = engine.commit(requirements, updates).await;
+    world.cover(format!("foreign {deed:?} × {}", if done { "done" } else { "refused" }));
+    done.then_some(())
+}
+
+struct Engine<'a> {
+    world: &'a World,
+    state: TableState,
+}
+
+type Request = (Vec<TableRequirement>, Vec<TableUpdate>);
+
+impl Engine<'_> {
+    fn head(&self) -> Option<i64> {
+        self.state.head(MAIN).map(|s| s.snapshot_id())
+    }
+
+    fn checkpoints(&self) -> impl Iterator<Item = String> {
+        let mut keys: Vec<String> = self.state.metadata.properties().keys().cloned().collect();
+        keys.sort_unstable();
+        keys.into_iter().filter(|k| k.starts_with("frazil.checkpoint."))
+    }
+
+    async fn commit(&self, mut requirements: Vec<TableRequirement>, updates: Vec<TableUpdate>) -> bool {
+        requirements.push(TableRequirement::UuidMatch { uuid: self.state.metadata.uuid() });
+        let commit = PreparedCommit {
+            table: self.state.name.clone(),
+            requirements,
+            updates,
+            idempotency_key: self.world.env.uuid(),
+        };
+        matches!(self.world.arrives("foreign", &commit).await, Outcome::Committed(_))
+    }
+
+    async fn append(&self, target: &str) -> Option<Request> {
+        let path = format!("{}/data/foreign-{}.parquet", self.state.metadata.location(), self.world.env.uuid());
+        self.put(&path, Bytes::from_static(b"rows of another engine")).await;
+        let file = self.file(path, 1, 22, self.no_partition());
+        let head = self.state.head(target).or_else(|| self.state.head(MAIN))?.clone();
+        let mut manifests = vec![self.manifest(vec![file]).await?];
+        manifests.extend(self.manifests(head.manifest_list()).await?);
+        self.snapshot(target, Some(head.snapshot_id()), manifests, Operation::Append).await.map(|(_, request)| request)
+    }
+
+    /// Every live file under a new name; the rows stay.
+    async fn compact(&self) -> Option<Request> {
+        let head = self.state.head(MAIN)?.clone();
+        let mut files = Vec::new();
+        for manifest in self.manifests(head.manifest_list()).await? {
+            for entry in self.entries(&manifest.manifest_path).await?.entries().iter().filter(|e| e.is_alive()) {
+                let old = entry.data_file();
+                let path = format!("{}/data/foreign-{}.parquet", self.state.metadata.location(), self.world.env.uuid());
+                self.world.objects.copy(&key(old.file_path()), &key(&path)).await.ok()?;
+                self.world.with_auditor(|a| a.copied(key(old.file_path()).as_ref(), key(&path).as_ref()));
+                files.push(self.file(path, old.record_count(), old.file_size_in_bytes(), old.partition().clone()));
+            }
+        }
+        if files.is_empty() {
+            return None;
+        }
+        let manifest = self.manifest(files).await?;
+        let made = self.snapshot(MAIN, Some(head.snapshot_id()), vec![manifest], Operation::Replace).await;
+        made.map(|(_, request)| request)
+    }
+
+    /// One manifest and its rows go.
+    async fn delete(&self) -> Option<Request> {
+        let head = self.state.head(MAIN)?.clone();
+        let mut manifests = self.manifests(head.manifest_list()).await?;
+        if manifests.len() < 2 {
+            return None;
+        }
+        let at = usize::try_from(self.world.env.below(manifests.len() as u64)).ok()?;
+        let gone = manifests.remove(at);
+        let (id, request) = self.snapshot(MAIN, Some(head.snapshot_id()), manifests, Operation::Delete).await?;
+        self.world.with_auditor(|a| {
+            let rows = a.rows_of(key(&gone.manifest_path).as_ref());
+            a.deleted.insert(id, rows);
+        });
+        Some(request)
+    }
+
+    async fn expire(&self) -> Option<()> {
+        let named: BTreeSet<i64> = self.state.refs.values().map(|r| r.snapshot_id).collect();
+        let all: BTreeSet<i64> = self.state.metadata.snapshots().map(|s| s.snapshot_id()).collect();
+        let old: BTreeSet<i64> = all.difference(&named).copied().collect();
+        if old.is_empty() {
+            return None;
+        }
+        let mut ids: Vec<i64> = old.iter().copied().collect();
+        ids.sort_unstable();
+        if !self.commit(vec![], vec![TableUpdate::RemoveSnapshots { snapshot_ids: ids }]).await {
+            return None;
+        }
+        self.world.cover("foreign Expire × done");
+        let name = &self.state.name;
+        let (gone, stay) = self.world.with_auditor(|a| (a.objects_of(name, &old), a.objects_of(name, &named)));
+        for path in gone.difference(&stay) {
+            let path = Path::from(path.as_str());
+            self.world.deletes("foreign", &path);
+            let _ = self.world.objects.delete(&path).await;
+        }
+        Some(())
+    }
+
+    fn roll_back(&self) -> Option<Request> {
+        let head = self.head()?;
+        let name = &self.state.name;
+        let target = self.world.with_auditor(|a| {
+            let targets = a.rollback_targets(name);
+            let pick = self.world.env.below((targets.len() as u64).min(6));
+            let target = *targets.get(usize::try_from(pick).ok()?)?;
+            let stay: BTreeSet<_> = a.rows_at(name, Some(target)).into_iter().collect();
+            let gone: Vec<_> = a.rows_at(name, Some(head)).into_iter().filter(|r| !stay.contains(r)).collect();
+            a.rolled_back.extend(gone);
+            a.rollbacks += 1;
+            Some(target)
+        })?;
+        let retention = self.state.refs.get(MAIN)?.retention.clone();
+        let reference = SnapshotReference::new(target, retention);
+        Some((vec![self.pin()], vec![TableUpdate::SetSnapshotRef { ref_name: MAIN.to_owned(), reference }]))
+    }
+
+    fn add_column(&self) -> Option<Request> {
+        let metadata = &self.state.metadata;
+        let id = metadata.last_column_id() + 1;
+        let mut fields = metadata.current_schema().as_struct().fields().to_vec();
+        if fields.len() > 40 {
+            return None;
+        }
+        fields.push(Arc::new(NestedField::optional(id, format!("note_{id}"), Type::Primitive(PrimitiveType::String))));
+        let schema = Schema::builder().with_fields(fields).build().ok()?;
+        let requirements = vec![
+            TableRequirement::LastAssignedFieldIdMatch { last_assigned_field_id: metadata.last_column_id() },
+            TableRequirement::CurrentSchemaIdMatch { current_schema_id: metadata.current_schema_id() },
+        ];
+        Some((requirements, vec![TableUpdate::AddSchema { schema }, TableUpdate::SetCurrentSchema { schema_id: -1 }]))
+    }
+
+    async fn clean_documents(&self) -> Option<()> {
+        for entry in self.state.metadata.metadata_log() {
+            let _ = self.world.objects.delete(&key(&entry.metadata_file)).await;
+        }
+        self.world.note("foreign", &format!("{}: old metadata documents are gone", self.state.name));
+        self.world.cover("foreign CleanDocuments × done");
+        Some(())
+    }
+
+    fn pin(&self) -> TableRequirement {
+        TableRequirement::RefSnapshotIdMatch { r#ref: MAIN.to_owned(), snapshot_id: self.head() }
+    }
+
+    fn no_partition(&self) -> Struct {
+        let fields = self.state.metadata.default_partition_spec().fields().len();
+        Struct::from_iter(std::iter::repeat_n(None, fields))
+    }
+
+    fn file(&self, path: String, rows: u64, size: u64, partition: Struct) -> DataFile {
+        DataFileBuilder::default()
+            .content(DataContentType::Data)
+            .file_path(path)
+            .file_format(DataFileFormat::Parquet)
+            .partition(partition)
+            .partition_spec_id(self.state.metadata.default_partition_spec_id())
+            .record_count(rows)
+            .file_size_in_bytes(size)
+            .build()
+            .expect("all members are set")
+    }
+
+    async fn manifest(&self, files: Vec<DataFile>) -> Option<ManifestFile> {
+        let memory = FileIO::new_with_memory();
+        let output = memory.new_output("memory:/manifest").ok()?;
+        let metadata = &self.state.metadata;
+        let spec = metadata.default_partition_spec().as_ref().clone();
+        // The list writer fills in the snapshot where it is not known yet.
+        let builder = ManifestWriterBuilder::new(output, None, metadata.current_schema().clone(), spec);
+        let mut writer = match metadata.format_version() {
+            FormatVersion::V3 => builder.build_v3_data(),
+            _ => builder.build_v2_data(),
+        };
+        for file in files {
+            writer.add_file(file, -1).ok()?;
+        }
+        let mut manifest = writer.write_manifest_file().await.ok()?;
+        let bytes = memory.new_input("memory:/manifest").ok()?.read().await.ok()?;
+        manifest.manifest_path = format!("{}/metadata/foreign-{}.avro", metadata.location(), self.world.env.uuid());
+        manifest.manifest_length = i64::try_from(bytes.len()).ok()?;
+        self.put(&manifest.manifest_path, bytes).await;
+        Some(manifest)
+    }
+
+    async fn manifests(&self, list: &str) -> Option<Vec<ManifestFile>> {
+        let bytes = self.world.objects.get(&key(list)).await.ok()?.bytes().await.ok()?;
+        let parsed = ManifestList::parse_with_version(&bytes, self.state.metadata.format_version()).ok()?;
+        Some(parsed.consume_entries().into_iter().collect())
+    }
+
+    async fn entries(&self, manifest: &str) -> Option<Manifest> {
+        let bytes = self.world.objects.get(&key(manifest)).await.ok()?.bytes().await.ok()?;
+        Manifest::parse_avro(&bytes).ok()
+    }
+
+    async fn snapshot(
+        &self,
+        target: &str,
+        parent: Option<i64>,
+        mut manifests: Vec<ManifestFile>,
+        operation: Operation,
+    ) -> Option<(i64, Request)> {
+        let metadata = &self.state.metadata;
+        let id = self.world.env.snapshot_id();
+        for manifest in &mut manifests {
+            if manifest.added_snapshot_id <= 0 {
+                manifest.added_snapshot_id = id;
+            }
+        }
+        let seq = metadata.next_sequence_number();
+        let first_row = metadata.next_row_id();
+        let buffer = Buffer::default();
+        let sink = Box::new(buffer.clone());
+        let mut writer = match metadata.format_version() {
+            FormatVersion::V3 => ManifestListWriter::v3(sink, id, parent, seq, Some(first_row)),
+            _ => ManifestListWriter::v2(sink, id, parent, seq),
+        };
+        writer.add_manifests(manifests.into_iter()).ok()?;
+        let rows = writer.next_row_id().map(|next| (first_row, next.saturating_sub(first_row)));
+        writer.close().await.ok()?;
+        let location = format!("{}/metadata/foreign-snap-{id}.avro", metadata.location());
+        self.put(&location, buffer.take()).await;
+        let builder = Snapshot::builder()
+            .with_snapshot_id(id)
+            .with_parent_snapshot_id(parent)
+            .with_sequence_number(seq)
+            .with_timestamp_ms(self.world.clock.now().max(metadata.last_updated_ms()))
+            .with_manifest_list(location)
+            .with_summary(Summary {
+                operation,
+                additional_properties: HashMap::from([("engine-name".into(), "other".into())]),
+            })
+            .with_schema_id(metadata.current_schema_id());
+        let snapshot = match rows {
+            Some((first, count)) => builder.with_row_range(first, count).build(),
+            None => builder.build(),
+        };
+        let held = self.state.refs.get(target);
+        let retention = held.map_or(
+            SnapshotRetention::Branch { min_snapshots_to_keep: None, max_snapshot_age_ms: None, max_ref_age_ms: None },
+            |r| r.retention.clone(),
+        );
+        let pin =
+            TableRequirement::RefSnapshotIdMatch { r#ref: target.to_owned(), snapshot_id: held.map(|r| r.snapshot_id) };
+        let reference = SnapshotReference::new(id, retention);
+        let updates = vec![
+            TableUpdate::AddSnapshot { snapshot },
+            TableUpdate::SetSnapshotRef { ref_name: target.to_owned(), reference },
+        ];
+        Some((id, (vec![pin], updates)))
+    }
+
+    async fn put(&self, location: &str, bytes: Bytes) {
+        let _ = self.world.objects.put(&key(location), PutPayload::from(bytes)).await;
+    }
+}
+
+/// A file in memory.
+#[derive(Debug, Clone, Default)]
+struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+impl Buffer {
+    fn take(&self) -> Bytes {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into()
+    }
+}
+
+#[async_trait::async_trait]
+impl FileWrite for Buffer {
+    async fn write(&mut self, bytes: Bytes) -> iceberg::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    async fn close(&mut self) -> iceberg::Result<()> {
+        Ok(())
+    }
+}
+
+/// Deeds and how often each is drawn.
+pub type Habits = BTreeMap<Deed, u64>;

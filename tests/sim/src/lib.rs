@@ -1,0 +1,19 @@
+//! The simulator: the real daemon on one thread and virtual time, against every fault, by seed.
+//!
+//! A seed draws a scenario (`scenario`), whose actors run as tasks: instances of the daemon with their operators (`life`), a
+//! foreign engine (`foreign`). Every call of a daemon to the world passes its `process` and the network (`catalog`, `store`),
+//! where chance decides what becomes of it. After every commit that reaches the true catalog the auditor (`audit`) reads what is
+//! there. `interpose` makes clock and chance of libraries part of the seed.
+// The base of virtual time: what the seams of `frazil::env` are made of here.
+#![allow(clippy::disallowed_methods)]
+
+pub mod audit;
+pub mod catalog;
+pub mod foreign;
+pub mod interpose;
+pub mod life;
+pub mod process;
+pub mod run;
+pub mod scenario;
+pub mod store;
+pub mod world;

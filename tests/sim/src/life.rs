@@ -1,0 +1,239 @@
+//! The operator of one instance: starts its daemon, kills it, holds it, restarts it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use frazil::api::{Health, PipelineHealth};
+use frazil::config::OnRollback;
+use frazil::daemon::{Daemon, Face, Stores};
+use frazil::env::Env;
+use frazil::storage::disk::MemoryDisk;
+use frazil::storage::{Storage, StorageOptions};
+use frazil::telemetry::metrics::Metrics;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::NetworkCatalog;
+use crate::process::{Process, ProcessClock};
+use crate::scenario::{IDLER, Scenario};
+use crate::store::{NetworkStore, ProcessDisk};
+use crate::world::World;
+
+/// How often an operator looks at a daemon.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What the operators of all instances agree on.
+#[derive(Debug)]
+pub struct Policy(pub Mutex<OnRollback>);
+
+impl Policy {
+    fn get(&self) -> OnRollback {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, policy: OnRollback) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+}
+
+/// One instance over all its lives.
+#[derive(Debug)]
+pub struct Instance {
+    world: Arc<World>,
+    scenario: Scenario,
+    policy: Arc<Policy>,
+    name: String,
+    disk: Arc<MemoryDisk>,
+    lives: u64,
+}
+
+/// A daemon that runs.
+#[derive(Debug)]
+struct Life {
+    process: Arc<Process>,
+    health: Health,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), String>>,
+}
+
+impl Instance {
+    /// An instance that has not begun.
+    pub fn new(world: Arc<World>, scenario: Scenario, policy: Arc<Policy>, name: &str) -> Self {
+        Self { world, scenario, policy, name: name.to_owned(), disk: Arc::new(MemoryDisk::new()), lives: 0 }
+    }
+
+    /// Its disk.
+    pub fn disk(&self) -> Arc<MemoryDisk> {
+        Arc::clone(&self.disk)
+    }
+
+    fn begin(&mut self, dies_at: u64) -> Life {
+        self.lives += 1;
+        let world = &self.world;
+        let process = Process::new(format!("{}{}", self.name, self.lives), dies_at);
+        let skew_ms = i64::try_from(world.env.below(4_000)).unwrap_or(0) - 2_000;
+        let clock = ProcessClock { process: Arc::clone(&process), clock: world.clock.skewed(skew_ms) };
+        let env = Env::simulated(Arc::new(clock), world.env.bits());
+        let options = StorageOptions { stores: vec![], requests_max: 16, retries: 3 };
+        let storage = Storage::new(options, env.clone());
+        storage.mount("memory:///", Arc::new(NetworkStore::new(Arc::clone(world), Arc::clone(&process))));
+        let disk = Arc::new(ProcessDisk::new(Arc::clone(world), Arc::clone(&process), Arc::clone(&self.disk)));
+        let catalog = NetworkCatalog::new(Arc::clone(world), Arc::clone(&process));
+        let stores = Stores { storage, disk, catalogs: BTreeMap::from([("lake".to_owned(), Arc::new(catalog) as _)]) };
+        let metrics = Metrics::new();
+        let health = Health::new(metrics.clone());
+        let face = Face { metrics, health: health.clone() };
+        let config = self.scenario.config(&self.name, self.policy.get());
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        world.note(&process.name, &format!("begins, dies at call {dies_at}"));
+        let task = tokio::spawn(async move {
+            let daemon = Daemon::with_stores(&config, &env, stores, face).await.map_err(|e| e.to_string())?;
+            daemon.run(stopped).await;
+            Ok(())
+        });
+        Life { process, health, stop, task }
+    }
+
+    /// Lives that end badly, as often as the scenario says.
+    pub async fn troubled(&mut self) {
+        for _ in 0..self.scenario.lives {
+            let world = Arc::clone(&self.world);
+            let calls = if world.env.below(3) > 0 { 10 + world.env.below(1_500) } else { u64::MAX };
+            let mut life = self.begin(calls);
+            let time = Duration::from_secs(5 + world.env.below(60));
+            match world.env.below(4) {
+                0 => {
+                    self.watched(&mut life, time).await;
+                    world.note(&life.process.name, "is held");
+                    world.cover("operator × holds");
+                    life.process.stop();
+                    tokio::time::sleep(world.time(Duration::from_secs(600))).await;
+                    world.note(&life.process.name, "is woken");
+                    life.process.wake();
+                    self.watched(&mut life, time).await;
+                    self.end(life).await;
+                }
+                1 => {
+                    self.watched(&mut life, time).await;
+                    life.process.kill();
+                    self.end(life).await;
+                }
+                _ => {
+                    self.watched(&mut life, time).await;
+                    self.end(life).await;
+                }
+            }
+            let rest = match world.env.below(if self.scenario.idles { 6 } else { 5 }) {
+                0 => Duration::from_secs(300),
+                5 if self.scenario.seals() => Duration::from_secs(20 * 3_600),
+                5 => Duration::from_secs(3 * 86_400),
+                _ => Duration::from_secs(10),
+            };
+            if rest > Duration::from_secs(3_600) {
+                world.note(&self.name, "is away for long");
+                world.cover("operator × away for long");
+            }
+            tokio::time::sleep(world.time(rest)).await;
+        }
+    }
+
+    /// Watches a life for so long, or until it ends or halts.
+    async fn watched(&self, life: &mut Life, time: Duration) {
+        let end = self.world.clock.elapsed() + time;
+        while self.world.clock.elapsed() < end {
+            tokio::select! {
+                biased;
+                () = life.process.death() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            if life.task.is_finished() || self.halted(life) {
+                return;
+            }
+        }
+    }
+
+    /// Whether a pipeline has halted; what follows from it is arranged.
+    fn halted(&self, life: &Life) -> bool {
+        let world = &self.world;
+        for (pipeline, health) in life.health.pipelines() {
+            let PipelineHealth::Halted(why) = health else { continue };
+            let policy = self.policy.get();
+            if why.contains("rolled back") && policy == OnRollback::Halt && world.rolled_back() {
+                let new = if world.env.below(2) == 0 { OnRollback::Rewind } else { OnRollback::Keep };
+                world.note(&life.process.name, &format!("{pipeline} halts: {why}; from now on {new:?}"));
+                world.cover(format!("operator × rollback, then {new:?}"));
+                world.with_auditor(|a| a.keep(new == OnRollback::Keep));
+                self.policy.set(new);
+            } else if !(why.contains("rolled back") && world.rolled_back()) {
+                world.violation(format!("{}: pipeline {pipeline} halts: {why}", life.process.name));
+            }
+            return true;
+        }
+        false
+    }
+
+    /// Ends a life: it is dead already, or is asked to stop and given its time.
+    async fn end(&self, life: Life) {
+        let Life { process, stop, mut task, .. } = life;
+        stop.cancel();
+        let ended = tokio::select! {
+            biased;
+            () = process.death() => None,
+            ended = &mut task => Some(ended),
+            () = tokio::time::sleep(Duration::from_secs(900)) => {
+                self.world.violation(format!("{} does not stop within 15 minutes of being asked", process.name));
+                None
+            }
+        };
+        match ended {
+            None => {
+                process.kill();
+                task.abort();
+                self.world.note(&process.name, "is dead");
+                self.world.cover("operator × crash");
+            }
+            Some(ended) => {
+                self.world.note(&process.name, &format!("has ended: {ended:?}"));
+                self.world.cover("operator × orderly end");
+            }
+        }
+        // Whatever an orderly end leaves unfinished in its tasks ends here too.
+        process.kill();
+        let env = &self.world.env;
+        self.disk.crash_keeping(|_, unsynced| usize::try_from(env.below(unsynced as u64 + 1)).unwrap_or(0));
+    }
+
+    /// The last life: runs until every pipeline is at its end, and on until what was left behind may be gone.
+    pub async fn recover(&mut self, within: Duration, grace: Duration) {
+        let world = Arc::clone(&self.world);
+        let end = world.clock.elapsed() + within;
+        loop {
+            let mut life = self.begin(u64::MAX);
+            loop {
+                self.watched(&mut life, LOOK).await;
+                let health = life.health.pipelines();
+                let mut watched = health.iter().filter(|(name, _)| name.as_str() != IDLER);
+                if !health.is_empty() && watched.all(|(_, h)| *h == PipelineHealth::Finished) {
+                    world.note(&life.process.name, "is at rest");
+                    tokio::time::sleep(grace).await;
+                    self.end(life).await;
+                    return;
+                }
+                if world.clock.elapsed() > end {
+                    world.violation(format!(
+                        "{} is not at rest {within:?} after the faults stopped: {health:?}",
+                        life.process.name
+                    ));
+                    return;
+                }
+                if life.task.is_finished() || health.values().any(|h| matches!(h, PipelineHealth::Halted(_))) {
+                    break;
+                }
+            }
+            self.end(life).await;
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! One seed from its first call to rest.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, Once};
+use std::time::Duration;
+
+use frazil::config::OnRollback;
+use frazil::env::Env;
+use frazil::model::checkpoint::Checkpoint;
+use frazil::source::replay::ReplaySource;
+use frazil::source::{Source, SourceEvent};
+use frazil::storage::ledger::{ENTRIES_MAX, Ledger};
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+
+use crate::audit::{Watched, event_id};
+use crate::foreign;
+use crate::interpose;
+use crate::life::{Instance, Policy};
+use crate::scenario::Scenario;
+use crate::world::World;
+
+/// How long after the last fault every row is in.
+const REST_WITHIN: Duration = Duration::from_secs(3_600);
+/// How long after that leftovers under proof are gone: two proofs are a deadline of ten minutes apart.
+const GRACE: Duration = Duration::from_secs(1_900);
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// What came of a seed.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// What it stood for.
+    pub scenario: String,
+    /// Everything that happened, in order.
+    pub trace: Vec<String>,
+    /// A hash of it.
+    pub hash: u64,
+    /// What was not as it must be.
+    pub violation: Option<String>,
+    /// What was met, and how often.
+    pub coverage: BTreeMap<String, u64>,
+    /// Commits that reached the catalog.
+    pub attempts: u64,
+    /// Virtual time.
+    pub elapsed: Duration,
+}
+
+/// Runs a seed in a thread of its own.
+///
+/// # Panics
+/// When the thread cannot be started.
+pub fn seed(seed: u64) -> Report {
+    hear_panics();
+    let thread = std::thread::Builder::new().name(format!("seed-{seed}")).stack_size(16 << 20);
+    let running = thread.spawn(move || {
+        interpose::arm(seed);
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().start_paused(true).build().expect("a runtime");
+        let report = runtime.block_on(async {
+            interpose::start_clock();
+            simulate(seed).await
+        });
+        drop(runtime);
+        interpose::disarm();
+        report
+    });
+    running.expect("a thread").join().unwrap_or_else(|_| Report {
+        seed,
+        scenario: String::new(),
+        trace: vec![],
+        hash: 0,
+        violation: Some("the simulation itself panicked".to_owned()),
+        coverage: BTreeMap::new(),
+        attempts: 0,
+        elapsed: Duration::ZERO,
+    })
+}
+
+/// A panic within a task of the daemon is a violation.
+fn hear_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            PANIC.with_borrow_mut(|held| {
+                held.get_or_insert(info.to_string());
+            });
+            before(info);
+        }));
+    });
+}
+
+async fn simulate(seed: u64) -> Report {
+    let draw = Env::simulated(Arc::new(frazil::env::SystemClock), seed);
+    let scenario = Scenario::draw(&draw);
+    let world = World::new(seed, scenario.rates);
+    let text = format!("{scenario:?}");
+    world.note("world", &text);
+    tokio::select! {
+        biased;
+        () = world.wrong() => {}
+        () = play(&world, &scenario) => {}
+    }
+    if let Some(panic) = PANIC.with_borrow_mut(Option::take) {
+        world.violation(format!("a panic: {panic}"));
+    }
+    let (trace, hash, coverage, attempts) = world.story();
+    let elapsed = world.clock.elapsed();
+    Report { seed, scenario: text, trace, hash, violation: world.violated(), coverage, attempts, elapsed }
+}
+
+async fn play(world: &Arc<World>, scenario: &Scenario) {
+    learn(world, scenario).await;
+    let policy = Arc::new(Policy(Mutex::new(scenario.on_rollback)));
+    let names = ["a", "b"];
+    let mut instances: Vec<Instance> = names
+        .iter()
+        .take(usize::try_from(scenario.instances).unwrap_or(1))
+        .map(|name| Instance::new(Arc::clone(world), scenario.clone(), Arc::clone(&policy), name))
+        .collect();
+    let foreign = tokio::spawn(foreign_engine(Arc::clone(world), scenario.clone()));
+    futures::future::join_all(instances.iter_mut().map(Instance::troubled)).await;
+    foreign.abort();
+    world.calm();
+    futures::future::join_all(instances.iter_mut().map(|i| i.recover(REST_WITHIN, GRACE))).await;
+    if world.violated().is_some() {
+        return;
+    }
+    if let Err(what) = world.with_auditor(|a| a.complete(&BTreeSet::new())) {
+        world.violation(what);
+    }
+    left_behind(world, &instances).await;
+}
+
+/// Makes the sources' rows known to the auditor.
+async fn learn(world: &World, scenario: &Scenario) {
+    let mut first = 0;
+    for (name, anchor, seed) in scenario.pipelines() {
+        let mut config = scenario.replay(seed);
+        config.rate = None;
+        let mut source = ReplaySource::new(&config, world.env.clone());
+        source.open(&Checkpoint::default()).await.expect("a source opens at its beginning");
+        let watched = Watched {
+            name: name.to_owned(),
+            anchor,
+            first,
+            partitions: scenario.partitions,
+            rows: scenario.rows,
+            keeps: scenario.on_rollback == OnRollback::Keep,
+        };
+        while let SourceEvent::Batch(batch) = source.next().await.expect("a made-up row") {
+            let partition: u32 = batch.partition.as_str().parse().expect("a number");
+            for row in &batch.rows {
+                let id = event_id(batch.bytes(*row)).expect("every event has an id").to_owned();
+                let number = u32::try_from(row.number).expect("few rows");
+                world.with_auditor(|a| a.event_ids.insert(id, first + partition * scenario.rows + number));
+            }
+        }
+        first += scenario.partitions * scenario.rows;
+        world.with_auditor(|a| a.pipelines.push(watched));
+    }
+}
+
+async fn foreign_engine(world: Arc<World>, scenario: Scenario) {
+    let total: u64 = scenario.habits.values().sum();
+    let tables = scenario.tables();
+    while total > 0 {
+        tokio::time::sleep(world.time(scenario.foreign_rest)).await;
+        let mut pick = world.env.below(total);
+        let table = &tables[usize::try_from(world.env.below(tables.len() as u64)).unwrap_or(0)];
+        for (deed, weight) in &scenario.habits {
+            if pick < *weight {
+                foreign::act(&world, table, *deed).await;
+                break;
+            }
+            pick -= weight;
+        }
+    }
+}
+
+/// What ledgers and store hold that no snapshot names.
+async fn left_behind(world: &World, instances: &[Instance]) {
+    for instance in instances {
+        let ledger = Ledger::open(instance.disk(), ENTRIES_MAX).await;
+        let open = ledger.map(|l| l.open_entries().len()).unwrap_or_default();
+        world.cover(if open == 0 { "rest × ledger empty" } else { "rest × ledger holds leftovers" });
+        if open > 0 {
+            world.note("oracle", &format!("a ledger still holds {open} entries"));
+        }
+    }
+    let objects: Vec<_> = world.objects.list(None).try_collect().await.unwrap_or_default();
+    let mut orphans = 0_u64;
+    for object in objects {
+        let path = object.location.as_ref();
+        let document = path.ends_with(".metadata.json");
+        if !document && !path.contains("/foreign-") && world.with_auditor(|a| a.names(path)).is_none() {
+            orphans += 1;
+        }
+    }
+    world.note("oracle", &format!("{orphans} objects that nothing names"));
+}

@@ -1,0 +1,253 @@
+//! What a seed stands for: pipelines, instances, rates of faults, habits of the foreign engine.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use frazil::config::{
+    ApiConfig, ColumnConfig, CommitConfig, Config, CreateConfig, FilesConfig, Limits, MetadataColumn, OnChange,
+    OnRollback, PipelineConfig, RejectsConfig, RejectsTo, ReplayConfig, SchemaConfig, SourceConfig,
+};
+use frazil::env::Env;
+use frazil::model::ids::{MAIN, PipelineName, TableName};
+
+use crate::foreign::{Deed, Habits};
+use crate::world::Rates;
+
+/// The pipeline that keeps a daemon alive when all others are at their sources' ends: its folder stays empty.
+pub const IDLER: &str = "inbox";
+
+/// Where a pipeline's rows go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// One pipeline, one table.
+    Single,
+    /// One pipeline, one table, and rejects beside it.
+    Rejecting,
+    /// One pipeline, a table for each event; some of them see no row for long.
+    Routed,
+    /// Two pipelines into one table.
+    Shared,
+}
+
+/// One seed's world.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// Where the rows go.
+    pub shape: Shape,
+    /// Whether columns come from the rows.
+    pub evolves: bool,
+    /// The table format.
+    pub format: u8,
+    /// Instances of the same pipelines.
+    pub instances: u64,
+    /// Lives of an instance before the faults stop.
+    pub lives: u64,
+    /// Source partitions.
+    pub partitions: u32,
+    /// Rows in each.
+    pub rows: u32,
+    /// Rows a second.
+    pub rate: u64,
+    /// What goes wrong.
+    pub rates: Rates,
+    /// The policy at the beginning.
+    pub on_rollback: OnRollback,
+    /// What the foreign engine does.
+    pub habits: Habits,
+    /// Its longest rest between two deeds.
+    pub foreign_rest: Duration,
+    /// Whether a process may be away for days.
+    pub idles: bool,
+    freshness: Duration,
+    partition_by: Vec<String>,
+    merge_count: u64,
+}
+
+fn pick<T: Copy>(env: &Env, from: &[T]) -> T {
+    from[usize::try_from(env.below(from.len() as u64)).unwrap_or(0)]
+}
+
+impl Scenario {
+    /// Draws a scenario.
+    pub fn draw(env: &Env) -> Self {
+        use Shape::{Rejecting, Routed, Shared, Single};
+        let shape = pick(env, &[Single, Single, Rejecting, Routed, Routed, Shared]);
+        let evolves = shape != Rejecting && env.below(5) == 0;
+        let partitions = 1 + u32::try_from(env.below(2)).unwrap_or(0);
+        let rate = pick(env, &[4, 8, 15]);
+        let rows = 150 + u32::try_from(env.below(250)).unwrap_or(0);
+        let trouble = pick(env, &[0, 5, 15, 30, 50]);
+        let rates = Rates {
+            catalog: trouble,
+            store: pick(env, &[0, 1, 4]).min(trouble),
+            disk: pick(env, &[0, 0, 1]).min(trouble),
+            stale: pick(env, &[0, 0, 0, 10]).min(trouble),
+        };
+        let mut habits = Habits::new();
+        if env.below(8) > 0 {
+            for deed in DEEDS {
+                let weight = env.below(3);
+                if weight > 0 && (deed != Deed::RollBack || matches!(shape, Single | Shared)) {
+                    habits.insert(deed, weight);
+                }
+            }
+        }
+        let partition_by = match env.below(3) {
+            0 => vec!["bucket(2, customer_id)".to_owned()],
+            1 => vec!["day(event_time)".to_owned()],
+            _ => vec![],
+        };
+        Self {
+            shape,
+            evolves,
+            format: if env.below(2) == 0 { 2 } else { 3 },
+            instances: 1 + env.below(2),
+            lives: 2 + env.below(6),
+            partitions,
+            rows,
+            rate,
+            rates,
+            on_rollback: pick(env, &[OnRollback::Halt, OnRollback::Rewind, OnRollback::Keep]),
+            habits,
+            foreign_rest: Duration::from_secs(pick(env, &[1, 5, 20])),
+            idles: env.below(4) == 0,
+            freshness: Duration::from_millis(pick(env, &[300, 1_000, 2_500])),
+            partition_by,
+            merge_count: pick(env, &[2, 4, 8]),
+        }
+    }
+
+    /// Whether an epoch feeds more than its anchor.
+    pub fn seals(&self) -> bool {
+        matches!(self.shape, Shape::Rejecting | Shape::Routed)
+    }
+
+    /// Names, anchors and seeds of the pipelines that have rows.
+    pub fn pipelines(&self) -> Vec<(&'static str, TableName, u64)> {
+        let table = |text: &str| text.parse().expect("a table name");
+        match self.shape {
+            Shape::Single | Shape::Rejecting => vec![("p", table("shop.events"), 1)],
+            Shape::Routed => vec![("p", table("shop.purchase"), 1)],
+            Shape::Shared => vec![("p", table("shop.events"), 1), ("q", table("shop.events"), 2)],
+        }
+    }
+
+    /// The tables that a foreign engine may know.
+    pub fn tables(&self) -> Vec<TableName> {
+        let names: &[&str] = match self.shape {
+            Shape::Single | Shape::Shared => &["shop.events"],
+            Shape::Rejecting => &["shop.events", "shop.events__rejects"],
+            Shape::Routed => &["shop.purchase", "shop.page_view", "shop.add_to_cart", "shop.refund"],
+        };
+        names.iter().map(|name| name.parse().expect("a table name")).collect()
+    }
+
+    /// The rows of a source.
+    pub fn replay(&self, seed: u64) -> ReplayConfig {
+        ReplayConfig { seed, partitions: self.partitions, rate: Some(self.rate), rows: Some(u64::from(self.rows)) }
+    }
+
+    /// The configuration of an instance.
+    pub fn config(&self, instance: &str, on_rollback: OnRollback) -> Config {
+        let table = if self.shape == Shape::Routed { "shop.{event}" } else { "shop.events" };
+        let mut sources = BTreeMap::new();
+        let mut pipelines = BTreeMap::new();
+        for (name, anchor, seed) in self.pipelines() {
+            sources.insert(name.to_owned(), SourceConfig::Replay(self.replay(seed)));
+            pipelines.insert(PipelineName::new(name), self.pipeline(name, table, &anchor, on_rollback));
+        }
+        let inbox: TableName = "shop.inbox".parse().expect("a table name");
+        let files = FilesConfig {
+            path: "memory:///inbox".into(),
+            glob: "**".into(),
+            poll: Duration::from_secs(120),
+            until_end: false,
+            row_bytes_max: 1 << 20,
+            expansion_max: 100,
+            late_files_max: 100,
+        };
+        sources.insert(IDLER.to_owned(), SourceConfig::Files(files));
+        pipelines.insert(PipelineName::new(IDLER), self.pipeline(IDLER, "shop.inbox", &inbox, on_rollback));
+        Config {
+            instance: instance.into(),
+            state_dir: "/nowhere".into(),
+            catalogs: BTreeMap::new(),
+            stores: vec![],
+            sources,
+            pipelines,
+            limits: Limits {
+                memory: 64 << 20,
+                open_files: 8,
+                tables: 16,
+                store_requests: 16,
+                store_retries: 3,
+                workers: 2,
+            },
+            api: ApiConfig { listen: None, token: None },
+            shutdown_grace: Duration::from_secs(20),
+        }
+    }
+
+    fn pipeline(&self, source: &str, table: &str, anchor: &TableName, on_rollback: OnRollback) -> PipelineConfig {
+        let column = |name: &str, kind: &str, required| ColumnConfig { name: name.into(), kind: kind.into(), required };
+        let columns = if self.evolves {
+            vec![]
+        } else {
+            vec![
+                column("event_id", "string", false),
+                column("event", "string", false),
+                column("event_time", "timestamptz", false),
+                column("customer_id", "long", false),
+                column("quantity", "int", false),
+                column("coupon", "string", self.shape == Shape::Rejecting),
+            ]
+        };
+        PipelineConfig {
+            source: source.into(),
+            catalog: "lake".into(),
+            table: table.into(),
+            anchor: Some(anchor.to_string()),
+            branch: MAIN.into(),
+            create: CreateConfig {
+                columns,
+                partition: self.partition_by.clone(),
+                sort: vec![],
+                properties: [("commit.manifest.min-count-to-merge".to_owned(), self.merge_count.to_string())].into(),
+                location: None,
+                format_version: self.format,
+            },
+            schema: SchemaConfig {
+                on_change: if self.evolves { OnChange::Evolve } else { OnChange::Freeze },
+                infer_rows: 10,
+                columns_max: 200,
+            },
+            commit: CommitConfig {
+                freshness: self.freshness,
+                rows_max: 4_000,
+                bytes_max: 1 << 30,
+                target_file_size: None,
+            },
+            rejects: RejectsConfig { to: RejectsTo::Table, halt_above: 1.0 },
+            metadata: [
+                ("_number".to_owned(), MetadataColumn::Number),
+                ("_partition".to_owned(), MetadataColumn::Partition),
+            ]
+            .into(),
+            on_rollback,
+        }
+    }
+}
+
+const DEEDS: [Deed; 11] = [
+    Deed::Append,
+    Deed::Compact,
+    Deed::Delete,
+    Deed::Expire,
+    Deed::RollBack,
+    Deed::Reset,
+    Deed::AddColumn,
+    Deed::Tag,
+    Deed::Branch,
+    Deed::Property,
+    Deed::CleanDocuments,
+];
