@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::api::PipelineHealth;
 use crate::commit::protocol::{Commit, Ending};
 use crate::commit::standing::Standing;
@@ -11,6 +13,8 @@ use crate::daemon::pipeline::{Epoch, Pipeline, since};
 use crate::daemon::rebuild;
 use crate::daemon::sealed::{Sealed, SealedPart};
 use crate::daemon::table::TableHandle;
+use crate::daemon::tables::Shared;
+use crate::daemon::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::batch::RawBatch;
 use crate::model::change::{Change, PipelineDelta};
@@ -23,6 +27,8 @@ use crate::write::staged::Staged;
 
 const WAIT_MIN: Duration = Duration::from_millis(500);
 const WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long a table may take to open before the pipeline says that it waits.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a table's part of an epoch amounts to.
 #[derive(Debug, Clone, Copy)]
@@ -146,7 +152,7 @@ impl Pipeline {
             commit = back;
             let (what, error) = match ending? {
                 Ending::Unresolved(error) => ("unresolved", error),
-                Ending::Failed(error) => ("refused so far", error),
+                Ending::Failed(error) => ("not done yet", error),
                 end => {
                     self.watch.set(PipelineHealth::Running);
                     return Ok((*commit, end));
@@ -179,7 +185,8 @@ impl Pipeline {
             .with_hint("raise limits.tables, or route by a field with fewer values"));
         }
         let catalog = self.shared.catalog(&self.config.catalog)?;
-        let state = self.creation.open(&self.shared.env, catalog.as_ref(), table, rows).await?;
+        let opening = self.creation.open(&self.shared.env, catalog.as_ref(), table, rows);
+        let state = patiently(&self.shared, &self.watch, &self.hard, table, opening).await?;
         self.add_lane(table, state).await
     }
 
@@ -189,7 +196,8 @@ impl Pipeline {
             return Ok(());
         }
         let catalog = self.shared.catalog(&self.config.catalog)?;
-        let state = self.creation.open_rejects(&self.shared.env, catalog.as_ref(), table).await?;
+        let opening = self.creation.open_rejects(&self.shared.env, catalog.as_ref(), table);
+        let state = patiently(&self.shared, &self.watch, &self.hard, table, opening).await?;
         self.add_lane(table, state).await
     }
 
@@ -228,6 +236,7 @@ impl Pipeline {
             on_rollback: self.config.on_rollback,
             follows: false,
             sealed,
+            operator: None,
         }
     }
 
@@ -299,7 +308,8 @@ impl Pipeline {
             return Ok(());
         }
         let catalog = self.shared.catalog(&self.config.catalog)?;
-        let state = self.creation.open_empty(&self.shared.env, catalog.as_ref(), &anchor).await?;
+        let opening = self.creation.open_empty(&self.shared.env, catalog.as_ref(), &anchor);
+        let state = patiently(&self.shared, &self.watch, &self.hard, &anchor, opening).await?;
         self.add_lane(&anchor, state).await
     }
 
@@ -410,5 +420,35 @@ impl Pipeline {
             format!("pipeline {}: {rejects} of {rows} rows of an epoch were rejected", self.name),
         )
         .with_hint("look at the reasons with --log-level debug, mend the source, or raise rejects.halt_above"))
+    }
+}
+
+/// What opens a table waits for a catalog that does not answer: says so, and ends when a shutdown's grace has passed.
+async fn patiently(
+    shared: &Shared,
+    watch: &Watch,
+    hard: &CancellationToken,
+    table: &TableName,
+    opening: impl Future<Output = Result<TableState>>,
+) -> Result<TableState> {
+    tokio::pin!(opening);
+    let mut told = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = hard.cancelled() => {
+                return Err(Error::new(ErrorKind::Unavailable, format!("table {table}: stopped while waiting for the catalog")));
+            }
+            opened = &mut opening => {
+                if told {
+                    watch.set(PipelineHealth::Running);
+                }
+                return opened;
+            }
+            () = shared.env.sleep(PATIENCE), if !told => {
+                told = true;
+                watch.set(PipelineHealth::Waiting(format!("table {table}: the catalog does not answer")));
+            }
+        }
     }
 }
