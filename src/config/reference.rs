@@ -289,7 +289,7 @@ pub const FIELDS: &[Field] = &[
         "pipeline.*.rejects.halt_above",
         Share,
         Is("100%"),
-        "Halt when more than this share of an epoch's rows was rejected; 100% never halts",
+        "Halt when more than this share of an epoch's rows was rejected, such as `1%` or `0.01`; 100% never halts",
     ),
     field(
         "pipeline.*.metadata",

@@ -81,6 +81,13 @@ poll = "20ms"
         world
     }
 
+    /// A folder with this configuration and nothing else.
+    pub(crate) fn bare(text: &str) -> Self {
+        let world = Self { folder: tempfile::tempdir().expect("a folder") };
+        world.configure(text);
+        world
+    }
+
     /// Another configuration.
     pub(crate) fn configure(&self, text: &str) {
         fs::write(self.path("frazil.toml"), text).expect("write the configuration");

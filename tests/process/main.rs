@@ -6,6 +6,7 @@ mod daemon;
 mod ending;
 mod input;
 mod outage;
+mod readme;
 mod refused;
 #[allow(dead_code)] // the contract suite uses more of it
 #[path = "../contract/server.rs"]
