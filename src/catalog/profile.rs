@@ -156,6 +156,7 @@ mod tests {
             .collect();
         files.sort();
         assert_eq!(files, names().collect::<Vec<_>>());
+        assert_eq!(files, crate::config::reference::CATALOG_PROFILES);
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! `frazil check`.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
+use crate::catalog::profile;
+use crate::catalog::{Capabilities, Catalog};
 use crate::cli::flags::{Check, Flags};
 use crate::cli::output::{self, Answer};
 use crate::cli::{Exit, answer, block_on, load_or_problems, no_file, wiring};
-use crate::config::{Config, Loaded, Problems};
+use crate::config::{CatalogConfig, Config, Loaded, Problems};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ids::TableName;
@@ -23,7 +27,9 @@ pub(crate) fn check(flags: &Flags, own: &Check) -> Result<Exit> {
         return Err(no_file());
     }
     let findings = if own.connect {
-        let Some(findings) = block_on(loaded.config.limits.workers, connect(&loaded.config))? else {
+        let Some(findings) =
+            block_on(loaded.config.limits.workers, connect(&loaded.config, own.catalog_profile.as_deref()))?
+        else {
             return Ok(Exit::Interrupted);
         };
         findings
@@ -42,10 +48,20 @@ struct Finding {
     error: Option<Error>,
 }
 
-async fn connect(config: &Config) -> Result<Vec<Finding>> {
+impl Finding {
+    fn of(place: &str, answered: Result<String>) -> Self {
+        let place = place.to_owned();
+        match answered {
+            Ok(good) => Self { place, good, error: None },
+            Err(error) => Self { place, good: String::new(), error: Some(error) },
+        }
+    }
+}
+
+async fn connect(config: &Config, profile: Option<&str>) -> Result<Vec<Finding>> {
     let env = Env::system();
     let mut findings = Vec::new();
-    for name in config.catalogs.keys() {
+    for (name, settings) in &config.catalogs {
         let place = format!("catalog.{name}");
         let catalog = match wiring::catalog(config, name, &env).await {
             Ok(catalog) => catalog,
@@ -55,25 +71,79 @@ async fn connect(config: &Config) -> Result<Vec<Finding>> {
             }
         };
         let answered = catalog.namespaces(&[]).await;
-        let good = format!("answers, {} namespaces", answered.as_ref().map_or(0, Vec::len));
-        findings.push(Finding { place, good, error: answered.err() });
+        findings.push(Finding::of(&place, answered.map(|found| format!("answers, {} namespaces", found.len()))));
+        findings.push(Finding::of(&place, catalog.capabilities().await.map(|own| abilities(&own))));
+        let known = match settings {
+            CatalogConfig::Rest(rest) => rest.profile.as_deref().or(profile),
+            _ => None,
+        };
+        for said in known.map(product).transpose()?.unwrap_or_default() {
+            findings.push(Finding { place: place.clone(), good: said, error: None });
+        }
+        let mut folders = BTreeSet::new();
+        if let Some(warehouse) = warehouse(settings) {
+            folders.insert(warehouse.to_owned());
+        }
         for (pipeline, own) in config.pipelines.iter().filter(|(_, own)| own.catalog == *name) {
             let table = own.anchor.as_deref().unwrap_or(&own.table);
-            let place = format!("pipeline.{pipeline}");
-            let found = match table.parse::<TableName>() {
-                Ok(table) => catalog.load(&table).await.map(|_| format!("{table} is there")),
-                Err(error) => Err(error),
-            };
-            findings.push(match found {
-                Ok(good) => Finding { place, good, error: None },
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    Finding { place, good: format!("{table} will be created"), error: None }
-                }
-                Err(error) => Finding { place, good: String::new(), error: Some(error) },
-            });
+            folders.extend(own.create.location.clone());
+            findings.push(Finding::of(&format!("pipeline.{pipeline}"), found(catalog.as_ref(), table).await));
+        }
+        for folder in folders {
+            let tried = wiring::probe(config, &folder, &env).await;
+            findings.push(Finding::of(&place, tried.map(|()| format!("{folder} can be written, read and deleted"))));
         }
     }
     Ok(findings)
+}
+
+/// Where the catalog creates tables, as far as the configuration says so with a location.
+fn warehouse(settings: &CatalogConfig) -> Option<&str> {
+    match settings {
+        CatalogConfig::Embedded { warehouse, .. } => Some(warehouse),
+        CatalogConfig::Rest(rest) => rest.warehouse.as_deref().filter(|text| text.contains("://")),
+        CatalogConfig::Memory { .. } => None,
+    }
+}
+
+/// What is there under a table's name.
+async fn found(catalog: &dyn Catalog, table: &str) -> Result<String> {
+    let name: TableName = table.parse()?;
+    match catalog.load(&name).await {
+        Ok(_) => Ok(format!("{name} is there")),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(format!("{name} will be created")),
+        Err(error) => Err(error),
+    }
+}
+
+fn abilities(own: &Capabilities) -> String {
+    let word = |yes: bool| if yes { "yes" } else { "no" };
+    let announced = if own.endpoints.is_empty() {
+        "announces no endpoints".to_owned()
+    } else {
+        format!("announces {}", output::counted(own.endpoints.len() as u64, "endpoint"))
+    };
+    format!(
+        "{announced}; commits over several tables: {}; storage credentials with each table: {}",
+        word(own.multi_table_commit),
+        word(own.vends_credentials)
+    )
+}
+
+/// What is known of a product, a line each.
+fn product(name: &str) -> Result<Vec<String>> {
+    let known = profile::profile(name)?;
+    let tried = if known.verified.is_empty() {
+        "from its documentation".to_owned()
+    } else {
+        format!("as tried with version {}", known.verified)
+    };
+    let mut said = vec![format!("{}, {tried}: {} known deviations", known.title, known.quirks.len())];
+    if !known.is_reachable() {
+        said.push(format!("{} takes signed requests only, which this version cannot make", known.title));
+    }
+    said.extend(known.quirks.into_iter().map(|quirk| format!("{}: {}", quirk.id, quirk.says)));
+    Ok(said)
 }
 
 fn report(loaded: &Loaded, findings: &[Finding]) -> Answer {

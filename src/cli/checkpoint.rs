@@ -63,7 +63,7 @@ fn record_text(pipeline: &str, at: &str, own: &Record) -> String {
     text
 }
 
-fn position_text(position: &Position) -> String {
+pub(crate) fn position_text(position: &Position) -> String {
     match position {
         Position::Offset(offset) => format!("offset {offset}"),
         Position::Files(files) => {

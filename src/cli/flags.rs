@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::config::reference::CATALOG_PROFILES;
+use crate::model::ids::MAIN;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
@@ -72,6 +75,9 @@ pub enum Verb {
     /// Look at tables
     #[command(subcommand)]
     Table(TableVerb),
+    /// Set how far a pipeline's rows are in a table
+    #[command(subcommand)]
+    Checkpoint(CheckpointVerb),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -85,9 +91,12 @@ pub enum Verb {
 /// Flags of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Also ask the catalogs, and look for the tables
+    /// Also ask the catalogs, look for the tables, and try the stores with an object that is removed again
     #[arg(long)]
     pub connect: bool,
+    /// The catalogs' product where the configuration names none, to be told what is known of it
+    #[arg(long, value_name = "NAME", requires = "connect", value_parser = CATALOG_PROFILES.to_vec())]
+    pub catalog_profile: Option<String>,
 }
 
 /// Flags of `demo`.
@@ -165,6 +174,52 @@ pub enum TableVerb {
     History(TableChoice),
     /// How far each pipeline's rows are in a table
     Checkpoint(TableChoice),
+}
+
+/// Which checkpoint, and how careful to be.
+#[derive(Debug, Args)]
+pub struct CheckpointEdit {
+    /// Which table.
+    #[command(flatten)]
+    pub choice: TableChoice,
+    /// The pipeline
+    #[arg(long, value_name = "NAME")]
+    pub pipeline: String,
+    /// The branch
+    #[arg(long = "ref", value_name = "NAME", default_value = MAIN)]
+    pub at: String,
+    /// Show what would change, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Setting checkpoints. Each is a commit of its own: a snapshot without new rows.
+#[derive(Debug, Subcommand)]
+pub enum CheckpointVerb {
+    /// Go on after these positions, whatever the table says now
+    Set {
+        /// Which checkpoint.
+        #[command(flatten)]
+        edit: CheckpointEdit,
+        /// All positions as `table checkpoint --json` shows them, such as '{"0": 41, "1": 17}'
+        #[arg(long, value_name = "JSON")]
+        positions: String,
+        /// The source's identity; the one of the checkpoint that is there unless given
+        #[arg(long, value_name = "TEXT")]
+        source: Option<String>,
+        /// Forget decided epochs that are not in every table yet: their rows stay out of the others
+        #[arg(long)]
+        drop_sealed: bool,
+    },
+    /// Take the checkpoint in the table's properties as right, where its snapshot is gone
+    Accept {
+        /// Which checkpoint.
+        #[command(flatten)]
+        edit: CheckpointEdit,
+    },
 }
 
 /// Looking at the configuration.

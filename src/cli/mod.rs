@@ -5,6 +5,7 @@ pub mod checkpoint;
 mod config;
 mod demo;
 pub mod describe;
+mod edit;
 pub mod files;
 pub mod flags;
 mod live;
@@ -100,6 +101,7 @@ fn dispatch(flags: &Flags) -> Result<Exit> {
         Verb::Check(own) => check::check(flags, own),
         Verb::Demo(own) => demo::demo(flags, own),
         Verb::Table(own) => table::table(flags, own),
+        Verb::Checkpoint(own) => edit::edit(flags, own),
         Verb::Config(own) => config::config(flags, own),
         Verb::Completions { shell } => {
             let mut script = Vec::new();

@@ -82,7 +82,7 @@ async fn walk(catalog: &Arc<dyn Catalog>, below: &[String]) -> Result<Vec<TableN
 }
 
 /// The configuration of `-c`, or one with the catalog that the flags describe.
-fn configured(flags: &Flags, from: &CatalogChoice) -> Result<Config> {
+pub(crate) fn configured(flags: &Flags, from: &CatalogChoice) -> Result<Config> {
     let quote = |text: &str| toml_edit::Value::from(text).to_string();
     let mut text = match (&from.uri, &from.embedded) {
         (Some(uri), _) => format!("[catalog.{DIRECT}]\ntype = \"rest\"\nuri = {}\n", quote(uri)),
@@ -120,7 +120,7 @@ fn prefix<'a>(config: &Config, table: &'a str) -> Option<&'a str> {
     (rest.contains('.') && config.catalogs.contains_key(first)).then_some(first)
 }
 
-fn named(config: &Config, choice: &TableChoice) -> Result<(String, TableName)> {
+pub(crate) fn named(config: &Config, choice: &TableChoice) -> Result<(String, TableName)> {
     let name = chosen(config, &choice.from, Some(&choice.table))?;
     let own = choice.from.catalog.is_none() && prefix(config, &choice.table) == Some(name.as_str());
     let table = match choice.table.split_once('.') {

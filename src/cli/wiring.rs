@@ -6,10 +6,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Health;
 use crate::catalog::{Catalog, connect};
+use crate::commit::protocol::Committer;
 use crate::config::Config;
 use crate::daemon::{Daemon, Face};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::ids::TableName;
 use crate::model::table::TableState;
 use crate::storage::disk::LocalDisk;
 use crate::storage::iceberg_io::FileIo;
@@ -39,6 +41,41 @@ pub async fn catalog(config: &Config, name: &str, env: &Env) -> Result<Arc<dyn C
 /// `Config` when no store is configured for its location.
 pub async fn file_io(config: &Config, table: &TableState, env: &Env) -> Result<FileIo> {
     Ok(storage(config, env).vended(&table.config)?.file_io())
+}
+
+/// Whether a store takes objects below `folder`: writes one, reads it, and removes it.
+///
+/// # Errors
+/// What the store says at the first step that fails.
+pub async fn probe(config: &Config, folder: &str, env: &Env) -> Result<()> {
+    let storage = storage(config, env);
+    let folder = crate::daemon::absolute(folder)?;
+    let location = format!("{}/frazil-probe-{}", folder.trim_end_matches('/'), env.uuid());
+    let bytes = bytes::Bytes::from_static(b"written and removed by frazil check --connect");
+    storage.write_new(&location, bytes.clone()).await?;
+    let read = storage.read(&location).await;
+    let deleted = storage.delete(&location).await;
+    if read? != bytes {
+        return Err(Error::new(ErrorKind::Corrupt, format!("{location} was read back with other bytes")));
+    }
+    deleted
+}
+
+/// What commits to this table for an operator, and the table.
+///
+/// # Errors
+/// As [`catalog`]; `NotFound` when there is no such table.
+pub async fn committer(
+    config: &Config,
+    catalog_name: &str,
+    table: &TableName,
+    env: &Env,
+) -> Result<(Committer, TableState)> {
+    let catalog = catalog(config, catalog_name, env).await?;
+    let mut committer =
+        Committer::new(env.clone(), catalog, storage(config, env), None, table.clone(), config.instance.clone());
+    let state = committer.load().await?;
+    Ok((committer, state))
 }
 
 fn storage(config: &Config, env: &Env) -> Storage {

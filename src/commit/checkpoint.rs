@@ -197,7 +197,7 @@ impl Findings {
         match (self.on_rollback, a) {
             (OnRollback::Halt, _) => halt(
                 "the branch was rolled back below this pipeline's checkpoint",
-                "set on_rollback to rewind (read the rows again) or keep (leave them out), or run `frazil rollback` with --rewind or --keep",
+                "set on_rollback to rewind (read the rows again) or keep (leave them out)",
             ),
             (OnRollback::Rewind, Some(a)) => {
                 // A later commit forgot the others because they were finished; their objects are gone.

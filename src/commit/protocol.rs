@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::catalog::{Catalog, Outcome};
-use crate::commit::checkpoint::{Chain, Taken};
+use crate::commit::checkpoint::{Chain, Taken, record_key};
 use crate::commit::conflict::{self, Ours, Rule, Theirs};
 use crate::commit::look::{Effect, Rebase, Seen, Verdict, look};
 use crate::commit::proof::{self, Leftover};
@@ -20,8 +20,8 @@ use crate::commit::snapshot::{ListCache, Prepared, Preparer, Written};
 use crate::commit::standing::{Question, Standing, standing};
 use crate::env::Env;
 use crate::error::{Directive, Error, ErrorKind, Result};
-use crate::model::change::{Change, Data};
-use crate::model::checkpoint::{self, Positions};
+use crate::model::change::{Change, Data, OperatorEdit, PipelineDelta};
+use crate::model::checkpoint::{self, Positions, Record};
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
 use crate::storage::Storage;
@@ -34,6 +34,8 @@ const STALE_MAX: u32 = 20;
 /// Waits while a catalog or store does not answer.
 const WAIT_MIN: Duration = Duration::from_millis(200);
 const WAIT_MAX: Duration = Duration::from_secs(20);
+/// Waits in a row after which the caller is told, so that it can say so; it goes on with the same commit.
+const WAITS_MAX: u32 = 4;
 
 /// The commits of one table by this process: one at a time.
 #[derive(Debug)]
@@ -305,6 +307,9 @@ impl Committer {
                     step = next;
                     waits += 1;
                     tracing::warn!(table = %self.table, attempt = waits, "waiting: {why}");
+                    if waits > WAITS_MAX {
+                        return Ok(commit.give_back(format!("table {}: {why}", self.table)));
+                    }
                     self.env.backoff(WAIT_MIN, WAIT_MAX, waits - 1).max(at_least)
                 }
                 Err(error) if error.directive() == Directive::Retry => {
@@ -312,6 +317,9 @@ impl Committer {
                     step = if commit.last.is_some() { Step::Look } else { Step::Prepare(Box::new(base.clone())) };
                     waits += 1;
                     tracing::warn!(table = %self.table, attempt = waits, "waiting: {error}");
+                    if waits > WAITS_MAX {
+                        return Ok(commit.give_back(error.to_string()));
+                    }
                     self.env.backoff(WAIT_MIN, WAIT_MAX, waits - 1)
                 }
                 Err(error) => return Err(error),
@@ -489,6 +497,9 @@ impl Committer {
         let Some(delta) = &change.delta else {
             return Ok((metadata_effect(change, state), None));
         };
+        if let Some(edit) = &delta.operator {
+            return Ok((operator_effect(change, delta, edit, state), None));
+        }
         let question = Question {
             pipeline: &delta.pipeline,
             target: &change.target,
@@ -547,6 +558,19 @@ impl Commit {
         }
         let error = Error::new(ErrorKind::Unavailable, why);
         if self.definite { Ending::Failed(error) } else { Ending::Unresolved(error) }
+    }
+}
+
+/// An operator's edit: in when the record is ours, to be made while the one that it replaces stands there.
+fn operator_effect(change: &Change, delta: &PipelineDelta, edit: &OperatorEdit, state: &TableState) -> Effect {
+    let held = state.property(&record_key(&delta.pipeline, &change.target));
+    let ours = held.and_then(|text| Record::parse(text).ok()).is_some_and(|r| r.origin.snapshot == change.snapshot_id);
+    if ours {
+        Effect::Done
+    } else if held == edit.replaces.as_deref() {
+        Effect::Absent
+    } else {
+        Effect::Delta(checkpoint::Standing::Fenced)
     }
 }
 

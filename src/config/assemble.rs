@@ -9,9 +9,9 @@ use std::time::Duration;
 use crate::config::reading::Value;
 use crate::config::resolve::Resolved;
 use crate::config::{
-    ApiConfig, CatalogConfig, ColumnConfig, CommitConfig, Config, CreateConfig, FilesConfig, Limits, MetadataColumn,
-    OnChange, OnRollback, PipelineConfig, RejectsConfig, RejectsTo, ReplayConfig, RestAuth, RestConfig, SchemaConfig,
-    Secret, SourceConfig, StoreConfig, layout_text,
+    ApiConfig, CatalogConfig, ColumnConfig, CommitConfig, Config, CreateConfig, DecodeConfig, Epoch, FilesConfig,
+    Limits, MetadataColumn, OnChange, OnRollback, PipelineConfig, RejectsConfig, RejectsTo, ReplayConfig, RestAuth,
+    RestConfig, SchemaConfig, Secret, SourceConfig, StoreConfig, layout_text,
 };
 use crate::model::ids::PipelineName;
 
@@ -170,6 +170,7 @@ fn catalog(own: Section<'_>) -> CatalogConfig {
             warehouse: own.text_if("warehouse"),
             auth: auth(own),
             headers: own.secrets("headers"),
+            profile: own.text_if("profile"),
             vended_credentials: own.flag("vended_credentials"),
             connect_timeout: own.duration("connect_timeout"),
             request_timeout: own.duration("request_timeout"),
@@ -227,6 +228,7 @@ fn pipeline(own: Section<'_>) -> PipelineConfig {
         anchor,
         branch: own.text("branch"),
         create: create(own),
+        decode: DecodeConfig { epoch: Epoch::parse(&own.text("decode.epoch")).unwrap_or_default() },
         schema: SchemaConfig {
             on_change: match own.text("schema.on_change").as_str() {
                 "freeze" => OnChange::Freeze,

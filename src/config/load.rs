@@ -8,6 +8,7 @@ use crate::config::assemble::assemble;
 use crate::config::document::{overlay_environment, overlay_sets, parse};
 use crate::config::problem::{Place, Problems};
 use crate::config::resolve::{Resolved, Surroundings, resolve};
+use crate::config::stores;
 use crate::config::validate::validate;
 
 /// The largest configuration file, and the largest file with a secret.
@@ -59,11 +60,12 @@ impl Layers<'_> {
             read_file: self.read_file,
         };
         let resolved = resolve(&parsed.root, &around, parsed.incomplete, &mut problems);
-        let config = assemble(&resolved);
+        let mut config = assemble(&resolved);
         if !parsed.incomplete {
             validate(&config, &resolved, &mut problems);
         }
         if problems.list.is_empty() {
+            stores::under_environment(&mut config.stores, &self.variables);
             return Ok(Loaded { config, resolved, file: self.file });
         }
         problems.sort();

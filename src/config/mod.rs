@@ -14,6 +14,7 @@ mod reading;
 pub mod reference;
 pub mod resolve;
 mod show;
+pub mod stores;
 mod validate;
 
 pub use load::{Layers, Loaded};
@@ -102,6 +103,8 @@ pub struct RestConfig {
     pub auth: RestAuth,
     /// Headers sent with every request.
     pub headers: BTreeMap<String, Secret>,
+    /// The product, one of `reference::CATALOG_PROFILES`.
+    pub profile: Option<String>,
     /// Ask for vended storage credentials.
     pub vended_credentials: bool,
     /// Until a connection stands.
@@ -199,6 +202,8 @@ pub struct PipelineConfig {
     pub branch: String,
     /// How tables are created.
     pub create: CreateConfig,
+    /// How rows are decoded.
+    pub decode: DecodeConfig,
     /// How the schema changes.
     pub schema: SchemaConfig,
     /// When an epoch is sealed.
@@ -209,6 +214,40 @@ pub struct PipelineConfig {
     pub metadata: BTreeMap<String, MetadataColumn>,
     /// What to do when the table's branch was rolled back.
     pub on_rollback: OnRollback,
+}
+
+/// How rows are decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DecodeConfig {
+    /// What numbers in timestamp columns count.
+    pub epoch: Epoch,
+}
+
+/// What a number in a timestamp column counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Epoch {
+    /// Seconds since 1970-01-01T00:00:00Z.
+    Seconds,
+    /// Milliseconds.
+    #[default]
+    Millis,
+    /// Microseconds.
+    Micros,
+    /// Nanoseconds.
+    Nanos,
+}
+
+impl Epoch {
+    /// The unit of this short name: `s`, `ms`, `us`, `ns`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "s" => Some(Self::Seconds),
+            "ms" => Some(Self::Millis),
+            "us" => Some(Self::Micros),
+            "ns" => Some(Self::Nanos),
+            _ => None,
+        }
+    }
 }
 
 /// How missing tables are created.

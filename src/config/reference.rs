@@ -88,6 +88,9 @@ const TIB: u64 = 1 << 40;
 
 /// The kinds of catalog.
 pub const CATALOG_TYPES: &[&str] = &["rest", "embedded", "memory"];
+/// The catalog products that are known, one file for each under `catalogs/`.
+pub const CATALOG_PROFILES: &[&str] =
+    &["apache-rest-fixture", "glue", "lakekeeper", "nessie", "polaris", "s3tables", "seaweedfs", "unity"];
 /// The kinds of source.
 pub const SOURCE_TYPES: &[&str] = &["files", "stdin", "replay"];
 
@@ -128,6 +131,13 @@ pub const FIELDS: &[Field] = &[
     typed("rest", "catalog.*.oauth2.scope", Text, Unset, "Scope to ask for"),
     typed("rest", "catalog.*.oauth2.parameters", Texts, Empty, "Further form fields, such as `audience` or `resource`"),
     typed("rest", "catalog.*.headers", Secrets, Empty, "Headers sent with every request"),
+    typed(
+        "rest",
+        "catalog.*.profile",
+        Choice(CATALOG_PROFILES),
+        Unset,
+        "The product, so that `check --connect` can say where it leaves the specification",
+    ),
     typed("rest", "catalog.*.vended_credentials", Flag, Is("true"), "Ask the catalog for storage credentials"),
     typed("rest", "catalog.*.connect_timeout", Duration(10 * MS, 600 * SECOND), Is("10s"), "Until a connection stands"),
     typed(
@@ -227,6 +237,12 @@ pub const FIELDS: &[Field] = &[
     field("pipeline.*.create.location", Text, Unset, "Where a new table lies; left to the catalog when unset"),
     field("pipeline.*.create.format_version", Count(2, 3), Is("2"), "Format version of a new table"),
     field(
+        "pipeline.*.decode.epoch",
+        Choice(&["s", "ms", "us", "ns"]),
+        Is("ms"),
+        "What a number in a timestamp column counts since 1970: seconds, milliseconds, microseconds or nanoseconds; never guessed",
+    ),
+    field(
         "pipeline.*.schema.on_change",
         Choice(&["evolve", "freeze", "quarantine"]),
         Is("evolve"),
@@ -273,7 +289,7 @@ pub const FIELDS: &[Field] = &[
         "pipeline.*.rejects.halt_above",
         Share,
         Is("100%"),
-        "Halt when more than this share of an epoch's rows was rejected; 100% never halts",
+        "Halt when more than this share of an epoch's rows was rejected, such as `1%` or `0.01`; 100% never halts",
     ),
     field(
         "pipeline.*.metadata",

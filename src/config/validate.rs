@@ -8,7 +8,7 @@ use crate::config::problem::{Problems, key_text};
 use crate::config::quantity::show_bytes;
 use crate::config::reading::Value;
 use crate::config::resolve::Resolved;
-use crate::config::{Config, PipelineConfig, SourceConfig};
+use crate::config::{Config, PipelineConfig, SourceConfig, stores};
 
 /// Checks across settings.
 pub(crate) fn validate(config: &Config, resolved: &Resolved, problems: &mut Problems) {
@@ -18,6 +18,7 @@ pub(crate) fn validate(config: &Config, resolved: &Resolved, problems: &mut Prob
     check.api();
     check.limits();
     check.stdin();
+    check.stores();
     for (name, pipeline) in &config.pipelines {
         check.pipeline(name.as_str(), pipeline);
     }
@@ -88,6 +89,19 @@ impl Check<'_> {
             );
             let hint = "keep it at or below a quarter of limits.memory";
             self.problem(&["source", name, "row_bytes_max"], message, hint);
+        }
+    }
+
+    fn stores(&mut self) {
+        for store in &self.config.stores {
+            let path = ["store", store.prefix.as_str()];
+            for name in store.options.keys().filter(|name| !stores::knows(&store.prefix, name)) {
+                self.problem(
+                    &path,
+                    format!("this store has no option {name:?}"),
+                    "options are named as in object_store, such as region, endpoint, access_key_id",
+                );
+            }
         }
     }
 

@@ -15,6 +15,8 @@ use crate::daemon::pipeline::{Epoch, Pipeline, since};
 use crate::daemon::rebuild;
 use crate::daemon::sealed::{self, STAGED_MAX_MS, Sealed, SealedPart};
 use crate::daemon::table::TableHandle;
+use crate::daemon::tables::Shared;
+use crate::daemon::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::batch::RawBatch;
 use crate::model::change::{Change, PipelineDelta};
@@ -27,6 +29,8 @@ use crate::write::staged::Staged;
 
 const WAIT_MIN: Duration = Duration::from_millis(500);
 const WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long a table may take to open before the pipeline says that it waits.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a table's part of an epoch amounts to.
 #[derive(Debug, Clone, Copy)]
@@ -160,7 +164,7 @@ impl Pipeline {
             commit = back;
             let (what, error) = match ending? {
                 Ending::Unresolved(error) => ("unresolved", error),
-                Ending::Failed(error) => ("refused so far", error),
+                Ending::Failed(error) => ("not done yet", error),
                 end => {
                     self.watch.set(PipelineHealth::Running);
                     return Ok((*commit, end));
@@ -196,7 +200,8 @@ impl Pipeline {
             .with_hint("raise limits.tables, or route by a field with fewer values"));
         }
         let catalog = self.shared.catalog(&self.config.catalog)?;
-        unless(&self.hard, self.creation.open(&self.shared.env, catalog.as_ref(), table, rows)).await?;
+        let opening = self.creation.open(&self.shared.env, catalog.as_ref(), table, rows);
+        patiently(&self.shared, &self.watch, &self.hard, table, opening).await?;
         self.add_lane(table).await
     }
 
@@ -206,7 +211,8 @@ impl Pipeline {
             return Ok(());
         }
         let catalog = self.shared.catalog(&self.config.catalog)?;
-        unless(&self.hard, self.creation.open_rejects(&self.shared.env, catalog.as_ref(), table)).await?;
+        let opening = self.creation.open_rejects(&self.shared.env, catalog.as_ref(), table);
+        patiently(&self.shared, &self.watch, &self.hard, table, opening).await?;
         self.add_lane(table).await
     }
 
@@ -270,6 +276,7 @@ impl Pipeline {
             follows: false,
             sealed,
             finished: self.finished.clone(),
+            operator: None,
         }
     }
 
@@ -352,7 +359,8 @@ impl Pipeline {
             return Ok(());
         }
         let catalog = self.shared.catalog(&self.config.catalog)?;
-        unless(&self.hard, self.creation.open_empty(&self.shared.env, catalog.as_ref(), &anchor)).await?;
+        let opening = self.creation.open_empty(&self.shared.env, catalog.as_ref(), &anchor);
+        patiently(&self.shared, &self.watch, &self.hard, &anchor, opening).await?;
         self.add_lane(&anchor).await
     }
 
@@ -471,11 +479,32 @@ fn undecided(anchor: &TableName, ending: &Ending) -> Error {
     Error::new(ErrorKind::Fenced, format!("table {anchor}: {what}"))
 }
 
-/// `work`, unless the grace of a shutdown ends before it.
-async fn unless<T>(ended: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::select! {
-        biased;
-        () = ended.cancelled() => Err(Error::new(ErrorKind::Unavailable, "stopped while a table was opened")),
-        done = work => done,
+/// What opens a table waits for a catalog that does not answer: says so, and ends when a shutdown's grace has passed.
+async fn patiently(
+    shared: &Shared,
+    watch: &Watch,
+    hard: &CancellationToken,
+    table: &TableName,
+    opening: impl Future<Output = Result<TableState>>,
+) -> Result<TableState> {
+    tokio::pin!(opening);
+    let mut told = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = hard.cancelled() => {
+                return Err(Error::new(ErrorKind::Unavailable, format!("table {table}: stopped while waiting for the catalog")));
+            }
+            opened = &mut opening => {
+                if told {
+                    watch.set(PipelineHealth::Running);
+                }
+                return opened;
+            }
+            () = shared.env.sleep(PATIENCE), if !told => {
+                told = true;
+                watch.set(PipelineHealth::Waiting(format!("table {table}: the catalog does not answer")));
+            }
+        }
     }
 }

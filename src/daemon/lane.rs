@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use iceberg::spec::{Schema, SchemaRef, Transform};
 
-use crate::config::{MetadataColumn, OnChange, PipelineConfig};
+use crate::config::{Epoch, MetadataColumn, OnChange, PipelineConfig};
 use crate::daemon::table::TableHandle;
 use crate::daemon::tables::Shared;
 use crate::decode::growth::GrowthLimits;
@@ -32,6 +32,7 @@ const VENDED_MAX_MS: i64 = 5 * 60 * 1000;
 #[derive(Debug, Clone)]
 pub(crate) struct LaneOptions {
     pub(crate) on_change: OnChange,
+    pub(crate) epoch: Epoch,
     pub(crate) growth: GrowthLimits,
     pub(crate) metadata: BTreeMap<String, MetadataColumn>,
     pub(crate) open_files_max: usize,
@@ -42,6 +43,7 @@ impl LaneOptions {
     pub(crate) fn new(pipeline: &PipelineConfig, open_files_max: usize) -> Self {
         Self {
             on_change: pipeline.schema.on_change,
+            epoch: pipeline.decode.epoch,
             growth: GrowthLimits { columns_max: pipeline.schema.columns_max, ..GrowthLimits::default() },
             metadata: pipeline.metadata.clone(),
             open_files_max,
@@ -366,7 +368,6 @@ pub(crate) fn append(state: &TableState, staged: Option<Staged>) -> Append {
 }
 
 fn decoder(schema: &SchemaRef, options: &LaneOptions) -> Result<JsonDecoder> {
-    let json =
-        JsonOptions { on_change: options.on_change, metadata: options.metadata.clone(), ..JsonOptions::default() };
+    let json = JsonOptions { on_change: options.on_change, epoch: options.epoch, metadata: options.metadata.clone() };
     JsonDecoder::new(schema, json)
 }

@@ -32,7 +32,7 @@ use crate::daemon::pipeline::{Epoch, Pipeline};
 use crate::daemon::tables::Shared;
 use crate::daemon::watch::Watch;
 use crate::env::Env;
-use crate::error::{Directive, Error, ErrorKind, Result};
+use crate::error::{Context, Directive, Error, ErrorKind, Result};
 use crate::model::ids::{PipelineName, TableName};
 use crate::source::Source;
 use crate::source::files::FilesSource;
@@ -254,6 +254,21 @@ async fn open_catalog(
     }
 }
 
+/// A folder as it is found from anywhere: a source's identity must not depend on where the process was started.
+///
+/// # Errors
+/// `Config` when there is no such path, or its name is no text.
+pub fn absolute(path: &str) -> Result<String> {
+    if path.contains("://") || path.starts_with("file:") {
+        return Ok(path.to_owned());
+    }
+    let found = std::path::absolute(path).context(ErrorKind::Config, || format!("the path {path:?}"))?;
+    let text = found.to_str().map(str::to_owned);
+    text.ok_or_else(|| {
+        Error::new(ErrorKind::Config, format!("the path {path:?} lies in a folder whose name is no text"))
+    })
+}
+
 fn open_source(
     config: &Config,
     name: &PipelineName,
@@ -265,8 +280,10 @@ fn open_source(
     let env = shared.env.clone();
     Ok(match config.sources.get(&settings.source).ok_or_else(missing)? {
         SourceConfig::Files(files) => {
+            let mut files = files.clone();
+            files.path = absolute(&files.path)?;
             let (store, prefix) = shared.storage.resolve(&files.path)?;
-            Box::new(FilesSource::new(files.clone(), store, prefix, env)?)
+            Box::new(FilesSource::new(files, store, prefix, env)?)
         }
         SourceConfig::Stdin => Box::new(StdinSource::new(tokio::io::stdin(), STDIN_ROW_BYTES_MAX)),
         SourceConfig::Replay(replay) => Box::new(ReplaySource::new(replay, env)),
@@ -316,5 +333,7 @@ fn pipeline(
     })
 }
 
+#[cfg(test)]
+mod outage;
 #[cfg(test)]
 mod tests;

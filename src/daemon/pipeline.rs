@@ -111,10 +111,10 @@ impl Pipeline {
     /// What halts a pipeline. Everything else is waited for or begun again.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<()> {
         let mut failures = 0_u32;
+        self.watch.set(PipelineHealth::Starting);
         loop {
-            self.watch.set(PipelineHealth::Starting);
             let committed = self.watch.commits();
-            let error = match self.life(&stop).await {
+            let error = match self.life(&stop, failures > 0).await {
                 Ok(()) => {
                     self.watch.set(PipelineHealth::Finished);
                     return Ok(());
@@ -146,10 +146,15 @@ impl Pipeline {
     }
 
     /// From the table's checkpoint to the end, or to the first error.
-    async fn life(&mut self, stop: &CancellationToken) -> Result<()> {
+    ///
+    /// After a failure (`doubtful`) it runs again once something was committed or nothing waits to be, not because it has begun.
+    async fn life(&mut self, stop: &CancellationToken, mut doubtful: bool) -> Result<()> {
         let checkpoint = self.start().await?;
         self.source.open(&checkpoint).await?;
-        self.watch.set(PipelineHealth::Running);
+        if !doubtful {
+            self.watch.set(PipelineHealth::Running);
+        }
+        tracing::info!(pipeline = %self.name, anchor = %self.anchor, partitions = checkpoint.positions.len(), "reads from its checkpoint");
         loop {
             match self.step(stop).await? {
                 Step::Stop => return self.drain().await,
@@ -162,17 +167,24 @@ impl Pipeline {
                     self.watch.paused(MEMORY_WAIT);
                     self.shared.env.sleep(MEMORY_WAIT).await;
                 }
-                Step::Event(event) => match *event {
-                    SourceEvent::Batch(raw) => self.admit(raw).await?,
-                    SourceEvent::End => return self.drain().await,
-                    SourceEvent::Revoked(partitions) => {
-                        return Err(Error::new(
-                            ErrorKind::Fenced,
-                            format!("{} partitions were revoked", partitions.len()),
-                        ));
+                Step::Event(event) => {
+                    self.watch.notes(&self.source.notes());
+                    match *event {
+                        SourceEvent::Batch(raw) => self.admit(raw).await?,
+                        SourceEvent::End => return self.drain().await,
+                        SourceEvent::Revoked(partitions) => {
+                            return Err(Error::new(
+                                ErrorKind::Fenced,
+                                format!("{} partitions were revoked", partitions.len()),
+                            ));
+                        }
+                        SourceEvent::Idle if doubtful && self.epoch.rows == 0 && self.ahead.is_empty() => {
+                            doubtful = false;
+                            self.watch.set(PipelineHealth::Running);
+                        }
+                        SourceEvent::Assigned(_) | SourceEvent::Idle => {}
                     }
-                    SourceEvent::Assigned(_) | SourceEvent::Idle => {}
-                },
+                }
             }
         }
     }
@@ -218,6 +230,7 @@ impl Pipeline {
             let decoding = tokio::spawn(async move { env.offload(move || decoder.decode_observed(&held)).await });
             parts.push(Part { table, raw, version, decoding: Some(decoding), decoded: None });
         }
+        tracing::debug!(pipeline = %self.name, rows, bytes, "read");
         self.ahead.push_back(Ahead { partition, range, rows, rejects, parts, _grant: grant });
         Ok(())
     }

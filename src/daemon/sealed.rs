@@ -129,7 +129,7 @@ impl Sealed {
     pub(crate) async fn read(storage: &Storage, location: &str) -> Result<Self> {
         let bytes = storage.read(location).await.map_err(|error| match error.kind() {
             ErrorKind::NotFound => Error::new(ErrorKind::Corrupt, format!("the sealed epoch {location} is gone"))
-                .with_hint("restore the object, or compare the tables' rows and set the positions with `frazil checkpoint set`"),
+                .with_hint("restore the object, or compare the tables' rows and forget the epoch with `frazil checkpoint set --drop-sealed`"),
             _ => error,
         })?;
         let sealed: Self =
@@ -153,7 +153,7 @@ impl Sealed {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Corrupt, format!("the sealed epoch {location} was decided more than a day ago"))
-            .with_hint("check that its files still exist, then finish it with `frazil checkpoint accept`"))
+            .with_hint("its files may be gone: compare the tables' rows, then forget the epoch with `frazil checkpoint set --drop-sealed`"))
     }
 
     /// The change that commits a part.
@@ -176,6 +176,7 @@ impl Sealed {
             follows: true,
             sealed: Vec::new(),
             finished: Vec::new(),
+            operator: None,
         });
         change
     }

@@ -6,16 +6,19 @@ use arrow::array::RecordBatch;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
+use crate::api::PipelineHealth;
 use crate::catalog::faulty::FaultyCatalog;
 use crate::catalog::memory::MemoryCatalog;
 use crate::commit::manifests;
 use crate::config::{
-    ApiConfig, CommitConfig, CreateConfig, Limits, MetadataColumn, OnChange, OnRollback, RejectsConfig, RejectsTo,
-    ReplayConfig, SchemaConfig,
+    ApiConfig, CommitConfig, CreateConfig, DecodeConfig, Limits, MetadataColumn, OnChange, OnRollback, RejectsConfig,
+    RejectsTo, ReplayConfig, SchemaConfig,
 };
+use crate::daemon::outage::{Answer, FailingCatalog, FailingStore, Outage};
 use crate::env::virtual_time::{on_virtual_time, simulated};
 use crate::model::ids::MAIN;
 use crate::storage::disk::MemoryDisk;
+use crate::storage::memory::MemoryStore;
 
 fn config(table: &str, anchor: Option<&str>, rows: u64) -> Config {
     let pipeline = PipelineConfig {
@@ -32,6 +35,7 @@ fn config(table: &str, anchor: Option<&str>, rows: u64) -> Config {
             location: None,
             format_version: 2,
         },
+        decode: DecodeConfig::default(),
         schema: SchemaConfig { on_change: OnChange::Evolve, infer_rows: 1000, columns_max: 200 },
         commit: CommitConfig {
             freshness: Duration::from_secs(2),
@@ -87,10 +91,13 @@ impl World {
     }
 
     async fn daemon(&self, config: &Config) -> Daemon {
+        let metrics = Metrics::new();
+        self.daemon_seen_by(config, Face { health: Health::new(metrics.clone()), metrics }).await
+    }
+
+    async fn daemon_seen_by(&self, config: &Config, face: Face) -> Daemon {
         let catalogs = [("lake".to_owned(), Arc::clone(&self.catalog))].into();
         let stores = Stores { storage: self.storage.clone(), disk: self.disk.clone(), catalogs };
-        let metrics = Metrics::new();
-        let face = Face { health: Health::new(metrics.clone()), metrics };
         Daemon::with_stores(config, &self.env, stores, face).await.expect("assembles")
     }
 
@@ -236,4 +243,81 @@ fn two_instances_that_are_killed_at_any_moment_lose_and_double_nothing() {
     for seed in 100..108 {
         on_virtual_time(storm(seed));
     }
+}
+
+/// The daemon over a store or catalog that is down from the 5th second on for `minutes`: what health says 1 second before it
+/// comes back, how long after that everything is in, and that nothing is missing or double.
+async fn outage(mut world: World, minutes: i64, fail: impl FnOnce(&mut World, Outage)) {
+    const ROWS: u64 = 3_000;
+    let mut config = config("shop.events", None, ROWS);
+    if let Some(SourceConfig::Replay(replay)) = config.sources.get_mut("shop") {
+        replay.rate = Some(100);
+    }
+    let env = world.env.clone();
+    let from = env.now_ms() + 5_000;
+    let until = from + minutes * 60_000;
+    fail(&mut world, Outage { env: env.clone(), down_ms: from..until });
+    let metrics = Metrics::new();
+    let face = Face { health: Health::new(metrics.clone()), metrics: metrics.clone() };
+    let run = world.daemon_seen_by(&config, face.clone()).await.run(CancellationToken::new());
+    tokio::pin!(run);
+    let wait = u64::try_from(until - 1_000 - env.now_ms()).expect("in the future");
+    tokio::select! {
+        biased;
+        ended = &mut run => panic!("it ended in the outage: {ended:?}"),
+        () = env.sleep(Duration::from_millis(wait)) => {}
+    }
+    let pipeline = PipelineName::new("p");
+    let health = face.health.pipelines().remove(&pipeline);
+    assert!(matches!(health, Some(PipelineHealth::Waiting(_))), "{health:?}");
+    assert!(!face.health.is_ready());
+    let waiting = |series: &(Vec<String>, f64)| series.0 == ["p", "waiting"] && series.1 > 0.5;
+    assert!(metrics.gauges("frazil_pipeline_state").iter().any(waiting));
+    let ended = env.timeout(Duration::from_secs(600), run).await.expect("it goes on by itself, in bounded time");
+    assert!(ended.values().all(Result::is_ok), "{ended:?}");
+    assert_eq!(face.health.pipelines().remove(&pipeline), Some(PipelineHealth::Finished));
+    each_once(&world.positions(&["shop.events"]).await, ROWS.cast_signed());
+}
+
+#[test]
+fn a_catalog_that_is_down_for_five_minutes_is_waited_for() {
+    on_virtual_time(outage(World::new(31), 5, |world, outage| {
+        world.catalog = Arc::new(FailingCatalog { inner: Arc::clone(&world.catalog), outage });
+    }));
+}
+
+#[test]
+fn a_store_that_is_down_or_full_for_minutes_is_waited_for() {
+    for (seed, answer) in [(32, Answer::Gone), (33, Answer::Full)] {
+        on_virtual_time(outage(World::new(seed), 7, |world, outage| {
+            let inner = MemoryStore::new(world.env.clone());
+            world.storage.mount("memory:///", Arc::new(FailingStore { inner, outage, answer }));
+        }));
+    }
+}
+
+#[test]
+fn a_shutdown_while_the_catalog_is_down_ends_within_its_grace() {
+    on_virtual_time(async {
+        for after in [0, 10_000] {
+            let mut world = World::new(34);
+            let mut config = config("shop.events", None, 1_000_000);
+            if let Some(SourceConfig::Replay(replay)) = config.sources.get_mut("shop") {
+                replay.rate = Some(100);
+            }
+            let from = world.env.now_ms() + after;
+            let outage = Outage { env: world.env.clone(), down_ms: from..i64::MAX };
+            world.catalog = Arc::new(FailingCatalog { inner: Arc::clone(&world.catalog), outage });
+            let stop = CancellationToken::new();
+            let run = world.daemon(&config).await.run(stop.clone());
+            tokio::pin!(run);
+            tokio::select! {
+                biased;
+                ended = &mut run => panic!("it ended by itself: {ended:?}"),
+                () = world.env.sleep(Duration::from_secs(30)) => stop.cancel(),
+            }
+            let ended = world.env.timeout(config.shutdown_grace + Duration::from_secs(5), run).await;
+            assert!(ended.is_some_and(|ended| ended.values().all(Result::is_ok)), "after {after} ms");
+        }
+    });
 }

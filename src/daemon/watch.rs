@@ -1,12 +1,15 @@
 //! What a pipeline tells of itself: to metrics, and to health.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::api::{Health, PipelineHealth};
 use crate::model::batch::Reject;
 use crate::model::ids::{PipelineName, TableName};
 use crate::quality::quarantine;
+use crate::source::Notes;
+use crate::source::files::FilesCounters;
 use crate::telemetry::metrics::Metrics;
 
 /// One pipeline's voice.
@@ -17,12 +20,21 @@ pub(crate) struct Watch {
     health: Health,
     commits: AtomicU64,
     started: AtomicBool,
+    /// What of the source's counts is in the metrics.
+    told: Mutex<FilesCounters>,
 }
 
 impl Watch {
     pub(crate) fn new(pipeline: PipelineName, metrics: Metrics, health: Health) -> Self {
         health.set(&pipeline, PipelineHealth::Starting);
-        Self { pipeline, metrics, health, commits: AtomicU64::new(0), started: AtomicBool::new(false) }
+        Self {
+            pipeline,
+            metrics,
+            health,
+            commits: AtomicU64::new(0),
+            started: AtomicBool::new(false),
+            told: Mutex::default(),
+        }
     }
 
     /// Rows came from the source.
@@ -34,6 +46,27 @@ impl Watch {
     pub(crate) fn rejected(&self, rejects: &[Reject]) {
         for (stage, rows) in quarantine::by_stage(rejects) {
             self.metrics.rows_rejected(self.pipeline.as_str(), stage, rows);
+        }
+    }
+
+    /// What the source says of itself.
+    pub(crate) fn notes(&self, notes: &Notes) {
+        if let Some(behind) = notes.behind {
+            self.metrics.lag_files(self.pipeline.as_str(), behind.files, behind.bytes);
+        }
+        let Some(now) = notes.files else { return };
+        let told = std::mem::replace(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner), now);
+        let counts = [
+            ("read", told.files, now.files),
+            ("late", told.late, now.late),
+            ("late_unknown", told.late_unknown, now.late_unknown),
+            ("changed", told.changed_after_close, now.changed_after_close),
+            ("unreadable", told.unreadable_names, now.unreadable_names),
+        ];
+        for (what, before, now) in counts {
+            if now > before {
+                self.metrics.source_files(self.pipeline.as_str(), what, now - before);
+            }
         }
     }
 

@@ -4,35 +4,12 @@
 //! nine digits of fraction optional; a zone as `Z`, `z`, `UTC`, `+02:00`, `+0200`, `+02`, optionally after a space.
 //! Digits beyond a column's unit are cut off. Leap seconds (`:60`) and `24:00` are refused.
 
+pub use crate::config::Epoch;
+
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
 const SECONDS_PER_DAY: i64 = 86_400;
 
-/// What an integer in a timestamp column counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Epoch {
-    /// Seconds since 1970-01-01T00:00:00Z.
-    Seconds,
-    /// Milliseconds.
-    #[default]
-    Millis,
-    /// Microseconds.
-    Micros,
-    /// Nanoseconds.
-    Nanos,
-}
-
 impl Epoch {
-    /// The unit of this short name: `s`, `ms`, `us`, `ns`.
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "s" => Some(Self::Seconds),
-            "ms" => Some(Self::Millis),
-            "us" => Some(Self::Micros),
-            "ns" => Some(Self::Nanos),
-            _ => None,
-        }
-    }
-
     /// Its decimal digits below the second.
     pub fn digits(self) -> i32 {
         match self {

@@ -78,6 +78,17 @@ pub struct PipelineDelta {
     pub sealed: Vec<String>,
     /// Locations of sealed epochs that are finished: the record forgets these, and keeps all others that it names.
     pub finished: Vec<String>,
+    /// Set when an operator sets the positions.
+    pub operator: Option<OperatorEdit>,
+}
+
+/// An operator's edit of a checkpoint: the witness replaces, as a whole, whatever stands there. The delta has no ranges and
+/// the snapshot no files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorEdit {
+    /// The text of the table property that the operator has seen; if another one stands there, somebody moved the
+    /// checkpoint meanwhile and the edit is fenced.
+    pub replaces: Option<String>,
 }
 
 /// What a pipeline does when the branch that it writes to was rolled back below its checkpoint.

@@ -18,6 +18,8 @@
 //!
 //! Names that end in `.tmp`, `.part` or `.inprogress`, and names with a part that begins with `.` or `_`, are not there.
 //!
+//! A path that names one file is followed as a folder in which that file alone is to be read.
+//!
 //! Memory: two chunks of a file, a few batches, one row of at most `row_bytes_max`, and what `listing` says.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -28,8 +30,8 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use globset::{GlobBuilder, GlobMatcher};
-use object_store::ObjectStore;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::config::FilesConfig;
 use crate::env::Env;
@@ -38,9 +40,9 @@ use crate::model::batch::RawBatch;
 use crate::model::checkpoint::{Checkpoint, FilesPosition, OpenFile, Position, Range};
 use crate::model::ids::PartitionId;
 use crate::source::framing::{Cut, Sizes};
-use crate::source::listing::{Found, Inventory, Standpoint};
+use crate::source::listing::{Found, Inventory, Standpoint, store_error};
 use crate::source::reader::{Common, Progress, Reader};
-use crate::source::{Source, SourceEvent};
+use crate::source::{Behind, Notes, Source, SourceEvent};
 
 /// The shortest wait between two looks.
 const POLL_MIN: Duration = Duration::from_millis(10);
@@ -98,6 +100,8 @@ pub struct FilesSource {
     config: FilesConfig,
     location: Arc<str>,
     partition: PartitionId,
+    /// What origins begin with: `location`, or the folder of the one file that it names.
+    folder: Arc<str>,
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     glob: Option<GlobMatcher>,
@@ -122,6 +126,8 @@ struct State {
     late_names: BTreeSet<String>,
     more: bool,
     looked: bool,
+    /// What the last listing found, less the files closed since.
+    behind: Behind,
     inventory: Option<Inventory>,
     listing: Option<BoxFuture<'static, (Inventory, Result<Found>)>>,
     wait: Option<BoxFuture<'static, ()>>,
@@ -151,6 +157,7 @@ impl FilesSource {
         let location: Arc<str> = config.path.trim_end_matches('/').into();
         Ok(Self {
             partition: PartitionId::new(config.path.as_str()),
+            folder: Arc::clone(&location),
             location,
             config,
             store,
@@ -173,6 +180,31 @@ impl FilesSource {
     /// What was noticed since the source was made.
     pub fn counters(&self) -> FilesCounters {
         self.counters
+    }
+
+    /// Sees whether the path names one file; asked until something was found below it. Cancel-safe.
+    async fn narrow(&mut self) -> Result<()> {
+        let found = self.folder != self.location || self.state.position != FilesPosition::default();
+        if found || self.state.main.is_some() || self.state.behind.files > 0 {
+            return Ok(());
+        }
+        let Some(name) = self.prefix.filename().map(str::to_owned) else { return Ok(()) };
+        let meta = match self.store.head(&self.prefix).await {
+            Ok(meta) => meta,
+            Err(object_store::Error::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(store_error(error, || format!("look at {}", self.location))),
+        };
+        // Some stores have empty objects that stand for folders.
+        if meta.size == 0 && self.glob.as_ref().is_some_and(|glob| !glob.is_match(&name)) {
+            return Ok(());
+        }
+        let glob = globset::escape(&name);
+        let glob = GlobBuilder::new(&glob).literal_separator(true).build();
+        self.glob = Some(glob.context(ErrorKind::Config, || format!("the name {name:?}"))?.compile_matcher());
+        self.prefix = Path::from_iter(self.prefix.parts().take(self.prefix.parts_count().saturating_sub(1)));
+        self.state.inventory = None;
+        self.folder = self.location.strip_suffix(&format!("/{name}")).unwrap_or_default().into();
+        Ok(())
     }
 
     fn inventory(&self) -> Inventory {
@@ -198,7 +230,7 @@ impl FilesSource {
             expansion_max: self.config.expansion_max,
             bomb_floor: self.options.bomb_floor,
         };
-        let origin = format!("{}/{name}", self.location).into();
+        let origin = format!("{}/{name}", self.folder).into();
         Reader::new(common, self.inventory().path(name), name.to_owned(), origin, rows, tag)
     }
 
@@ -326,6 +358,7 @@ impl FilesSource {
     /// Lists, and takes note of what was found. Cancel-safe: the listing goes on where it was.
     async fn look(&mut self, from_here: bool) -> Result<()> {
         if self.state.listing.is_none() {
+            self.narrow().await?;
             let mut inventory = self.state.inventory.take().unwrap_or_else(|| self.inventory());
             let position = &self.state.position;
             let mut late = position.late.clone();
@@ -352,6 +385,7 @@ impl FilesSource {
         let late = self.state.late.as_ref().map(|reader| reader.name.clone());
         let state = &mut self.state;
         state.looked = true;
+        state.behind = found.behind;
         state.pending = found.pending;
         state.more = found.more;
         state.late_names.extend(found.late);
@@ -411,6 +445,10 @@ impl FilesSource {
         };
         let Some(reader) = reader else { return };
         self.counters.files += 1;
+        if slot == Slot::Main {
+            state.behind.files = state.behind.files.saturating_sub(1);
+            state.behind.bytes = state.behind.bytes.saturating_sub(reader.size());
+        }
         if let Some(inventory) = &mut state.inventory {
             inventory.done(&reader.name, reader.size());
         }
@@ -440,6 +478,7 @@ impl State {
             late_names: BTreeSet::new(),
             more: false,
             looked: false,
+            behind: Behind::default(),
             inventory: None,
             listing: None,
             wait: None,
@@ -463,6 +502,8 @@ impl Source for FilesSource {
             return Err(Error::new(ErrorKind::Corrupt, context)
                 .with_hint("follow the same folder, or give the pipeline a new name if its rows are others"));
         }
+        self.state = State::at(FilesPosition::default(), None);
+        self.narrow().await?;
         let given = checkpoint.positions.get(&self.partition).cloned();
         let position = match &given {
             None => FilesPosition::default(),
@@ -495,6 +536,12 @@ impl Source for FilesSource {
 
     fn identity(&self) -> String {
         self.location.to_string()
+    }
+
+    fn notes(&self) -> Notes {
+        let taken = self.state.main.as_ref().map_or(0, Reader::taken);
+        let behind = Behind { bytes: self.state.behind.bytes.saturating_sub(taken), ..self.state.behind };
+        Notes { files: Some(self.counters), behind: Some(behind) }
     }
 }
 

@@ -16,6 +16,7 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::source::Behind;
 
 /// Full listings after which a name that is gone is forgotten; before, its return is a late listing, not a new file.
 const FORGET_AFTER: u32 = 16;
@@ -79,6 +80,8 @@ pub(super) struct Found {
     pub(super) more: bool,
     /// The open file.
     pub(super) open: Option<ObjectMeta>,
+    /// The names after the watermark and their bytes, the open file included, whether they are among `pending` or not.
+    pub(super) behind: Behind,
     /// Names before the watermark that were not there before, at most `pending_max`.
     pub(super) late: BTreeSet<String>,
     /// How many files that are done have another size than when they were read.
@@ -163,6 +166,10 @@ impl Inventory {
                 Err(e) => return Err(store_error(e, context)),
             };
             let Some(name) = self.name(&meta.location) else { continue };
+            if *name > *at.watermark {
+                found.behind.files += 1;
+                found.behind.bytes = found.behind.bytes.saturating_add(meta.size);
+            }
             if at.open.as_deref() == Some(name) {
                 found.open = Some(meta);
             } else if *name > *at.watermark {

@@ -35,6 +35,24 @@ pub enum SourceEvent {
     End,
 }
 
+/// What a source says of itself beside rows; counts are since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// What it noticed of files, for one that follows files.
+    pub files: Option<files::FilesCounters>,
+    /// What waits to be read, where it knows.
+    pub behind: Option<Behind>,
+}
+
+/// What a source knows of and has not read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// Files, the one that is being read included.
+    pub files: u64,
+    /// Bytes of files, packed where they are packed.
+    pub bytes: u64,
+}
+
 /// A replayable stream of rows.
 ///
 /// Opening at a checkpoint yields the rows after it, in the same order each time; per partition nothing is skipped or
@@ -61,6 +79,11 @@ pub trait Source: Send {
 
     /// What tells this log from another with the same partitions, as `Checkpoint::source` has it.
     fn identity(&self) -> String;
+
+    /// What it has to say of itself.
+    fn notes(&self) -> Notes {
+        Notes::default()
+    }
 }
 
 #[cfg(test)]

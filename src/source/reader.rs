@@ -133,6 +133,11 @@ impl Reader {
         }
     }
 
+    /// Bytes taken from the store.
+    pub(super) fn taken(&self) -> u64 {
+        self.offset
+    }
+
     /// The file's size when it was last asked for.
     pub(super) fn size(&self) -> u64 {
         self.size.unwrap_or(self.offset)

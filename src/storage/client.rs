@@ -6,22 +6,20 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{HttpClient, HttpConnector, ReqwestConnector};
-use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::multipart::MultipartStore;
 use object_store::{BackoffConfig, ClientOptions as HttpOptions, ObjectStore, RetryConfig, StaticCredentialProvider};
 
 use super::layers::Stack;
 use super::location::{Location, Scheme};
+use crate::config::stores::{self, GCS_TOKEN, bare, is_credential};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Options of a client by their `object_store` names. Hold secrets: never shown.
 pub(super) type ClientOptions = BTreeMap<String, String>;
-
-/// The option that carries an OAuth2 token for Google: `object_store` has none of that name.
-const GCS_TOKEN: &str = "oauth2_token";
 
 /// No retries below ours, whose waits go through `Env`.
 fn no_retries() -> RetryConfig {
@@ -52,44 +50,6 @@ impl fmt::Debug for Connections {
         f.write_str("Connections")
     }
 }
-
-/// The keys of `object_store` that say who is asking; vended credentials replace all of them.
-const CREDENTIALS: [&str; 34] = [
-    "access_key_id",
-    "secret_access_key",
-    "session_token",
-    "token",
-    "role_arn",
-    "role_session_name",
-    "web_identity_token_file",
-    "container_credentials_relative_uri",
-    "container_credentials_full_uri",
-    "skip_signature",
-    "service_account",
-    "service_account_path",
-    "service_account_key",
-    "application_credentials",
-    "storage_account_key",
-    "storage_access_key",
-    "storage_master_key",
-    "master_key",
-    "account_key",
-    "access_key",
-    "storage_client_id",
-    "client_id",
-    "storage_client_secret",
-    "client_secret",
-    "storage_tenant_id",
-    "tenant_id",
-    "authority_id",
-    "storage_sas_key",
-    "storage_sas_token",
-    "sas_key",
-    "sas_token",
-    "storage_token",
-    "bearer_token",
-    "use_azure_cli",
-];
 
 /// What of a catalog's table settings concerns access to a store of this kind, under `object_store`'s names.
 ///
@@ -137,7 +97,7 @@ pub(super) fn vended(scheme: Scheme, bucket: &str, config: &HashMap<String, Stri
 /// `configured` with `vended` laid over it: vended credentials replace configured ones as a whole; where the two name an
 /// endpoint or a region, the configuration knows its own network better than the catalog does.
 pub(super) fn merge(configured: &ClientOptions, vended: &ClientOptions) -> ClientOptions {
-    let has_credentials = vended.keys().any(|key| CREDENTIALS.contains(&key.as_str()) || key == GCS_TOKEN);
+    let has_credentials = vended.keys().any(|key| is_credential(key));
     let mut options = configured.clone();
     if has_credentials {
         options.retain(|key, _| !is_credential(key));
@@ -152,28 +112,13 @@ pub(super) fn merge(configured: &ClientOptions, vended: &ClientOptions) -> Clien
     options
 }
 
-fn is_credential(key: &str) -> bool {
-    CREDENTIALS.contains(&bare(key)) || key == GCS_TOKEN
-}
-
-/// An option's name without the store's name in front.
-fn bare(key: &str) -> &str {
-    ["aws_", "google_", "azure_"].iter().find_map(|prefix| key.strip_prefix(prefix)).unwrap_or(key)
-}
-
 /// Checks that a store under `prefix` knows each of these options.
 ///
 /// # Errors
 /// `Config` naming the first that it does not know, or the prefix when it is none.
 pub fn check_options<'a>(prefix: &str, mut names: impl Iterator<Item = &'a String>) -> Result<()> {
-    let location = Location::folder(prefix)?;
-    let known = |name: &str| match location.scheme {
-        Scheme::S3 => AmazonS3ConfigKey::from_str(name).is_ok(),
-        Scheme::Gcs => name == GCS_TOKEN || GoogleConfigKey::from_str(name).is_ok(),
-        Scheme::Azure => AzureConfigKey::from_str(name).is_ok(),
-        Scheme::Local | Scheme::Memory => false,
-    };
-    match names.find(|name| !known(&name.to_ascii_lowercase())) {
+    Location::folder(prefix)?;
+    match names.find(|name| !stores::knows(prefix, name)) {
         None => Ok(()),
         Some(name) => Err(Error::new(ErrorKind::Config, format!("store {prefix:?} knows no option {name:?}"))
             .with_hint("options are named as in object_store, such as region, endpoint, access_key_id")),

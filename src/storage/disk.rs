@@ -67,7 +67,9 @@ pub struct LocalDisk {
 impl LocalDisk {
     /// The disk that is this folder.
     pub fn new(folder: impl Into<PathBuf>, env: Env) -> Self {
-        Self { folder: folder.into(), env }
+        let folder = folder.into();
+        // `state` has no parent to be made in, `./state` of the working folder has.
+        Self { folder: std::path::absolute(&folder).unwrap_or(folder), env }
     }
 
     async fn run<T, F>(&self, verb: &str, name: &str, work: F) -> Result<T>

@@ -18,7 +18,7 @@ mod layers;
 pub mod ledger;
 mod local;
 pub mod location;
-mod memory;
+pub(crate) mod memory;
 pub mod upload;
 
 use std::borrow::Cow;

@@ -110,6 +110,27 @@ pub const METRICS: &[Metric] = &[
         &["pipeline"],
         "How far the source's newest row is ahead of the newest committed one",
     ),
+    metric(
+        "frazil_lag_files",
+        Kind::Gauge,
+        "files",
+        &["pipeline"],
+        "Files that the source knows of and has not read to their end",
+    ),
+    metric(
+        "frazil_lag_bytes",
+        Kind::Gauge,
+        "bytes",
+        &["pipeline"],
+        "Bytes of files that the source knows of and has not read",
+    ),
+    metric(
+        "frazil_source_files_total",
+        Kind::Counter,
+        "files",
+        &["pipeline", "what"],
+        "Followed files: read, late (below the watermark, read), late_unknown (perhaps late, not read), changed (after they were read), unreadable (names that are no text)",
+    ),
     metric("frazil_epoch_open_bytes", Kind::Gauge, "bytes", &["pipeline"], "Bytes of files in the open epoch"),
     metric(
         "frazil_budget_used_bytes",
@@ -223,6 +244,17 @@ impl Metrics {
     /// How far the source's newest row is ahead of the newest committed one.
     pub fn lag(&self, pipeline: &str, behind: Duration) {
         self.gauge("frazil_lag_seconds", &[pipeline], behind.as_secs_f64());
+    }
+
+    /// Files and bytes that the source knows of and has not read.
+    pub fn lag_files(&self, pipeline: &str, files: u64, bytes: u64) {
+        self.gauge("frazil_lag_files", &[pipeline], number(files));
+        self.gauge("frazil_lag_bytes", &[pipeline], number(bytes));
+    }
+
+    /// A source noticed files: `read`, `late`, `late_unknown`, `changed`, `unreadable`.
+    pub fn source_files(&self, pipeline: &str, what: &'static str, files: u64) {
+        self.count("frazil_source_files_total", &[pipeline, what], files);
     }
 
     /// Bytes of files in the open epoch.

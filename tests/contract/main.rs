@@ -63,6 +63,7 @@ async fn rest_over(catalog: Arc<MemoryCatalog>) -> RestCatalog {
         warehouse: Some("ware house".to_owned()),
         auth: RestAuth::None,
         headers: BTreeMap::new(),
+        profile: None,
         vended_credentials: false,
         connect_timeout: Duration::from_secs(10),
         request_timeout: Duration::from_secs(60),

@@ -93,6 +93,7 @@ fn config(uri: String, auth: RestAuth) -> RestConfig {
         warehouse: None,
         auth,
         headers: BTreeMap::from([("x-extra".to_owned(), Secret::new("more"))]),
+        profile: None,
         vended_credentials: true,
         connect_timeout: Duration::from_secs(5),
         request_timeout: Duration::from_secs(5),

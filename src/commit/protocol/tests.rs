@@ -159,6 +159,7 @@ impl World {
             follows: false,
             sealed: vec![],
             finished: vec![],
+            operator: None,
         });
         change
     }
@@ -508,5 +509,64 @@ fn after_a_rollback_rows_are_read_again_or_stay_away_as_the_policy_says() {
             assert!(rows.iter().all(|(_, first, last)| *last <= kept || *first > 15), "seed {seed}: {rows:?}");
             assert!(rows.iter().any(|(_, _, last)| *last == 30), "seed {seed}: {rows:?}");
         }
+    });
+}
+
+/// An operator's edit of pipeline `p`, as it replaces what `base` holds.
+fn edit(world: &World, base: &TableState, at: i64) -> Change {
+    let mut change = world.change("p", "operator", base, None, -1);
+    let positions = [(PartitionId::new("0"), Position::Offset(at))].into();
+    let delta = change.delta.as_mut().expect("a delta");
+    delta.witness = Checkpoint { positions, source: "log".into(), ..Checkpoint::default() };
+    let replaces = base.property("frazil.checkpoint.p@main").map(str::to_owned);
+    delta.operator = Some(OperatorEdit { replaces });
+    change
+}
+
+#[test]
+fn an_operator_sets_positions_once_over_a_catalog_that_loses_answers() {
+    for seed in 0..40 {
+        on_virtual_time(async {
+            let world = World::new(seed, 40, FormatVersion::V2).await;
+            world.ingest("p", "one", 20).await;
+            let base = world.truth().await;
+            let (mut commit, mut committer) = (Commit::new(edit(&world, &base, 7)), world.committer("operator"));
+            let done = loop {
+                match committer.run(&mut commit, &base, &CancellationToken::new()).await.expect("never halts here") {
+                    Ending::Done { state, .. } => break state,
+                    Ending::Unresolved(_) | Ending::Failed(_) => world.env.sleep(Duration::from_secs(1)).await,
+                    other => panic!("{other:?}"),
+                }
+            };
+            let snapshots = |state: &TableState| state.metadata.snapshots().count();
+            assert_eq!(snapshots(&world.truth().await), snapshots(&base) + 1, "one snapshot, seed {seed}");
+            let pipeline = PipelineName::new("p");
+            let question =
+                Question { pipeline: &pipeline, target: MAIN, on_rollback: OnRollback::Halt, witness: false };
+            let Standing::At(taken) = committer.standing(&done, question).await.expect("stands") else {
+                panic!("it stands nowhere")
+            };
+            assert_eq!(taken.checkpoint.positions[&PartitionId::new("0")], Position::Offset(7));
+            assert_eq!(taken.checkpoint.source, "log");
+        });
+    }
+}
+
+#[test]
+fn an_operators_edit_is_fenced_when_the_pipeline_has_moved_meanwhile() {
+    on_virtual_time(async {
+        let world = World::new(1, 0, FormatVersion::V2).await;
+        world.ingest("p", "one", 20).await;
+        let seen = world.truth().await;
+        world.ingest("p", "one", 30).await;
+        let mut committer = world.committer("operator");
+        let mut commit = Commit::new(edit(&world, &seen, 7));
+        let now = world.truth().await;
+        let ending = committer.run(&mut commit, &now, &CancellationToken::new()).await.expect("never halts here");
+        assert!(matches!(ending, Ending::Fenced(_)), "{ending:?}");
+        let mut late = Commit::new(edit(&world, &seen, 7));
+        let ending = committer.run(&mut late, &seen, &CancellationToken::new()).await.expect("never halts here");
+        assert!(matches!(ending, Ending::Fenced(_)), "{ending:?}");
+        assert_eq!(world.truth().await.metadata.last_sequence_number(), now.metadata.last_sequence_number());
     });
 }

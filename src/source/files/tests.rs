@@ -614,3 +614,42 @@ mod interleavings {
         }
     }
 }
+
+#[tokio::test]
+async fn a_path_that_names_one_file_reads_that_file_and_goes_on_in_it() {
+    let folder = folder();
+    folder.put("a.log", "1\n2\n").await;
+    folder.put("b.log", "no\n").await;
+    let source = || {
+        let mut config = folder.config.clone();
+        config.path = format!("{FOLDER}/a.log");
+        config.glob = "**/*.json".into();
+        FilesSource::new(config, folder.store.clone(), Path::from("in/a.log"), env()).expect("a source")
+    };
+    let (mut first, mut reading) = (source(), Reading::default());
+    first.open(&Checkpoint::default()).await.expect("opens");
+    assert!(!reading.drain(&mut first, 1).await);
+    assert_eq!(reading.rows[0], (format!("{FOLDER}/a.log"), 1, "1".into()));
+    folder.put("a.log", "1\n2\n3\n").await;
+    let mut again = source();
+    again.open(&reading.checkpoint(&again, &format!("{FOLDER}/a.log"))).await.expect("opens");
+    assert!(!reading.drain(&mut again, 1).await);
+    assert_eq!(reading.texts(), ["1", "2", "3"]);
+    assert_eq!(again.notes().behind, Some(Behind { files: 1, bytes: 0 }));
+}
+
+#[tokio::test]
+async fn what_waits_is_counted_in_files_and_bytes() {
+    let folder = folder();
+    folder.put("a", "1\n").await;
+    folder.put("b", "22\n").await;
+    folder.put("c", "333\n").await;
+    let (mut source, mut reading) = (folder.source(), Reading::default());
+    let SourceEvent::Batch(batch) = source.next().await.expect("a batch") else { panic!("no batch") };
+    reading.take(batch);
+    assert_eq!((reading.texts(), source.notes().behind.map(|behind| behind.bytes)), (vec!["1"], Some(7)));
+    assert!(!reading.drain(&mut source, 1).await);
+    // The newest file stays open: more may come.
+    assert_eq!(source.notes().behind, Some(Behind { files: 1, bytes: 0 }));
+    assert_eq!(source.notes().files.map(|counters| counters.files), Some(2));
+}

@@ -1,0 +1,258 @@
+//! `frazil checkpoint`: an operator's word on how far a pipeline's rows are in a table.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead as _, IsTerminal as _};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::checkpoint::position_text;
+use crate::cli::flags::{CheckpointEdit, CheckpointVerb, Flags};
+use crate::cli::output::{self, Align, Answer, columns};
+use crate::cli::{Exit, answer, block_on, table, wiring};
+use crate::commit::checkpoint::record_key;
+use crate::commit::protocol::{Commit, Ending};
+use crate::config::Config;
+use crate::env::Env;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::model::change::{Append, Change, Data, OnRollback, OperatorEdit, PipelineDelta};
+use crate::model::checkpoint::{Checkpoint, Delta, Position, Positions, Record};
+use crate::model::ids::PipelineName;
+use crate::model::table::TableState;
+
+pub(crate) fn edit(flags: &Flags, verb: &CheckpointVerb) -> Result<Exit> {
+    let own = match verb {
+        CheckpointVerb::Set { edit, .. } | CheckpointVerb::Accept { edit } => edit,
+    };
+    let config = table::configured(flags, &own.choice.from)?;
+    match block_on(config.limits.workers, change(flags, &config, verb, own))? {
+        Some(exit) => Ok(exit),
+        None => Ok(Exit::Interrupted),
+    }
+}
+
+async fn change(flags: &Flags, config: &Config, verb: &CheckpointVerb, own: &CheckpointEdit) -> Result<Exit> {
+    let env = Env::system();
+    let (catalog, name) = table::named(config, &own.choice)?;
+    let (mut committer, state) = wiring::committer(config, &catalog, &name, &env).await?;
+    let plan = Plan::make(&state, verb, own)?;
+    if own.dry_run {
+        return answer(flags, &plan.answer(&state, None));
+    }
+    if !own.yes && !confirmed(&plan.text(&state))? {
+        return Ok(Exit::Failed);
+    }
+    let mut commit = Commit::new(plan.change(&state, env.snapshot_id()));
+    match committer.run(&mut commit, &state, &CancellationToken::new()).await? {
+        Ending::Done { .. } => answer(flags, &plan.answer(&state, Some(commit.change().snapshot_id))),
+        Ending::Fenced(_) => Err(Error::new(
+            ErrorKind::Fenced,
+            format!("table {name}: the checkpoint of pipeline {} moved meanwhile", plan.pipeline),
+        )
+        .with_hint("stop the pipeline, look with `frazil table checkpoint`, and give the command again")),
+        Ending::Unresolved(error) | Ending::Failed(error) => {
+            Err(error.with_hint("look with `frazil table checkpoint` whether it is in; else give the command again"))
+        }
+        other => Err(Error::new(ErrorKind::Internal, format!("an edit cannot end so: {other:?}"))),
+    }
+}
+
+/// What an edit does. Pure: made from the table and the command line alone.
+#[derive(Debug)]
+struct Plan {
+    pipeline: PipelineName,
+    target: String,
+    /// The text of the property that is replaced, and what it says where it can be read.
+    replaces: Option<String>,
+    before: Option<Record>,
+    after: Checkpoint,
+    sealed: Vec<String>,
+}
+
+impl Plan {
+    fn make(state: &TableState, verb: &CheckpointVerb, own: &CheckpointEdit) -> Result<Self> {
+        let pipeline = PipelineName::new(own.pipeline.as_str());
+        let replaces = state.property(&record_key(&pipeline, &own.at)).map(str::to_owned);
+        let before = replaces.as_deref().map(Record::parse);
+        let (after, sealed) = match verb {
+            CheckpointVerb::Accept { .. } => {
+                let Some(record) = before.as_ref() else {
+                    return Err(Error::new(
+                        ErrorKind::NotFound,
+                        format!("table {} has no checkpoint of pipeline {pipeline} on {}", state.name, own.at),
+                    )
+                    .with_hint("`frazil table checkpoint` shows those there are; `frazil checkpoint set` makes one"));
+                };
+                let Ok(record) = record else {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        format!("table {}: the checkpoint cannot be read", state.name),
+                    )
+                    .with_hint("set the positions with `frazil checkpoint set`"));
+                };
+                (record.checkpoint.clone(), record.sealed.clone())
+            }
+            CheckpointVerb::Set { positions, source, drop_sealed, .. } => {
+                let positions: Positions =
+                    serde_json::from_str(positions).context(ErrorKind::Config, || "--positions").map_err(|e| {
+                        e.with_hint("write them as in `frazil table checkpoint --json`, such as '{\"0\": 41}'")
+                    })?;
+                let held = before.as_ref().and_then(|record| record.as_ref().ok());
+                let identity = source.clone().or_else(|| held.map(|record| record.checkpoint.source.clone()));
+                let sealed = held.filter(|_| !drop_sealed).map(|record| record.sealed.clone()).unwrap_or_default();
+                let after = Checkpoint { positions, source: identity.unwrap_or_default(), tails: BTreeMap::new() };
+                (after, sealed)
+            }
+        };
+        let before = before.and_then(Result::ok);
+        Ok(Self { pipeline, target: own.at.clone(), replaces, before, after, sealed })
+    }
+
+    fn change(&self, state: &TableState, snapshot_id: i64) -> Change {
+        let mut change = Change::new(snapshot_id);
+        change.target.clone_from(&self.target);
+        change.data = Some(Data::Append(Append {
+            files: Vec::new(),
+            schema: Arc::clone(state.metadata.current_schema()),
+            spec_id: state.metadata.default_partition_spec_id(),
+        }));
+        change.delta = Some(PipelineDelta {
+            pipeline: self.pipeline.clone(),
+            delta: Delta::default(),
+            witness: self.after.clone(),
+            on_rollback: OnRollback::Halt,
+            follows: false,
+            sealed: self.sealed.clone(),
+            finished: Vec::new(),
+            operator: Some(OperatorEdit { replaces: self.replaces.clone() }),
+        });
+        change
+    }
+
+    fn text(&self, state: &TableState) -> String {
+        let held = self.before.as_ref().map(|record| &record.checkpoint.positions);
+        let partitions: BTreeSet<_> =
+            held.iter().flat_map(|held| held.keys()).chain(self.after.positions.keys()).collect();
+        let said = |position: Option<&Position>| position.map_or_else(|| "beginning".to_owned(), position_text);
+        let rows: Vec<Vec<String>> = partitions
+            .into_iter()
+            .map(|partition| {
+                let before = held.and_then(|held| held.get(partition));
+                vec![partition.to_string(), said(before), said(self.after.positions.get(partition))]
+            })
+            .collect();
+        let head = [("partition", Align::Left), ("now", Align::Left), ("then", Align::Left)];
+        let mut text = format!("table {}, pipeline {}, ref {}\n", state.name, self.pipeline, self.target);
+        if self.replaces.is_some() && self.before.is_none() {
+            text.push_str("the checkpoint that is there cannot be read\n");
+        }
+        text.push_str(&columns(&head, &rows));
+        let dropped = self.before.iter().flat_map(|record| &record.sealed).filter(|own| !self.sealed.contains(own));
+        for location in dropped {
+            text.push_str(&format!("forgets the sealed epoch {location}\n"));
+        }
+        text
+    }
+
+    fn answer(&self, state: &TableState, snapshot_id: Option<i64>) -> Answer {
+        let done = match snapshot_id {
+            Some(id) => format!("committed as snapshot {id}\n"),
+            None => "nothing was changed\n".to_owned(),
+        };
+        let json: Value = json!({
+            "table": state.name.to_string(),
+            "pipeline": self.pipeline.as_str(),
+            "ref": self.target,
+            "before": self.before.as_ref().map(|record| &record.checkpoint),
+            "after": self.after,
+            "sealed": self.sealed,
+            "snapshot-id": snapshot_id,
+        });
+        Answer { json, text: format!("{}{done}", self.text(state)) }
+    }
+}
+
+/// Asks on a terminal.
+fn confirmed(plan: &str) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::new(ErrorKind::Config, "nobody can be asked: standard input is no terminal")
+            .with_hint("look with --dry-run, then add --yes"));
+    }
+    output::note(plan.trim_end());
+    output::note("rows between the two are read again, or left out, for good. Go on? [y/N]");
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).context(ErrorKind::Unavailable, || "standard input")?;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::cli::flags::{CatalogChoice, TableChoice};
+
+    fn table(record: Option<&str>) -> TableState {
+        let document = include_str!("../../tests/golden/cli/metadata.json");
+        let mut json: Value = serde_json::from_str(document).expect("JSON");
+        let properties = json["properties"].as_object_mut().expect("properties");
+        properties.retain(|key, _| !key.starts_with("frazil.checkpoint."));
+        if let Some(record) = record {
+            properties.insert("frazil.checkpoint.p@main".to_owned(), json!(record));
+        }
+        let text = json.to_string();
+        TableState::from_json("a.b".parse().expect("a name"), text.as_bytes(), None, HashMap::new()).expect("valid")
+    }
+
+    fn own() -> CheckpointEdit {
+        let from = CatalogChoice { catalog: None, uri: None, embedded: None, warehouse: None };
+        let choice = TableChoice { table: "a.b".to_owned(), from };
+        CheckpointEdit { choice, pipeline: "p".to_owned(), at: "main".to_owned(), dry_run: false, yes: true }
+    }
+
+    fn set(positions: &str, drop_sealed: bool) -> CheckpointVerb {
+        CheckpointVerb::Set { edit: own(), positions: positions.to_owned(), source: None, drop_sealed }
+    }
+
+    const RECORD: &str = r#"{"v":1,"map":{"positions":{"0":41,"1":7},"source":"log"},"origin":{"snapshot":1,"seq":2,"commit":"x"},"sealed":["s3://b/sealed.json"]}"#;
+
+    #[test]
+    fn set_replaces_all_positions_and_keeps_the_source_and_what_is_decided() {
+        let state = table(Some(RECORD));
+        let plan = Plan::make(&state, &set(r#"{"0": 12}"#, false), &own()).expect("a plan");
+        assert_eq!((plan.after.source.as_str(), plan.sealed.len()), ("log", 1));
+        let text = plan.text(&state);
+        assert!(text.contains("offset 41") && text.contains("offset 12") && text.contains("beginning"), "{text}");
+        let dropped = Plan::make(&state, &set(r#"{"0": 12}"#, true), &own()).expect("a plan");
+        assert!(
+            dropped.sealed.is_empty() && dropped.text(&state).contains("forgets the sealed epoch s3://b/sealed.json")
+        );
+    }
+
+    #[test]
+    fn accept_takes_the_property_as_it_is() {
+        let accept = CheckpointVerb::Accept { edit: own() };
+        let plan = Plan::make(&table(Some(RECORD)), &accept, &own()).expect("a plan");
+        assert_eq!(Some(&plan.after), plan.before.as_ref().map(|record| &record.checkpoint));
+        assert_eq!(plan.replaces.as_deref(), Some(RECORD));
+        let missing = Plan::make(&table(None), &accept, &own()).expect_err("nothing to accept");
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_can_be_replaced_and_not_accepted() {
+        let state = table(Some("{}"));
+        let plan = Plan::make(&state, &set(r#"{"in": {"watermark": "b.json"}}"#, false), &own()).expect("a plan");
+        assert!(plan.text(&state).contains("cannot be read") && plan.text(&state).contains("files up to b.json"));
+        let accept = CheckpointVerb::Accept { edit: own() };
+        assert_eq!(Plan::make(&state, &accept, &own()).expect_err("unreadable").kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn positions_that_are_none_are_refused() {
+        let error = Plan::make(&table(None), &set("41", false), &own()).expect_err("no positions");
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.hint().is_some_and(|hint| hint.contains("table checkpoint")));
+    }
+}

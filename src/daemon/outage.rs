@@ -1,0 +1,213 @@
+//! Trouble outside, on virtual time: a store and a catalog that fail for minutes, then come back. For tests.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartId, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as StoreResult,
+};
+
+use crate::catalog::{Capabilities, Catalog, CreateTable, Outcome, PreparedCommit};
+use crate::env::Env;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::ids::TableName;
+use crate::model::table::TableState;
+use crate::storage::memory::MemoryStore;
+
+/// When something is down, in milliseconds of virtual time.
+#[derive(Debug, Clone)]
+pub(crate) struct Outage {
+    pub(crate) env: Env,
+    pub(crate) down_ms: Range<i64>,
+}
+
+impl Outage {
+    fn now(&self) -> bool {
+        self.down_ms.contains(&self.env.now_ms())
+    }
+}
+
+/// What a store that is down answers to writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The disk is full; reads still work.
+    Full,
+    /// Nobody is there.
+    Gone,
+}
+
+/// A store that is down for a while.
+#[derive(Debug)]
+pub(crate) struct FailingStore {
+    pub(crate) inner: MemoryStore,
+    pub(crate) outage: Outage,
+    pub(crate) answer: Answer,
+}
+
+impl FailingStore {
+    fn fail(&self) -> object_store::Error {
+        let kind = match self.answer {
+            Answer::Full => std::io::ErrorKind::StorageFull,
+            Answer::Gone => std::io::ErrorKind::ConnectionReset,
+        };
+        object_store::Error::Generic { store: "failing", source: std::io::Error::from(kind).into() }
+    }
+
+    fn write(&self) -> StoreResult<()> {
+        if self.outage.now() { Err(self.fail()) } else { Ok(()) }
+    }
+
+    fn read(&self) -> StoreResult<()> {
+        if self.outage.now() && self.answer == Answer::Gone { Err(self.fail()) } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for FailingStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("failing")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for FailingStore {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> StoreResult<PutResult> {
+        self.write()?;
+        self.inner.put_opts(path, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> StoreResult<Box<dyn MultipartUpload>> {
+        self.write()?;
+        self.inner.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> StoreResult<GetResult> {
+        self.read()?;
+        self.inner.get_opts(path, options).await
+    }
+
+    fn delete_stream(&self, paths: BoxStream<'static, StoreResult<Path>>) -> BoxStream<'static, StoreResult<Path>> {
+        match self.read() {
+            Ok(()) => self.inner.delete_stream(paths),
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        }
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
+        match self.read() {
+            Ok(()) => self.inner.list(prefix),
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        }
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> StoreResult<ListResult> {
+        self.read()?;
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> StoreResult<()> {
+        self.write()?;
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+#[async_trait]
+impl MultipartStore for FailingStore {
+    async fn create_multipart(&self, path: &Path) -> StoreResult<MultipartId> {
+        self.write()?;
+        self.inner.create_multipart(path).await
+    }
+
+    async fn put_part(&self, path: &Path, id: &MultipartId, index: usize, part: PutPayload) -> StoreResult<PartId> {
+        self.write()?;
+        self.inner.put_part(path, id, index, part).await
+    }
+
+    async fn complete_multipart(&self, path: &Path, id: &MultipartId, parts: Vec<PartId>) -> StoreResult<PutResult> {
+        self.write()?;
+        self.inner.complete_multipart(path, id, parts).await
+    }
+
+    async fn abort_multipart(&self, path: &Path, id: &MultipartId) -> StoreResult<()> {
+        self.write()?;
+        self.inner.abort_multipart(path, id).await
+    }
+}
+
+/// A catalog that nobody can connect to for a while.
+#[derive(Debug)]
+pub(crate) struct FailingCatalog {
+    pub(crate) inner: Arc<dyn Catalog>,
+    pub(crate) outage: Outage,
+}
+
+impl FailingCatalog {
+    fn ask(&self) -> Result<()> {
+        if self.outage.now() { Err(Error::new(ErrorKind::Unavailable, "connection refused")) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Catalog for FailingCatalog {
+    async fn load(&self, table: &TableName) -> Result<TableState> {
+        self.ask()?;
+        self.inner.load(table).await
+    }
+
+    async fn commit(&self, commit: &PreparedCommit) -> Outcome {
+        match self.ask() {
+            Ok(()) => self.inner.commit(commit).await,
+            Err(error) => Outcome::NotSent(error),
+        }
+    }
+
+    async fn create(&self, table: &CreateTable) -> Outcome {
+        match self.ask() {
+            Ok(()) => self.inner.create(table).await,
+            Err(error) => Outcome::NotSent(error),
+        }
+    }
+
+    async fn register(&self, table: &TableName, metadata_location: &str) -> Outcome {
+        self.inner.register(table, metadata_location).await
+    }
+
+    async fn rename(&self, from: &TableName, to: &TableName) -> Result<()> {
+        self.inner.rename(from, to).await
+    }
+
+    async fn drop_table(&self, table: &TableName) -> Result<()> {
+        self.inner.drop_table(table).await
+    }
+
+    async fn namespaces(&self, parent: &[String]) -> Result<Vec<Vec<String>>> {
+        self.inner.namespaces(parent).await
+    }
+
+    async fn create_namespace(&self, namespace: &[String], properties: &BTreeMap<String, String>) -> Result<()> {
+        self.inner.create_namespace(namespace, properties).await
+    }
+
+    async fn drop_namespace(&self, namespace: &[String]) -> Result<()> {
+        self.inner.drop_namespace(namespace).await
+    }
+
+    async fn tables(&self, namespace: &[String]) -> Result<Vec<TableName>> {
+        self.inner.tables(namespace).await
+    }
+
+    async fn capabilities(&self) -> Result<Capabilities> {
+        self.inner.capabilities().await
+    }
+}

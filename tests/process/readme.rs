@@ -1,0 +1,85 @@
+//! The README does what it says: its configuration in an empty folder, its commands in their order.
+
+use std::fs;
+
+use crate::daemon::World;
+
+/// The first block of this language in the README.
+fn block(language: &str) -> String {
+    let text = include_str!("../../README.md");
+    let after = text.split_once("## Use it").map(|(_, after)| after).expect("the section");
+    let (_, from) = after.split_once(&format!("```{language}\n")).expect("a block");
+    from.split_once("```").map(|(block, _)| block.to_owned()).expect("its end")
+}
+
+#[test]
+fn the_configuration_and_the_commands_of_the_readme_work_in_an_empty_folder() {
+    let world = World::bare(&block("toml"));
+    for line in block("bash").lines() {
+        let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
+        assert_eq!(
+            (words[0], words[words.len() - 2], words[words.len() - 1]),
+            ("frazil", "-c", "frazil.toml"),
+            "{line}"
+        );
+        let words = &words[1..words.len() - 2];
+        if words == ["run"] {
+            fs::create_dir(world.path("incoming")).expect("a folder");
+            let row =
+                |id: i64| format!("{{\"customer_id\":{id},\"order_ts\":\"2026-01-0{}T10:00:00Z\"}}\n", 1 + id % 9);
+            world.put("a.ndjson", (0..50).map(row).collect::<String>());
+            let mut daemon = world.start(&["--set", "pipeline.orders.commit.freshness=100ms"]);
+            daemon.until(&["committed", "\"rows\":50"]);
+            daemon.terminate().with(0, &[]);
+        } else {
+            let output = world.command(words).output().expect("run frazil");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{line}: {said}");
+        }
+    }
+    let shown = world.json(&["table", "show", "lake.shop.orders"]);
+    assert_eq!(shown["table"], "shop.orders", "{shown}");
+    assert_eq!(world.count("shop.orders"), 50);
+    for words in [["table", "list"].as_slice(), &["check"], &["check", "--connect"], &["config", "show"]] {
+        world.json(words);
+    }
+    for verb in ["history", "files", "checkpoint"] {
+        world.json(&["table", verb, "shop.orders"]);
+    }
+}
+
+#[test]
+fn positions_that_an_operator_sets_are_where_the_pipeline_goes_on() {
+    let world = World::bare(&block("toml"));
+    fs::create_dir(world.path("incoming")).expect("a folder");
+    let rows =
+        |from: i64| (from..from + 10).map(|id| format!("{{\"customer_id\":{id},\"order_ts\":\"2026-01-01\"}}\n"));
+    world.put("a.ndjson", rows(0).collect::<String>());
+    world.put("b.ndjson", rows(10).collect::<String>());
+    let run = || world.start(&["--set", "source.orders.until_end=true"]).ends().with(0, &[]);
+    run();
+    let before = world.json(&["table", "checkpoint", "shop.orders"]);
+    let (partition, position) = before["checkpoints"][0]["record"]["map"]["positions"]
+        .as_object()
+        .and_then(|positions| positions.iter().next())
+        .expect("a position");
+    assert_eq!(position["watermark"], "b.ndjson", "{before}");
+    let positions = serde_json::json!({ partition: { "watermark": "a.ndjson" } }).to_string();
+    let set = ["checkpoint", "set", "lake.shop.orders", "--pipeline", "orders", "--positions", &positions];
+    let unasked = world.command(&set).output().expect("run frazil");
+    assert_eq!(unasked.status.code(), Some(2), "nobody can be asked");
+    let planned = world.json(&[&set[..], &["--dry-run"]].concat());
+    assert!(planned["snapshot-id"].is_null(), "{planned}");
+    assert_eq!(world.json(&["table", "checkpoint", "shop.orders"]), before);
+    let done = world.json(&[&set[..], &["--yes"]].concat());
+    assert!(done["snapshot-id"].is_i64(), "{done}");
+    run();
+    let twice: Vec<i64> = (0..20).chain(10..20).collect();
+    let mut sorted = twice.clone();
+    sorted.sort_unstable();
+    assert_eq!(world.longs("shop.orders", "customer_id"), sorted);
+    let accepted = world.json(&["checkpoint", "accept", "shop.orders", "--pipeline", "orders", "--yes"]);
+    assert_eq!(accepted["before"], accepted["after"], "{accepted}");
+    run();
+    assert_eq!(world.count("shop.orders"), 30);
+}
