@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::PipelineHealth;
+use crate::commit::proof::Leftover;
 use crate::commit::protocol::{Commit, Ending};
 use crate::commit::standing::Standing;
 use crate::config::RejectsTo;
@@ -251,7 +252,14 @@ impl Pipeline {
         self.open_anchor().await?;
         let owner = self.owner();
         let epoch = std::mem::take(&mut self.epoch);
-        let (anchor_staged, others) = self.stage().await?;
+        let (anchor_staged, others) = match self.stage().await {
+            Ok(staged) => staged,
+            Err(error) => {
+                // Nothing of it was submitted: what the ledger has of it is cleaned with the epoch.
+                self.epoch.snapshot_id = owner.snapshot_id;
+                return Err(error);
+            }
+        };
         let parts: Vec<(TableName, Weight)> = anchor_staged
             .iter()
             .map(|staged| (anchor.clone(), Weight::of(staged)))
@@ -389,6 +397,23 @@ impl Pipeline {
             if let Err(error) = result {
                 tracing::warn!(pipeline = %self.name, location, "a finished sealed epoch stays: {error}");
             }
+        }
+    }
+
+    /// Cleans what the ledger still has of an epoch that was never submitted, so that an outage of hours does not fill it.
+    pub(crate) async fn leave_unsubmitted(&mut self, owner: LedgerOwner) {
+        let entries = self.shared.ledger.open_entries();
+        let files: Vec<String> =
+            entries.into_iter().filter(|entry| entry.owner == owner).map(|entry| entry.location).collect();
+        if files.is_empty() {
+            return;
+        }
+        let handle = self.shared.table(&self.config.catalog, &self.anchor);
+        if let Ok(handle) = handle {
+            let owners = vec![owner];
+            handle
+                .leave(Leftover { files, snapshot_ids: vec![], submitted_seqs: None, without_parent: false, owners })
+                .await;
         }
     }
 

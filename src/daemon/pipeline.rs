@@ -331,11 +331,18 @@ impl Pipeline {
     /// Forgets the open epoch: its rows are read again.
     async fn drop_epoch(&mut self) {
         self.ahead.clear();
+        let mut gone = true;
         for lane in self.lanes.values_mut() {
-            lane.discard().await;
+            gone &= lane.discard().await;
         }
         self.lanes.clear();
+        // An epoch that has a name here was never part of a commit.
+        let named = self.epoch.snapshot_id != 0;
+        let owner = self.owner();
         self.epoch = Epoch::default();
+        if named && gone {
+            self.leave_unsubmitted(owner).await;
+        }
     }
 
     pub(crate) fn asker(&self) -> Asker {
