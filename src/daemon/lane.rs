@@ -318,12 +318,12 @@ impl Lane {
         }
     }
 
-    /// Drops the open epoch and removes its files: none of them was part of a commit yet.
+    /// Drops the open epoch and removes its files: none of them was part of a commit yet. Says whether they are gone.
     pub(crate) async fn discard(&mut self) {
         if let Some(writer) = self.writer.take()
             && let Err(error) = writer.discard().await
         {
-            tracing::warn!(table = %self.handle.name(), "files of a dropped epoch stay for the orphan sweep: {error}");
+            tracing::warn!(table = %self.handle.name(), "files of a dropped epoch stay for the next start or the orphan sweep: {error}");
         }
     }
 

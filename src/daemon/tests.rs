@@ -277,6 +277,10 @@ async fn outage(mut world: World, minutes: i64, fail: impl FnOnce(&mut World, Ou
     assert!(ended.values().all(Result::is_ok), "{ended:?}");
     assert_eq!(face.health.pipelines().remove(&pipeline), Some(PipelineHealth::Finished));
     each_once(&world.positions(&["shop.events"]).await, ROWS.cast_signed());
+    // An outage of hours must not fill the ledger.
+    let ledger = Ledger::open(world.disk.clone(), ENTRIES_MAX).await.expect("opens");
+    let left = ledger.open_entries();
+    assert!(left.len() <= 1, "{} files are not settled: {left:?}", left.len());
 }
 
 #[test]

@@ -35,7 +35,11 @@ pub(super) fn wrap(error: &object_store::Error, verb: &str, location: &str) -> E
     let kind = kind(error);
     let wrapped = Error::new(kind, format!("{verb} {location}")).with_source(words(error));
     match kind {
+        ErrorKind::Denied if io_kind_of(error).is_some() => wrapped.with_hint("let this user read and write there"),
         ErrorKind::Denied => wrapped.with_hint("check the credentials of this store and what they are allowed to do"),
+        ErrorKind::Config if io_kind_of(error).is_some() => {
+            wrapped.with_hint("a file stands where a folder is needed: move it away, or name another folder")
+        }
         ErrorKind::Config => wrapped.with_hint("check region, endpoint and options of this store"),
         ErrorKind::Unavailable if io_kind_of(error) == Some(io::ErrorKind::StorageFull) => {
             wrapped.with_hint("free space on this disk; work goes on by itself")

@@ -38,7 +38,7 @@ fn the_configuration_and_the_commands_of_the_readme_work_in_an_empty_folder() {
         }
     }
     let shown = world.json(&["table", "show", "lake.shop.orders"]);
-    assert_eq!(shown["table"], "shop.orders", "{shown}");
+    assert_eq!(shown["name"], "shop.orders", "{shown}");
     assert_eq!(world.count("shop.orders"), 50);
     for words in [["table", "list"].as_slice(), &["check"], &["check", "--connect"], &["config", "show"]] {
         world.json(words);
