@@ -90,7 +90,7 @@ impl ManifestScribe<'_> {
         Ok(manifest)
     }
 
-    async fn write(
+    pub(crate) async fn write(
         &self,
         schema: &SchemaRef,
         spec: &PartitionSpec,

@@ -466,3 +466,6 @@ impl FileWrite for Buffer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,13 @@
 use std::str::FromStr;
 
 use arrow::array::RecordBatch;
+use futures::stream::BoxStream;
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartId, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
@@ -10,15 +17,17 @@ use crate::api::PipelineHealth;
 use crate::catalog::faulty::FaultyCatalog;
 use crate::catalog::memory::MemoryCatalog;
 use crate::commit::manifests;
+use crate::commit::proof::Leftover;
 use crate::config::{
-    ApiConfig, CommitConfig, CreateConfig, DecodeConfig, Limits, MetadataColumn, OnChange, OnRollback, RejectsConfig,
-    RejectsTo, ReplayConfig, SchemaConfig,
+    ApiConfig, ColumnConfig, CommitConfig, CreateConfig, DecodeConfig, FilesConfig, Limits, MetadataColumn, OnChange,
+    OnRollback, RejectsConfig, RejectsTo, ReplayConfig, SchemaConfig,
 };
 use crate::daemon::outage::{Answer, FailingCatalog, FailingStore, Outage};
 use crate::env::virtual_time::{on_virtual_time, simulated};
 use crate::model::ids::MAIN;
+use crate::storage::MemoryStore;
 use crate::storage::disk::MemoryDisk;
-use crate::storage::memory::MemoryStore;
+use crate::storage::ledger::LedgerOwner;
 
 fn config(table: &str, anchor: Option<&str>, rows: u64) -> Config {
     let pipeline = PipelineConfig {
@@ -147,23 +156,43 @@ impl World {
         }
     }
 
-    /// The rows of a table, read from the files of its head.
-    async fn read(&self, table: &str) -> Vec<RecordBatch> {
+    /// The files of a table's head.
+    async fn files(&self, table: &str) -> Vec<String> {
         let name = TableName::from_str(table).expect("valid");
         let state = self.catalog.load(&name).await.expect("there");
         let head = state.head(MAIN).expect("a head");
-        let mut batches = Vec::new();
+        let mut files = Vec::new();
         for manifest in
             manifests::list(&self.storage, head.manifest_list(), state.metadata.format_version()).await.expect("a list")
         {
-            for entry in manifests::live_entries(&self.storage, &manifest).await.expect("a manifest") {
-                let bytes = self.storage.read(entry.file.file_path()).await.expect("a file");
-                let reader =
-                    ParquetRecordBatchReaderBuilder::try_new(bytes).expect("parquet").build().expect("parquet");
-                batches.extend(reader.map(|batch| batch.expect("readable")));
-            }
+            let entries = manifests::live_entries(&self.storage, &manifest).await.expect("a manifest");
+            files.extend(entries.iter().map(|entry| entry.file.file_path().to_owned()));
+        }
+        files
+    }
+
+    /// The rows of a table, read from the files of its head.
+    async fn read(&self, table: &str) -> Vec<RecordBatch> {
+        let mut batches = Vec::new();
+        for file in self.files(table).await {
+            let bytes = self.storage.read(&file).await.expect("a file");
+            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).expect("parquet").build().expect("parquet");
+            batches.extend(reader.map(|batch| batch.expect("readable")));
         }
         batches
+    }
+
+    /// How the only pipeline ends.
+    async fn ending(&self, config: &Config) -> Result<()> {
+        let mut ended = self.daemon(config).await.run(CancellationToken::new()).await;
+        ended.remove(&PipelineName::new("p")).expect("ended")
+    }
+
+    /// Every object below the warehouse.
+    async fn objects(&self) -> Vec<String> {
+        use futures::TryStreamExt;
+        let listed: Vec<_> = self.storage.list("memory:///wh", None).try_collect().await.expect("listed");
+        listed.into_iter().map(|entry| entry.location).collect()
     }
 
     /// How often each (partition, number) occurs in the tables.
@@ -324,4 +353,308 @@ fn a_shutdown_while_the_catalog_is_down_ends_within_its_grace() {
             assert!(ended.is_some_and(|ended| ended.values().all(Result::is_ok)), "after {after} ms");
         }
     });
+}
+
+const SHOP: [&str; 4] = ["shop.page_view", "shop.add_to_cart", "shop.purchase", "shop.refund"];
+
+fn rate(config: &mut Config, rows: u64, rate: u64) {
+    if let Some(SourceConfig::Replay(replay)) = config.sources.get_mut("shop") {
+        (replay.rows, replay.rate) = (Some(rows), Some(rate));
+    }
+}
+
+fn pipeline_of(config: &mut Config) -> &mut PipelineConfig {
+    config.pipelines.values_mut().next().expect("one")
+}
+
+fn column(name: &str, kind: &str) -> ColumnConfig {
+    ColumnConfig { name: name.into(), kind: kind.into(), required: false }
+}
+
+/// Reads `memory:///in` into `shop.{t}`, partitioned by a whole number of 32 bits.
+fn files_by_number() -> Config {
+    let mut config = config("shop.{t}", Some("shop.a"), 0);
+    let files = FilesConfig {
+        path: "memory:///in".into(),
+        glob: "*".into(),
+        poll: Duration::from_secs(1),
+        until_end: false,
+        row_bytes_max: 1 << 20,
+        expansion_max: 1000,
+        late_files_max: 100,
+    };
+    config.sources.insert("shop".to_owned(), SourceConfig::Files(files));
+    let pipeline = pipeline_of(&mut config);
+    pipeline.create.partition = vec!["v".into()];
+    pipeline.create.sort = vec![];
+    pipeline.create.columns = vec![column("t", "string"), column("v", "int")];
+    pipeline.commit.freshness = Duration::from_secs(600);
+    config
+}
+
+#[test]
+fn a_batch_that_must_seal_first_is_in_one_epoch_whole() {
+    on_virtual_time(async {
+        let world = World::new(3);
+        let mut config = files_by_number();
+        let put = |name: &str, text: &str| {
+            let (at, text) = (format!("memory:///in/{name}"), text.to_owned());
+            let storage = world.storage.clone();
+            async move { storage.write(&at, text.into()).await.expect("writable") }
+        };
+        put("1", "{\"t\":\"a\",\"v\":1}\n{\"t\":\"b\",\"v\":1}\n").await;
+        let life = async {
+            let daemon = world.daemon(&config).await;
+            world.env.timeout(Duration::from_secs(60), daemon.run(CancellationToken::new())).await
+        };
+        let more = async {
+            world.env.sleep(Duration::from_secs(20)).await;
+            put("2", "{\"t\":\"a\",\"v\":2}\n{\"t\":\"b\",\"v\":5000000000}\n").await;
+        };
+        let (ended, ()) = tokio::join!(life, more);
+        assert!(ended.is_none(), "killed with the second batch uncommitted");
+        world.disk.crash();
+        if let Some(SourceConfig::Files(files)) = config.sources.get_mut("shop") {
+            files.until_end = true;
+        }
+        world.run(&config, None).await;
+        for table in ["shop.a", "shop.b"] {
+            let rows: usize = world.read(table).await.iter().map(RecordBatch::num_rows).sum();
+            assert_eq!(rows, 2, "{table}");
+        }
+    });
+}
+
+#[test]
+fn files_of_a_decided_epoch_outlive_its_anchors_snapshot() {
+    on_virtual_time(async {
+        let world = World::new(4);
+        let mut config = config("shop.{event}", Some("shop.refund"), 3_000);
+        world.run(&config, None).await;
+        // As if the process had died before it settled an epoch whose snapshot the anchor has expired since.
+        let live = world.files("shop.page_view").await;
+        let lost = "memory:///wh/orphan.parquet".to_owned();
+        world.storage.write(&lost, "x".into()).await.expect("writable");
+        let ledger = Ledger::open(world.disk.clone(), ENTRIES_MAX).await.expect("a ledger");
+        let owner = |id, table: &str| LedgerOwner { table: table.parse().expect("valid"), snapshot_id: id };
+        ledger.stage(&owner(7, "shop.refund"), "memory:///wh/metadata/sealed-p-7.json").await.expect("noted");
+        ledger.stage(&owner(7, "shop.page_view"), &live[0]).await.expect("noted");
+        ledger.stage(&owner(8, "shop.refund"), "memory:///wh/metadata/sealed-p-8.json").await.expect("noted");
+        ledger.stage(&owner(8, "shop.page_view"), &lost).await.expect("noted");
+        drop(ledger);
+        rate(&mut config, 12_000, 1);
+        pipeline_of(&mut config).commit.freshness = Duration::from_secs(300);
+        world.run(&config, Some(Duration::from_secs(2_500))).await;
+        assert!(world.storage.exists(&live[0]).await.expect("asked"), "a live file was deleted");
+        assert!(!world.storage.exists(&lost).await.expect("asked"), "a file that nothing reaches is cleaned up");
+    });
+}
+
+#[test]
+fn leftovers_of_a_table_that_is_never_idle_are_cleaned_up() {
+    on_virtual_time(async {
+        let world = World::new(5);
+        world.run(&config("shop.events", None, 100), None).await;
+        let daemon = world.daemon(&config("shop.events", None, 100)).await;
+        let table: TableName = "shop.events".parse().expect("valid");
+        let handle = daemon.shared().table("lake", &table).expect("a table");
+        let file = "memory:///wh/left.parquet".to_owned();
+        world.storage.write(&file, "x".into()).await.expect("writable");
+        let owner = LedgerOwner { table, snapshot_id: 7 };
+        let sent = Leftover { submitted_seqs: Some((1, 1)), ..Leftover::unsent(vec![file.clone()], owner) };
+        handle.leave(sent).await;
+        for _ in 0..15 {
+            world.env.sleep(Duration::from_secs(120)).await;
+            handle.load().await.expect("there");
+        }
+        assert!(!world.storage.exists(&file).await.expect("asked"));
+    });
+}
+
+#[test]
+fn a_table_that_will_never_fit_halts_the_pipeline() {
+    on_virtual_time(async {
+        let world = World::new(6);
+        world.run(&config("shop.events", None, 100), None).await;
+        let mut other = config("shop.events", None, 100);
+        other.pipelines = [(PipelineName::new("p"), other.pipelines.into_values().next().expect("one"))].into();
+        pipeline_of(&mut other).create.columns = vec![column("nowhere", "string")];
+        pipeline_of(&mut other).create.partition = vec![];
+        pipeline_of(&mut other).create.sort = vec![];
+        rate(&mut other, 200, 100);
+        let error = world.ending(&other).await.expect_err("halts");
+        assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    });
+}
+
+#[test]
+fn a_pipeline_whose_anchor_was_renamed_halts_instead_of_beginning_again() {
+    on_virtual_time(async {
+        let world = World::new(7);
+        let mut config = config("shop.{event}", Some("shop.purchase"), 500);
+        world.run(&config, None).await;
+        let before = world.positions(&["shop.page_view"]).await;
+        let (from, to) = ("shop.purchase".parse().expect("valid"), "shop.elsewhere".parse().expect("valid"));
+        world.catalog.rename(&from, &to).await.expect("renamed");
+        rate(&mut config, 600, 100);
+        let error = world.ending(&config).await.expect_err("halts");
+        assert!(error.to_string().contains("anchor") && error.hint().is_some(), "{error:?}");
+        assert!(before == world.positions(&["shop.page_view"]).await);
+    });
+}
+
+#[test]
+fn a_pipeline_name_of_any_characters_keeps_its_checkpoint_and_its_sealed_epochs() {
+    on_virtual_time(async {
+        let world = World::new(8);
+        let mut config = config("shop.{event}", Some("shop.purchase"), 1_500);
+        let pipeline = config.pipelines.into_values().next().expect("one");
+        config.pipelines = [(PipelineName::new("a/b@main %?#\u{fc}"), pipeline)].into();
+        rate(&mut config, 1_500, 400);
+        for _ in 0..12 {
+            world.run(&config, Some(Duration::from_millis(700))).await;
+        }
+        world.run(&config, None).await;
+        each_once(&world.positions(&SHOP).await, 1_500);
+    });
+}
+
+#[test]
+fn a_store_that_fails_and_a_disk_that_is_full_cost_time_and_leave_nothing_behind() {
+    on_virtual_time(async {
+        let world = World::new(9);
+        let store = Arc::new(FaultyStore::new(world.env.clone()));
+        world.storage.mount("memory:///wh", store.clone());
+        let mut config = config("shop.{event}", Some("shop.purchase"), 1_200);
+        rate(&mut config, 1_200, 200);
+        store.rate.store(40, std::sync::atomic::Ordering::Relaxed);
+        world.run(&config, None).await;
+        store.rate.store(0, std::sync::atomic::Ordering::Relaxed);
+        each_once(&world.positions(&SHOP).await, 1_200);
+        let mut live = std::collections::BTreeSet::new();
+        for table in SHOP {
+            live.extend(world.files(table).await);
+        }
+        let data = world.objects().await.into_iter().filter(|at| at.ends_with(".parquet"));
+        let orphans: Vec<_> = data.filter(|at| !live.contains(at)).collect();
+        assert!(orphans.is_empty(), "{orphans:?}");
+    });
+}
+
+/// A store that refuses some of the requests, done or not.
+#[derive(Debug)]
+struct FaultyStore {
+    inner: MemoryStore,
+    env: Env,
+    rate: std::sync::atomic::AtomicU64,
+}
+
+impl FaultyStore {
+    fn new(env: Env) -> Self {
+        Self { inner: MemoryStore::new(env.clone()), env, rate: 0.into() }
+    }
+
+    /// Whether a request fails, and after it was done.
+    fn draw(&self) -> Option<bool> {
+        let fails = self.env.below(100) < self.rate.load(std::sync::atomic::Ordering::Relaxed);
+        fails.then(|| self.env.below(2) == 0)
+    }
+}
+
+fn failed<T>() -> object_store::Result<T> {
+    Err(object_store::Error::Generic {
+        store: "faulty",
+        source: Box::new(std::io::Error::from(std::io::ErrorKind::StorageFull)),
+    })
+}
+
+impl std::fmt::Display for FaultyStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("faulty")
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for FaultyStore {
+    async fn put_opts(&self, at: &Path, payload: PutPayload, opts: PutOptions) -> object_store::Result<PutResult> {
+        match self.draw() {
+            None => self.inner.put_opts(at, payload, opts).await,
+            Some(true) => self.inner.put_opts(at, payload, opts).await.and_then(|_| failed()),
+            Some(false) => failed(),
+        }
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        at: &Path,
+        opts: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(at, opts).await
+    }
+
+    async fn get_opts(&self, at: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        if self.draw().is_some() {
+            return failed();
+        }
+        self.inner.get_opts(at, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        at: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.inner.delete_stream(at)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+#[async_trait::async_trait]
+impl MultipartStore for FaultyStore {
+    async fn create_multipart(&self, at: &Path) -> object_store::Result<MultipartId> {
+        if self.draw().is_some() {
+            return failed();
+        }
+        self.inner.create_multipart(at).await
+    }
+
+    async fn put_part(
+        &self,
+        at: &Path,
+        id: &MultipartId,
+        index: usize,
+        payload: PutPayload,
+    ) -> object_store::Result<PartId> {
+        if self.draw().is_some() {
+            return failed();
+        }
+        self.inner.put_part(at, id, index, payload).await
+    }
+
+    async fn complete_multipart(
+        &self,
+        at: &Path,
+        id: &MultipartId,
+        parts: Vec<PartId>,
+    ) -> object_store::Result<PutResult> {
+        match self.draw() {
+            None => self.inner.complete_multipart(at, id, parts).await,
+            Some(true) => self.inner.complete_multipart(at, id, parts).await.and_then(|_| failed()),
+            Some(false) => failed(),
+        }
+    }
+
+    async fn abort_multipart(&self, at: &Path, id: &MultipartId) -> object_store::Result<()> {
+        self.inner.abort_multipart(at, id).await
+    }
 }

@@ -349,7 +349,16 @@ fn a_body_that_waited_until_its_timestamp_was_old_is_prepared_anew() {
             let updates = [("x".to_owned(), "y".to_owned())].into();
             world.update(vec![TableUpdate::SetProperties { updates }]).await;
         };
-        let (ending, ()) = tokio::join!(run(&world, &mut commit, &base), foreign);
+        // The catalog does not answer for a while: the commit comes back now and then, and is gone on with.
+        let patient = async {
+            loop {
+                match run(&world, &mut commit, &base).await {
+                    Ending::Failed(_) => {}
+                    ending => return ending,
+                }
+            }
+        };
+        let (ending, ()) = tokio::join!(patient, foreign);
         assert!(matches!(ending, Ending::Done { ours: true, .. }), "{ending:?}");
     });
 }
