@@ -6,6 +6,7 @@ pub(crate) mod avro;
 pub mod checkpoint;
 pub mod conflict;
 pub mod create;
+mod effect;
 pub mod look;
 pub mod manifests;
 pub mod proof;
