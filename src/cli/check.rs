@@ -93,9 +93,8 @@ async fn connect(config: &Config, profile: Option<&str>) -> Result<Vec<Finding>>
             let table = own.anchor.as_deref().unwrap_or(&own.table);
             let found = found(catalog.as_ref(), table).await;
             match &found {
-                Ok(Some(state)) => {
-                    drop(folders.insert(state.metadata.location().to_owned(), state.config.as_ref().clone()))
-                }
+                // Where data files go: some stores take nothing beside a table's own folders.
+                Ok(Some(state)) => drop(folders.insert(data_folder(state), state.config.as_ref().clone())),
                 _ => folders.extend(own.create.location.clone().map(|location| (location, HashMap::new()))),
             }
             let said =
@@ -110,12 +109,17 @@ async fn connect(config: &Config, profile: Option<&str>) -> Result<Vec<Finding>>
     Ok(findings)
 }
 
+fn data_folder(state: &TableState) -> String {
+    let own = || format!("{}/data", state.metadata.location().trim_end_matches('/'));
+    state.property("write.data.path").map_or_else(own, str::to_owned)
+}
+
 /// Where the catalog creates tables, as far as the configuration says so with a location.
 fn warehouse(settings: &CatalogConfig) -> Option<&str> {
     match settings {
         CatalogConfig::Embedded { warehouse, .. } => Some(warehouse),
-        CatalogConfig::Rest(rest) => rest.warehouse.as_deref().filter(|text| text.contains("://")),
-        CatalogConfig::Memory { .. } => None,
+        // Where tables of a REST catalog lie, and whether anything else may lie there, it alone knows.
+        CatalogConfig::Rest(_) | CatalogConfig::Memory { .. } => None,
     }
 }
 
