@@ -1,6 +1,6 @@
 //! `frazil check`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
 
@@ -13,6 +13,7 @@ use crate::config::{CatalogConfig, Config, Loaded, Problems};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ids::TableName;
+use crate::model::table::TableState;
 
 pub(crate) fn check(flags: &Flags, own: &Check) -> Result<Exit> {
     let loaded = match load_or_problems(flags) {
@@ -63,6 +64,13 @@ async fn connect(config: &Config, profile: Option<&str>) -> Result<Vec<Finding>>
     let mut findings = Vec::new();
     for (name, settings) in &config.catalogs {
         let place = format!("catalog.{name}");
+        let known = match settings {
+            CatalogConfig::Rest(rest) => rest.profile.as_deref().or(profile),
+            _ => None,
+        };
+        for said in known.map(product).transpose()?.unwrap_or_default() {
+            findings.push(Finding { place: place.clone(), good: said, error: None });
+        }
         let catalog = match wiring::catalog(config, name, &env).await {
             Ok(catalog) => catalog,
             Err(error) => {
@@ -71,47 +79,56 @@ async fn connect(config: &Config, profile: Option<&str>) -> Result<Vec<Finding>>
             }
         };
         let answered = catalog.namespaces(&[]).await;
-        findings.push(Finding::of(&place, answered.map(|found| format!("answers, {} namespaces", found.len()))));
+        findings.push(Finding::of(
+            &place,
+            answered.map(|found| format!("answers, has {}", output::counted(found.len() as u64, "namespace"))),
+        ));
         findings.push(Finding::of(&place, catalog.capabilities().await.map(|own| abilities(&own))));
-        let known = match settings {
-            CatalogConfig::Rest(rest) => rest.profile.as_deref().or(profile),
-            _ => None,
-        };
-        for said in known.map(product).transpose()?.unwrap_or_default() {
-            findings.push(Finding { place: place.clone(), good: said, error: None });
-        }
-        let mut folders = BTreeSet::new();
+        // Where tables lie or will lie, with what the catalog vends for them.
+        let mut folders: BTreeMap<String, HashMap<String, String>> = BTreeMap::new();
         if let Some(warehouse) = warehouse(settings) {
-            folders.insert(warehouse.to_owned());
+            folders.insert(warehouse.to_owned(), HashMap::new());
         }
         for (pipeline, own) in config.pipelines.iter().filter(|(_, own)| own.catalog == *name) {
             let table = own.anchor.as_deref().unwrap_or(&own.table);
-            folders.extend(own.create.location.clone());
-            findings.push(Finding::of(&format!("pipeline.{pipeline}"), found(catalog.as_ref(), table).await));
+            let found = found(catalog.as_ref(), table).await;
+            match &found {
+                // Where data files go: some stores take nothing beside a table's own folders.
+                Ok(Some(state)) => drop(folders.insert(data_folder(state), state.config.as_ref().clone())),
+                _ => folders.extend(own.create.location.clone().map(|location| (location, HashMap::new()))),
+            }
+            let said =
+                |found: Option<_>| format!("{table} {}", if found.is_some() { "is there" } else { "will be created" });
+            findings.push(Finding::of(&format!("pipeline.{pipeline}"), found.map(said)));
         }
-        for folder in folders {
-            let tried = wiring::probe(config, &folder, &env).await;
+        for (folder, vended) in folders {
+            let tried = wiring::probe(config, &folder, &vended, &env).await;
             findings.push(Finding::of(&place, tried.map(|()| format!("{folder} can be written, read and deleted"))));
         }
     }
     Ok(findings)
 }
 
+fn data_folder(state: &TableState) -> String {
+    let own = || format!("{}/data", state.metadata.location().trim_end_matches('/'));
+    state.property("write.data.path").map_or_else(own, str::to_owned)
+}
+
 /// Where the catalog creates tables, as far as the configuration says so with a location.
 fn warehouse(settings: &CatalogConfig) -> Option<&str> {
     match settings {
         CatalogConfig::Embedded { warehouse, .. } => Some(warehouse),
-        CatalogConfig::Rest(rest) => rest.warehouse.as_deref().filter(|text| text.contains("://")),
-        CatalogConfig::Memory { .. } => None,
+        // Where tables of a REST catalog lie, and whether anything else may lie there, it alone knows.
+        CatalogConfig::Rest(_) | CatalogConfig::Memory { .. } => None,
     }
 }
 
 /// What is there under a table's name.
-async fn found(catalog: &dyn Catalog, table: &str) -> Result<String> {
+async fn found(catalog: &dyn Catalog, table: &str) -> Result<Option<TableState>> {
     let name: TableName = table.parse()?;
     match catalog.load(&name).await {
-        Ok(_) => Ok(format!("{name} is there")),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(format!("{name} will be created")),
+        Ok(state) => Ok(Some(state)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }

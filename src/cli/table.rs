@@ -58,7 +58,11 @@ async fn ask(config: &Config, verb: &TableVerb) -> Result<Answer> {
 
 async fn state(config: &Config, choice: &TableChoice, env: &Env) -> Result<TableState> {
     let (name, table) = named(config, choice)?;
-    wiring::catalog(config, &name, env).await?.load(&table).await
+    let loaded = wiring::catalog(config, &name, env).await?.load(&table).await;
+    loaded.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => error.with_hint("`frazil table list` shows the tables there are"),
+        _ => error,
+    })
 }
 
 /// All tables at or below a namespace, in order.

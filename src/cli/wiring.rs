@@ -1,5 +1,6 @@
 //! Where the command line meets the rest of the program: catalogs, files and the daemon.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -43,12 +44,12 @@ pub async fn file_io(config: &Config, table: &TableState, env: &Env) -> Result<F
     Ok(storage(config, env).vended(&table.config)?.file_io())
 }
 
-/// Whether a store takes objects below `folder`: writes one, reads it, and removes it.
+/// Whether a store takes objects below `folder`, with the credentials that a catalog vends for it: writes one, reads it, and removes it.
 ///
 /// # Errors
 /// What the store says at the first step that fails.
-pub async fn probe(config: &Config, folder: &str, env: &Env) -> Result<()> {
-    let storage = storage(config, env);
+pub async fn probe(config: &Config, folder: &str, vended: &HashMap<String, String>, env: &Env) -> Result<()> {
+    let storage = storage(config, env).vended(vended)?;
     let folder = crate::daemon::absolute(folder)?;
     let location = format!("{}/frazil-probe-{}", folder.trim_end_matches('/'), env.uuid());
     let bytes = bytes::Bytes::from_static(b"written and removed by frazil check --connect");

@@ -165,7 +165,7 @@ impl Section<'_> {
 
 fn catalog(own: Section<'_>) -> CatalogConfig {
     match own.text("type").as_str() {
-        "rest" => CatalogConfig::Rest(RestConfig {
+        "rest" => CatalogConfig::Rest(Box::new(RestConfig {
             uri: own.text("uri"),
             warehouse: own.text_if("warehouse"),
             auth: auth(own),
@@ -174,7 +174,7 @@ fn catalog(own: Section<'_>) -> CatalogConfig {
             vended_credentials: own.flag("vended_credentials"),
             connect_timeout: own.duration("connect_timeout"),
             request_timeout: own.duration("request_timeout"),
-        }),
+        })),
         "embedded" => CatalogConfig::Embedded { path: own.path("path"), warehouse: own.text("warehouse") },
         _ => CatalogConfig::Memory { warehouse: own.text("warehouse") },
     }

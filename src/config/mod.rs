@@ -77,7 +77,7 @@ impl std::fmt::Debug for Secret {
 #[derive(Debug, Clone)]
 pub enum CatalogConfig {
     /// A REST catalog.
-    Rest(RestConfig),
+    Rest(Box<RestConfig>),
     /// One SQLite file; metadata and data in the warehouse.
     Embedded {
         /// The SQLite file.

@@ -345,7 +345,7 @@ impl Pipeline {
         for (table, weight) in parts {
             self.watch.table_committed(table, weight.rows, weight.files, weight.bytes);
         }
-        self.watch.committed(&self.anchor, took);
+        self.watch.committed(&self.anchor, took, epoch.newest_ms);
         let rows: u64 = parts.iter().map(|(_, weight)| weight.rows).sum();
         let bytes: u64 = parts.iter().map(|(_, weight)| weight.bytes).sum();
         let (tables, rejects) = (parts.len(), epoch.rejects);

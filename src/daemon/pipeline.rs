@@ -71,6 +71,8 @@ pub(crate) struct Ahead {
     /// Rows as the source counts them, its rejects included.
     rows: u64,
     rejects: Vec<Reject>,
+    /// When the source says that its newest row was written.
+    newest_ms: Option<i64>,
     parts: Vec<Part>,
     _grant: Grant,
 }
@@ -93,6 +95,8 @@ pub(crate) struct Epoch {
     pub(crate) rows: u64,
     pub(crate) rejects: u64,
     pub(crate) opened_ms: i64,
+    /// When the source says that its newest row was written.
+    pub(crate) newest_ms: Option<i64>,
 }
 
 /// What the loop does next.
@@ -216,7 +220,8 @@ impl Pipeline {
     async fn admit(&mut self, raw: RawBatch) -> Result<()> {
         let bytes = u64::try_from(raw.data.len()).unwrap_or(u64::MAX);
         let grant = self.shared.budget.hold(bytes.saturating_mul(DECODED_FACTOR));
-        self.watch.read(raw.rows.len() as u64, bytes);
+        let newest_ms = raw.rows.iter().filter_map(|row| row.timestamp_ms).max();
+        self.watch.read(raw.rows.len() as u64, bytes, newest_ms);
         let (partition, range) = (raw.partition.clone(), raw.range.clone());
         let rows = (raw.rows.len() + raw.rejects.len()) as u64;
         let (by_table, rejects) = self.route.split(raw);
@@ -231,13 +236,14 @@ impl Pipeline {
             parts.push(Part { table, raw, version, decoding: Some(decoding), decoded: None });
         }
         tracing::debug!(pipeline = %self.name, rows, bytes, "read");
-        self.ahead.push_back(Ahead { partition, range, rows, rejects, parts, _grant: grant });
+        self.ahead.push_back(Ahead { partition, range, rows, rejects, newest_ms, parts, _grant: grant });
         Ok(())
     }
 
     /// Writes the oldest batch that was decoded ahead into the open epoch.
     async fn write_next(&mut self) -> Result<()> {
-        let Some(Ahead { partition, range, rows, mut rejects, parts, _grant }) = self.ahead.pop_front() else {
+        let Some(Ahead { partition, range, rows, mut rejects, newest_ms, parts, _grant }) = self.ahead.pop_front()
+        else {
             return Ok(());
         };
         let undecoded = || Error::new(ErrorKind::Internal, "a batch was not decoded");
@@ -260,6 +266,7 @@ impl Pipeline {
         }
         self.put_aside(&partition, rejects).await?;
         self.epoch.rows += rows;
+        self.epoch.newest_ms = self.epoch.newest_ms.max(newest_ms);
         self.epoch.delta.extend(partition, range)
     }
 

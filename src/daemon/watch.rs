@@ -22,6 +22,8 @@ pub(crate) struct Watch {
     started: AtomicBool,
     /// What of the source's counts is in the metrics.
     told: Mutex<FilesCounters>,
+    /// The newest row read and the newest one committed.
+    newest_ms: Mutex<(Option<i64>, Option<i64>)>,
 }
 
 impl Watch {
@@ -34,12 +36,24 @@ impl Watch {
             commits: AtomicU64::new(0),
             started: AtomicBool::new(false),
             told: Mutex::default(),
+            newest_ms: Mutex::default(),
         }
     }
 
     /// Rows came from the source.
-    pub(crate) fn read(&self, rows: u64, bytes: u64) {
+    pub(crate) fn read(&self, rows: u64, bytes: u64, newest_ms: Option<i64>) {
         self.metrics.rows_read(self.pipeline.as_str(), rows, bytes);
+        self.lag(newest_ms, None);
+    }
+
+    /// The newest row read, the newest one committed, by the source's own times: what lies between is the lag.
+    fn lag(&self, read_ms: Option<i64>, committed_ms: Option<i64>) {
+        let mut newest = self.newest_ms.lock().unwrap_or_else(PoisonError::into_inner);
+        *newest = (newest.0.max(read_ms), newest.1.max(committed_ms));
+        if let (Some(read), Some(committed)) = *newest {
+            let behind = u64::try_from(read.saturating_sub(committed)).unwrap_or(0);
+            self.metrics.lag(self.pipeline.as_str(), Duration::from_millis(behind));
+        }
     }
 
     /// Rows were put aside.
@@ -89,7 +103,8 @@ impl Watch {
     }
 
     /// An epoch is in, so long after its seal.
-    pub(crate) fn committed(&self, anchor: &TableName, took: Duration) {
+    pub(crate) fn committed(&self, anchor: &TableName, took: Duration, newest_ms: Option<i64>) {
+        self.lag(None, newest_ms);
         self.metrics.commit_duration(&anchor.to_string(), took);
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.open(0, Duration::ZERO);
@@ -111,5 +126,40 @@ impl Watch {
     /// Whether it has found its checkpoint, or given up.
     pub(crate) fn has_started(&self) -> bool {
         self.started.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_is_what_was_read_beyond_what_is_committed() {
+        let metrics = Metrics::new();
+        let watch = Watch::new(PipelineName::new("p"), metrics.clone(), Health::new(metrics.clone()));
+        let table: TableName = "a.b".parse().expect("a name");
+        let lag = || metrics.gauges("frazil_lag_seconds").first().map(|(_, seconds)| *seconds);
+        watch.read(1, 1, Some(1_000));
+        assert_eq!(lag(), None);
+        watch.committed(&table, Duration::ZERO, Some(1_000));
+        assert_eq!(lag(), Some(0.0));
+        watch.read(1, 1, Some(4_500));
+        watch.read(1, 1, None);
+        assert_eq!(lag(), Some(3.5));
+        watch.committed(&table, Duration::ZERO, Some(4_500));
+        assert_eq!(lag(), Some(0.0));
+    }
+
+    #[test]
+    fn what_a_source_noticed_is_counted_once() {
+        let metrics = Metrics::new();
+        let watch = Watch::new(PipelineName::new("p"), metrics.clone(), Health::new(metrics.clone()));
+        for late in [1, 1, 3] {
+            let files = FilesCounters { files: 5, late, ..FilesCounters::default() };
+            watch.notes(&Notes { files: Some(files), behind: None });
+        }
+        assert_eq!(metrics.total("frazil_source_files_total", &["p", "late"]), 3);
+        assert_eq!(metrics.total("frazil_source_files_total", &["p", "read"]), 5);
+        assert_eq!(metrics.total("frazil_source_files_total", &["p", "changed"]), 0);
     }
 }
