@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::commit::manifests;
 use crate::error::Result;
+use crate::model::change::{Change, Data};
 use crate::model::checkpoint::Record;
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
@@ -106,6 +107,34 @@ async fn finds(
                     return Ok(true);
                 }
             }
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a change landed, was rolled back, and expired with its files, for all that can be seen: they can be in no commit
+/// again. A sequence number of one of its bodies that the table has passed, and no snapshot has, may have been its own.
+///
+/// # Errors
+/// Whatever the store says.
+pub(crate) async fn is_swept(
+    storage: &Storage,
+    head: &TableState,
+    change: &Change,
+    submitted_seqs: Option<(i64, i64)>,
+) -> Result<bool> {
+    let (Some((first, last)), Some(Data::Append(append))) = (submitted_seqs, &change.data) else {
+        return Ok(false);
+    };
+    let held: BTreeSet<i64> = head.metadata.snapshots().map(|s| s.sequence_number()).collect();
+    if (first..=last.min(head.metadata.last_sequence_number())).all(|seq| held.contains(&seq)) {
+        return Ok(false);
+    }
+    for file in &append.files {
+        if !storage.exists(file.file_path()).await? {
+            let (table, file) = (&head.name, file.file_path());
+            tracing::warn!(%table, file, "a staged file is gone: its commit was in, was rolled back and expired");
+            return Ok(true);
         }
     }
     Ok(false)

@@ -450,10 +450,16 @@ impl Committer {
                 None => return Err(error),
             },
         };
+        let verdict = look(&seen);
+        if matches!(verdict, Verdict::Prepare | Verdict::Renew | Verdict::Rebuild)
+            && proof::is_swept(&self.storage, &head, &commit.change, commit.submitted_seqs).await?
+        {
+            return Ok(Turn::End(Ending::Fenced(Box::new(head))));
+        }
         let Some(prepared) = &mut commit.last else {
             return Ok(Turn::Next(Step::Prepare(Box::new(head))));
         };
-        Ok(match look(&seen) {
+        Ok(match verdict {
             Verdict::Ours => Turn::done(head, true),
             Verdict::Done => Turn::done(head, false),
             Verdict::Fenced => Turn::End(Ending::Fenced(Box::new(head))),

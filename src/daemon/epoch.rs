@@ -11,7 +11,7 @@ use crate::commit::protocol::{Commit, Ending};
 use crate::commit::standing::Standing;
 use crate::config::RejectsTo;
 use crate::daemon::lane::Lane;
-use crate::daemon::pipeline::{Epoch, Pipeline, since};
+use crate::daemon::pipeline::{Epoch, Pipeline, REJECTS_SUFFIX, since};
 use crate::daemon::rebuild;
 use crate::daemon::sealed::{self, STAGED_MAX_MS, Sealed, SealedPart};
 use crate::daemon::table::TableHandle;
@@ -219,12 +219,14 @@ impl Pipeline {
     /// A lane, once the table knows the pipeline: rows never travel in a snapshot without a parent.
     async fn add_lane(&mut self, table: &TableName) -> Result<()> {
         let handle = self.shared.table(&self.config.catalog, table)?;
+        let rejects = *table == self.anchor.with_suffix(REJECTS_SUFFIX);
+        let options = if rejects { self.options.of_rejects() } else { self.options.clone() };
         let (mut state, standing) = handle.standing(self.asker()).await?;
         if let Standing::At(taken) = &standing {
             self.has_anchor(table, &taken.checkpoint).await?;
         }
         if standing == Standing::New {
-            let mut change = Lane::new(self.shared.clone(), self.options.clone(), handle.clone(), state.clone())?
+            let mut change = Lane::new(self.shared.clone(), options.clone(), handle.clone(), state.clone())?
                 .change(self.shared.env.snapshot_id(), None);
             change.target.clone_from(&self.config.branch);
             change.delta = Some(self.delta(Delta::default(), Vec::new()));
@@ -238,7 +240,7 @@ impl Pipeline {
             self.settle(&commit.owners(table)).await;
             state = *started;
         }
-        let lane = Lane::new(self.shared.clone(), self.options.clone(), handle, state)?;
+        let lane = Lane::new(self.shared.clone(), options, handle, state)?;
         self.lanes.insert(table.clone(), lane);
         Ok(())
     }

@@ -50,6 +50,11 @@ impl LaneOptions {
             target_file_size: pipeline.commit.target_file_size,
         }
     }
+
+    /// Those of the rejects table: its columns are its own, and follow no rows.
+    pub(crate) fn of_rejects(&self) -> Self {
+        Self { on_change: OnChange::Freeze, metadata: BTreeMap::new(), ..self.clone() }
+    }
 }
 
 /// A table that a pipeline writes to.

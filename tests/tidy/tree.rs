@@ -53,7 +53,8 @@ fn walk(path: &Path, top: &Path, found: &mut Vec<Text>) {
 impl Text {
     /// Whether the whole file is tests.
     pub(crate) fn is_tests(&self) -> bool {
-        self.path.ends_with("/tests.rs") || !self.path.starts_with("src/")
+        let program = ["src/", "tests/sim/src/"].iter().any(|folder| self.path.starts_with(folder));
+        self.path.ends_with("/tests.rs") || !program
     }
 
     /// The lines before the tests; none in a file of tests.

@@ -8,6 +8,7 @@ use frazil::api::{Health, PipelineHealth};
 use frazil::config::OnRollback;
 use frazil::daemon::{Daemon, Face, Stores};
 use frazil::env::Env;
+use frazil::model::ids::PipelineName;
 use frazil::storage::disk::MemoryDisk;
 use frazil::storage::{Storage, StorageOptions};
 use frazil::telemetry::metrics::Metrics;
@@ -166,6 +167,9 @@ impl Instance {
                 world.cover(format!("operator × rollback, then {new:?}"));
                 world.with_auditor(|a| a.keep(new == OnRollback::Keep));
                 self.policy.set(new);
+            } else if self.scenario.is_due(&why) {
+                world.give_up(pipeline.as_str(), &why);
+                continue;
             } else if !(why.contains("rolled back") && world.rolled_back()) {
                 world.violation(format!("{}: pipeline {pipeline} halts: {why}", life.process.name));
             }
@@ -214,8 +218,12 @@ impl Instance {
             loop {
                 self.watched(&mut life, LOOK).await;
                 let health = life.health.pipelines();
+                let given_up = world.given_up();
                 let mut watched = health.iter().filter(|(name, _)| name.as_str() != IDLER);
-                if !health.is_empty() && watched.all(|(_, h)| *h == PipelineHealth::Finished) {
+                let over = |(name, h): (&PipelineName, &PipelineHealth)| {
+                    *h == PipelineHealth::Finished || given_up.contains(name.as_str())
+                };
+                if !health.is_empty() && watched.all(over) {
                     world.note(&life.process.name, "is at rest");
                     tokio::time::sleep(grace).await;
                     self.end(life).await;
@@ -228,7 +236,11 @@ impl Instance {
                     ));
                     return;
                 }
-                if life.task.is_finished() || health.values().any(|h| matches!(h, PipelineHealth::Halted(_))) {
+                if life.task.is_finished()
+                    || health
+                        .iter()
+                        .any(|(name, h)| matches!(h, PipelineHealth::Halted(_)) && !given_up.contains(name.as_str()))
+                {
                     break;
                 }
             }

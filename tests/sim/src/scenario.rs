@@ -54,6 +54,8 @@ pub struct Scenario {
     pub on_rollback: OnRollback,
     /// What the foreign engine does.
     pub habits: Habits,
+    /// How much it does in all.
+    pub deeds: u64,
     /// Its longest rest between two deeds.
     pub foreign_rest: Duration,
     /// Whether a process may be away for days.
@@ -92,6 +94,10 @@ impl Scenario {
                 }
             }
         }
+        // Property gone and every carrier expired: nothing is left that says the pipeline was ever here.
+        if habits.contains_key(&Deed::Expire) {
+            habits.remove(&Deed::Reset);
+        }
         let partition_by = match env.below(3) {
             0 => vec!["bucket(2, customer_id)".to_owned()],
             1 => vec!["day(event_time)".to_owned()],
@@ -109,7 +115,8 @@ impl Scenario {
             rates,
             on_rollback: pick(env, &[OnRollback::Halt, OnRollback::Rewind, OnRollback::Keep]),
             habits,
-            foreign_rest: Duration::from_secs(pick(env, &[1, 5, 20])),
+            deeds: 20 + env.below(60),
+            foreign_rest: Duration::from_secs(pick(env, &[2, 8, 20])),
             idles: env.below(4) == 0,
             freshness: Duration::from_millis(pick(env, &[300, 1_000, 2_500])),
             partition_by,
@@ -120,6 +127,13 @@ impl Scenario {
     /// Whether an epoch feeds more than its anchor.
     pub fn seals(&self) -> bool {
         matches!(self.shape, Shape::Rejecting | Shape::Routed)
+    }
+
+    /// Whether this halt is one that the protocol asks for in this scenario, with no way out that a program could take.
+    pub fn is_due(&self, halt: &str) -> bool {
+        let forgets = self.habits.contains_key(&Deed::Expire);
+        (forgets && halt.contains("nothing shows whether its rows are in"))
+            || (self.idles && self.seals() && halt.contains("more than a day ago"))
     }
 
     /// Names, anchors and seeds of the pipelines that have rows.

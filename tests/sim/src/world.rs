@@ -1,7 +1,8 @@
 //! The world outside all processes: time, the true catalog and store, chance, and the trace of what happened.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ use crate::process::VirtualClock;
 
 /// Where tables are created.
 pub const WAREHOUSE: &str = "memory:///wh";
+/// Whether every event is told as it happens: for seeds that do not end.
+pub static LIVE: AtomicBool = AtomicBool::new(false);
+
 /// States kept to be given out once more, stale.
 const STALE_MAX: usize = 6;
 
@@ -65,6 +69,7 @@ struct Inner {
     past: BTreeMap<TableName, VecDeque<(Duration, TableState)>>,
     coverage: BTreeMap<String, u64>,
     attempts: u64,
+    given_up: BTreeSet<String>,
 }
 
 impl World {
@@ -118,6 +123,9 @@ impl World {
         for byte in line.bytes() {
             inner.hash = (inner.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
+        if LIVE.load(Ordering::Relaxed) {
+            eprintln!("{line}");
+        }
         inner.trace.push(line);
     }
 
@@ -137,6 +145,19 @@ impl World {
     /// The violation.
     pub fn violated(&self) -> Option<String> {
         self.inner().violation.clone()
+    }
+
+    /// A pipeline has halted as the protocol asks, and stays so.
+    pub fn give_up(&self, pipeline: &str, why: &str) {
+        if self.inner().given_up.insert(pipeline.to_owned()) {
+            self.note("operator", &format!("{pipeline} is given up: {why}"));
+            self.cover("operator × pipeline given up");
+        }
+    }
+
+    /// Pipelines that were given up.
+    pub fn given_up(&self) -> BTreeSet<String> {
+        self.inner().given_up.clone()
     }
 
     /// Returns with the first violation.

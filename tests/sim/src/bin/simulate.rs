@@ -12,7 +12,7 @@ use clap::Parser;
 use frazil_sim::run::{self, Report};
 
 /// Seeds that are run before the first that counts: one-time initialisers draw from the generator.
-const WARM_UP: u64 = 0;
+const WARM_UP: u64 = 7;
 /// Lines of a story.
 const STORY: usize = 60;
 
@@ -37,10 +37,13 @@ struct Flags {
     /// Shows each seed.
     #[arg(long)]
     verbose: bool,
+    /// Begins no further seed after so many minutes.
+    #[arg(long)]
+    minutes: Option<u64>,
     /// Goes on after a violation.
     #[arg(long)]
     keep_going: bool,
-    /// Shows the daemon's own log of a replay.
+    /// Shows each event as it happens, and the daemon's own log.
     #[arg(long)]
     log: bool,
 }
@@ -55,15 +58,19 @@ fn main() -> ExitCode {
             .init();
     }
     run::seed(WARM_UP);
+    frazil_sim::world::LIVE.store(flags.log, Ordering::Relaxed);
     let (from, seeds) = flags.replay.map_or((flags.from, flags.seeds), |seed| (seed, 1));
     let jobs = flags.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let began = Instant::now();
     let (sender, reports) = sync_channel(jobs);
     let next = Arc::new(AtomicU64::new(from));
     for _ in 0..jobs {
-        let (sender, next) = (sender.clone(), Arc::clone(&next));
+        let (sender, next, minutes) = (sender.clone(), Arc::clone(&next), flags.minutes);
         std::thread::spawn(move || {
             loop {
+                if minutes.is_some_and(|minutes| began.elapsed().as_secs() >= minutes * 60) {
+                    return;
+                }
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 if seed >= from + seeds || sender.send(run::seed(seed)).is_err() {
                     return;
