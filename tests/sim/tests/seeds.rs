@@ -47,8 +47,3 @@ fn the_same_seed_gives_the_same_trace_in_another_process() {
 fn rejects_go_to_their_table_where_columns_are_fixed_and_metadata_columns_are_wanted() {
     holds(6);
 }
-
-#[test]
-fn files_of_a_commit_that_was_rolled_back_and_expired_are_never_committed_again() {
-    holds(11);
-}
