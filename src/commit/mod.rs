@@ -11,6 +11,7 @@ pub mod manifests;
 pub mod proof;
 pub mod properties;
 pub mod protocol;
+pub(crate) mod rebase;
 pub(crate) mod records;
 pub(crate) mod snapshot;
 pub mod standing;

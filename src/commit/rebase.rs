@@ -1,0 +1,103 @@
+//! Whether a change still fits a table that went on: what `look` and `prepare` ask of a head.
+
+use iceberg::spec::Schema;
+
+use crate::commit::conflict::{self, Ours, Rule, Theirs};
+use crate::commit::look::{Effect, Rebase};
+use crate::commit::snapshot::Prepared;
+use crate::model::change::{Change, Data};
+use crate::model::table::TableState;
+
+/// A change without a delta: whether its effect shows. New files leave none but their snapshot.
+pub(crate) fn metadata_effect(change: &Change, state: &TableState) -> Effect {
+    if change.data.is_some() {
+        return Effect::Absent;
+    }
+    let refs = change.refs.iter().all(|(name, wanted)| state.refs.get(name) == wanted.as_ref());
+    let statistics = change.statistics.iter().all(|wanted| {
+        let held = state.metadata.statistics_for_snapshot(wanted.snapshot_id);
+        held.is_some_and(|held| held.statistics_path == wanted.statistics_path)
+    });
+    let partition_statistics = change.partition_statistics.iter().all(|wanted| {
+        let held = state.metadata.partition_statistics_for_snapshot(wanted.snapshot_id);
+        held.is_some_and(|held| held.statistics_path == wanted.statistics_path)
+    });
+    let columns =
+        change.evolve.as_ref().is_none_or(|evolve| has_columns(state.metadata.current_schema(), &evolve.schema));
+    if refs && statistics && partition_statistics && columns { Effect::Done } else { Effect::Absent }
+}
+
+/// Whether every column of `wanted` is in `held` by name and type.
+fn has_columns(held: &Schema, wanted: &Schema) -> bool {
+    wanted.field_id_to_name_map().iter().all(|(id, name)| {
+        let ours = wanted.field_by_id(*id);
+        held.field_by_name(name)
+            .zip(ours)
+            .is_some_and(|(theirs, ours)| theirs.field_type == ours.field_type || !ours.field_type.is_primitive())
+    })
+}
+
+pub(crate) fn as_assumed(prepared: &Prepared, head: &TableState) -> bool {
+    let (base, head) = (&prepared.base.metadata, &head.metadata);
+    prepared.commit.requirements.iter().all(|requirement| requirement.check(Some(head)).is_ok())
+        && base.last_sequence_number() == head.last_sequence_number()
+        && base.next_row_id() == head.next_row_id()
+        && base.format_version() == head.format_version()
+}
+
+/// Whether the staged files fit `state`, which may not be the one that they were staged for. A schema change that somebody
+/// else has made, under the same ids, is dropped from `change`.
+pub(crate) fn fit(change: &mut Change, state: &TableState) -> bool {
+    let metadata = &state.metadata;
+    let Some(Data::Append(append)) = &change.data else {
+        return true;
+    };
+    let schema = metadata.current_schema();
+    let as_made = change.evolve.as_ref().map(|evolve| {
+        evolve.base_schema_id == metadata.current_schema_id() && evolve.base_last_column_id == metadata.last_column_id()
+    });
+    let fits = match as_made {
+        Some(true) => true,
+        None if append.files.is_empty() => true,
+        None => conflict::field_ids_hold(&append.schema, schema),
+        Some(false) => conflict::field_ids_hold(&append.schema, schema) && conflict::has_all(schema, &append.schema),
+    };
+    if as_made == Some(false) && fits {
+        change.evolve = None;
+    }
+    fits && metadata.partition_spec_by_id(append.spec_id).is_some()
+}
+
+/// The conflict table for the changes that are built, over what happened between `base` and `head`.
+pub(crate) fn rebase(change: &Change, base: &TableState, head: &TableState) -> Rebase {
+    let layout = conflict::layout_changed(&base.metadata, &head.metadata)
+        || (change.evolve.is_some() && base.metadata.last_column_id() != head.metadata.last_column_id());
+    let Some(Data::Append(append)) = &change.data else {
+        return if layout && change.evolve.is_some() { Rebase::Rebuild } else { Rebase::Clean };
+    };
+    let base_head = base.head(&change.target).map(|s| s.snapshot_id());
+    let mut theirs = vec![Theirs::Append];
+    if !conflict::descends(head, &change.target, base_head) {
+        theirs.push(Theirs::Rollback);
+    }
+    if layout {
+        theirs.push(Theirs::Layout);
+    }
+    let fits = || {
+        if append.files.is_empty() && change.evolve.is_none() {
+            return true;
+        }
+        let spec = head.metadata.partition_spec_by_id(append.spec_id);
+        spec == base.metadata.partition_spec_by_id(append.spec_id)
+            && spec.is_some()
+            && conflict::field_ids_hold(&append.schema, head.metadata.current_schema())
+            && (change.evolve.is_none() || conflict::has_all(head.metadata.current_schema(), &append.schema))
+    };
+    // A rollback is judged by the checkpoint table, which was asked before this; without a delta the rows go to the new head.
+    let clean = theirs.into_iter().all(|theirs| match conflict::rule(Ours::Append, theirs) {
+        Rule::Clean | Rule::Checkpoint => true,
+        Rule::FieldIds => fits(),
+        _ => false,
+    });
+    if clean { Rebase::Clean } else { Rebase::Rebuild }
+}
