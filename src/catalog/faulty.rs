@@ -1,10 +1,12 @@
 //! A catalog that loses answers, lies about its own success, and applies requests minutes late: for tests.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use iceberg::TableUpdate;
 
 use super::{Capabilities, Catalog, CreateTable, Outcome, PreparedCommit};
 use crate::env::Env;
@@ -41,16 +43,22 @@ pub(crate) struct FaultyCatalog {
     rate: u64,
     late: Mutex<Vec<PreparedCommit>>,
     script: Mutex<VecDeque<Fault>>,
+    hangs: AtomicBool,
 }
 
 impl FaultyCatalog {
     pub(crate) fn new(inner: Arc<dyn Catalog>, env: Env, rate: u64) -> Self {
-        Self { inner, env, rate, late: Mutex::default(), script: Mutex::default() }
+        Self { inner, env, rate, late: Mutex::default(), script: Mutex::default(), hangs: AtomicBool::new(false) }
     }
 
     /// What becomes of the next requests that change something, before chance decides again.
     pub(crate) fn script(&self, faults: impl IntoIterator<Item = Fault>) {
         self.script.lock().expect("unpoisoned").extend(faults);
+    }
+
+    /// The next commit that decides a sealed epoch is done, and never answered.
+    pub(crate) fn hang_at_a_decision(&self) {
+        self.hangs.store(true, Ordering::Relaxed);
     }
 
     fn draw(&self) -> Fault {
@@ -62,6 +70,13 @@ impl FaultyCatalog {
         }
         FAULTS[usize::try_from(self.env.below(FAULTS.len() as u64)).expect("small")]
     }
+}
+
+fn decides(commit: &PreparedCommit) -> bool {
+    commit.updates.iter().any(|update| match update {
+        TableUpdate::SetProperties { updates } => updates.values().any(|text| text.contains("\"sealed\":[")),
+        _ => false,
+    })
 }
 
 fn lost() -> Error {
@@ -83,6 +98,10 @@ impl Catalog for FaultyCatalog {
             let _ = self.inner.commit(&late).await;
         }
         self.env.sleep(Duration::from_millis(self.env.below(200))).await;
+        if decides(commit) && self.hangs.swap(false, Ordering::Relaxed) {
+            let _ = self.inner.commit(commit).await;
+            return std::future::pending().await;
+        }
         match self.draw() {
             Fault::None => self.inner.commit(commit).await,
             Fault::LostYes => {

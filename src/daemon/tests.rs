@@ -184,7 +184,8 @@ impl World {
 
     /// How the only pipeline ends.
     async fn ending(&self, config: &Config) -> Result<()> {
-        let mut ended = self.daemon(config).await.run(CancellationToken::new()).await;
+        let run = self.daemon(config).await.run(CancellationToken::new());
+        let mut ended = self.env.timeout(Duration::from_secs(600), run).await.expect("it ends");
         ended.remove(&PipelineName::new("p")).expect("ended")
     }
 
@@ -435,6 +436,31 @@ fn a_batch_that_must_seal_first_is_in_one_epoch_whole() {
 }
 
 #[test]
+fn a_decided_epoch_is_finished_by_the_next_process_rejects_included() {
+    on_virtual_time(async {
+        let world = World::new(10);
+        let mut config = files_by_number();
+        if let Some(SourceConfig::Files(files)) = config.sources.get_mut("shop") {
+            files.until_end = true;
+        }
+        let rows = "{\"t\":\"a\",\"v\":1}\n{\"t\":\"b\",\"v\":1}\nnonsense\n";
+        world.storage.write("memory:///in/1", rows.into()).await.expect("writable");
+        let catalog = Arc::new(FaultyCatalog::new(Arc::clone(&world.catalog), world.env.clone(), 0));
+        catalog.hang_at_a_decision();
+        let dying = World { env: world.env.clone(), storage: world.storage.clone(), disk: world.disk.clone(), catalog };
+        let daemon = dying.daemon(&config).await;
+        let ended = world.env.timeout(Duration::from_secs(60), daemon.run(CancellationToken::new())).await;
+        assert!(ended.is_none(), "killed between the decision and its answer");
+        world.disk.crash();
+        world.run(&config, None).await;
+        for table in ["shop.a", "shop.b", "shop.a__rejects"] {
+            let rows: usize = world.read(table).await.iter().map(RecordBatch::num_rows).sum();
+            assert_eq!(rows, 1, "{table}");
+        }
+    });
+}
+
+#[test]
 fn files_of_a_decided_epoch_outlive_its_anchors_snapshot() {
     on_virtual_time(async {
         let world = World::new(4);
@@ -534,12 +560,12 @@ fn a_store_that_fails_and_a_disk_that_is_full_cost_time_and_leave_nothing_behind
         let world = World::new(9);
         let store = Arc::new(FaultyStore::new(world.env.clone()));
         world.storage.mount("memory:///wh", store.clone());
-        let mut config = config("shop.{event}", Some("shop.purchase"), 1_200);
-        rate(&mut config, 1_200, 200);
-        store.rate.store(40, std::sync::atomic::Ordering::Relaxed);
+        let mut config = config("shop.{event}", Some("shop.purchase"), 600);
+        rate(&mut config, 600, 100);
+        store.rate.store(25, std::sync::atomic::Ordering::Relaxed);
         world.run(&config, None).await;
         store.rate.store(0, std::sync::atomic::Ordering::Relaxed);
-        each_once(&world.positions(&SHOP).await, 1_200);
+        each_once(&world.positions(&SHOP).await, 600);
         let mut live = std::collections::BTreeSet::new();
         for table in SHOP {
             live.extend(world.files(table).await);

@@ -29,6 +29,8 @@ struct World {
     storage: Storage,
     table: TableName,
     on_rollback: OnRollback,
+    /// How far the clocks of other engines are ahead of ours.
+    ahead_ms: i64,
 }
 
 impl World {
@@ -56,7 +58,7 @@ impl World {
         assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
         let truth = Arc::new(inner);
         let catalog = Arc::new(FaultyCatalog::new(truth.clone(), env.clone(), rate));
-        Self { env, truth, catalog, storage, table, on_rollback: OnRollback::Halt }
+        Self { env, truth, catalog, storage, table, on_rollback: OnRollback::Halt, ahead_ms: 0 }
     }
 
     fn committer(&self, instance: &str) -> Committer {
@@ -225,7 +227,7 @@ impl World {
             .with_snapshot_id(id)
             .with_parent_snapshot_id(Some(head.snapshot_id()))
             .with_sequence_number(base.metadata.next_sequence_number())
-            .with_timestamp_ms(self.env.now_ms().max(base.metadata.last_updated_ms()))
+            .with_timestamp_ms(self.env.now_ms().max(base.metadata.last_updated_ms()).saturating_add(self.ahead_ms))
             .with_manifest_list(manifest_list)
             .with_schema_id(base.metadata.current_schema_id())
             .with_summary(Summary { operation: Operation::Append, additional_properties: totals(head) });
@@ -490,15 +492,23 @@ fn nothing_is_sent_of_files_that_were_staged_too_long_ago() {
 async fn rolled_back(seed: u64, on_rollback: OnRollback) -> (Vec<(String, i64, i64)>, i64) {
     let mut world = World::new(seed, 10, FormatVersion::V2).await;
     world.on_rollback = on_rollback;
-    world.ingest("a", "a1", 15).await;
     world.ingest("b", "b1", 5).await;
+    let of_b = world.truth().await.metadata.snapshots().count();
+    world.ingest("a", "a1", 15).await;
+    world.ingest("b", "b1", 9).await;
     let state = world.truth().await;
     let ancestors = Chain::of(&state, MAIN).snapshots;
-    let to = &ancestors[ancestors.len() - 3];
+    // The first rows of a, and those of b before.
+    let to = &ancestors[ancestors.len() - of_b - 2];
     world.update(vec![main_at(to.snapshot_id())]).await;
     let kept = world.rows().await.iter().filter(|(pipeline, ..)| pipeline == "a").map(|row| row.2).max();
     world.ingest("a", "a1", 30).await;
+    // The other pipeline learns of the rollback too, although there are newer snapshots by now.
+    world.ingest("b", "b1", 12).await;
     let mut rows = world.rows().await;
+    let b: Vec<_> = rows.iter().filter(|(pipeline, ..)| pipeline == "b").collect();
+    let held: i64 = b.iter().map(|(_, first, last)| last - first + 1).sum();
+    assert_eq!(held, if on_rollback == OnRollback::Rewind { 13 } else { 13 - 4 }, "seed {seed}: {b:?}");
     rows.retain(|(pipeline, ..)| pipeline == "a");
     (rows, kept.expect("the first epoch stays"))
 }
@@ -577,5 +587,35 @@ fn an_operators_edit_is_fenced_when_the_pipeline_has_moved_meanwhile() {
         let ending = committer.run(&mut late, &seen, &CancellationToken::new()).await.expect("never halts here");
         assert!(matches!(ending, Ending::Fenced(_)), "{ending:?}");
         assert_eq!(world.truth().await.metadata.last_sequence_number(), now.metadata.last_sequence_number());
+    });
+}
+
+#[test]
+fn a_record_is_found_below_the_snapshots_of_other_engines() {
+    on_virtual_time(async {
+        let (world, base) = begun(1).await;
+        world.foreign_append(&base).await.expect("committed");
+        world.foreign_append(&world.truth().await).await.expect("committed");
+        let removals = vec!["frazil.checkpoint.a@main".to_owned()];
+        world.update(vec![TableUpdate::RemoveProperties { removals }]).await;
+        let question =
+            Question { pipeline: &PipelineName::new("a"), target: MAIN, on_rollback: OnRollback::Halt, witness: false };
+        let standing = world.committer("a1").standing(&world.truth().await, question).await.expect("readable");
+        let Standing::At(taken) = standing else { panic!("{standing:?}") };
+        assert_eq!(taken.checkpoint.positions[&PartitionId::new("0")], Position::Offset(5));
+    });
+}
+
+#[test]
+fn a_snapshot_is_never_older_than_the_table_whatever_our_clock_says() {
+    on_virtual_time(async {
+        let (mut world, base) = begun(1).await;
+        world.ahead_ms = 3_600_000;
+        world.foreign_append(&base).await.expect("committed");
+        let base = world.truth().await;
+        let mut commit = Commit::new(world.change("a", "a1", &base, Some(5), 7));
+        let ending = run(&world, &mut commit, &base).await;
+        let Ending::Done { state, ours: true } = ending else { panic!("{ending:?}") };
+        assert!(state.head(MAIN).expect("a head").timestamp_ms() >= base.metadata.last_updated_ms());
     });
 }
