@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use frazil::config::{
-    ApiConfig, ColumnConfig, CommitConfig, Config, CreateConfig, FilesConfig, Limits, MetadataColumn, OnChange,
-    OnRollback, PipelineConfig, RejectsConfig, RejectsTo, ReplayConfig, SchemaConfig, SourceConfig,
+    ApiConfig, ColumnConfig, CommitConfig, Config, CreateConfig, DecodeConfig, FilesConfig, Limits, MetadataColumn,
+    OnChange, OnRollback, PipelineConfig, RejectsConfig, RejectsTo, ReplayConfig, SchemaConfig, SourceConfig,
 };
 use frazil::env::Env;
 use frazil::model::ids::{MAIN, PipelineName, TableName};
@@ -217,6 +217,7 @@ impl Scenario {
             ]
         };
         PipelineConfig {
+            decode: DecodeConfig::default(),
             source: source.into(),
             catalog: "lake".into(),
             table: table.into(),
