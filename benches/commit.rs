@@ -129,6 +129,8 @@ impl Table {
             on_rollback: OnRollback::Halt,
             follows: false,
             sealed: Vec::new(),
+            finished: Vec::new(),
+            operator: None,
         });
         let mut commit = Commit::new(change);
         let begun = Instant::now();

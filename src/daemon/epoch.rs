@@ -176,8 +176,9 @@ impl Pipeline {
             if sealed.is_none() && self.shared.env.now_ms() > until {
                 return Ok((*commit, Ending::Lost(Box::new(base))));
             }
-            tracing::warn!(pipeline = %self.name, table = %handle.name(), attempt, "a commit is {what}: {error}");
+            // First what the page says, then the line that sends somebody there.
             self.watch.set(PipelineHealth::Waiting(format!("commit {what}: {error}")));
+            tracing::warn!(pipeline = %self.name, table = %handle.name(), attempt, "a commit is {what}: {error}");
             tokio::select! {
                 biased;
                 () = self.hard.cancelled() => return Err(error),

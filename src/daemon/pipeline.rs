@@ -138,8 +138,8 @@ impl Pipeline {
                 return Ok(());
             }
             failures = if self.watch.commits() > committed { 1 } else { failures.saturating_add(1) };
-            tracing::warn!(pipeline = %self.name, failures, "begins again at its checkpoint: {error}");
             self.watch.set(PipelineHealth::Waiting(error.to_string()));
+            tracing::warn!(pipeline = %self.name, failures, "begins again at its checkpoint: {error}");
             let wait = self.shared.env.backoff(AGAIN_MIN, AGAIN_MAX, failures - 1);
             tokio::select! {
                 biased;
