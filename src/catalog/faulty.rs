@@ -44,11 +44,13 @@ pub(crate) struct FaultyCatalog {
     late: Mutex<Vec<PreparedCommit>>,
     script: Mutex<VecDeque<Fault>>,
     hangs: AtomicBool,
+    past: Mutex<Option<TableState>>,
 }
 
 impl FaultyCatalog {
     pub(crate) fn new(inner: Arc<dyn Catalog>, env: Env, rate: u64) -> Self {
-        Self { inner, env, rate, late: Mutex::default(), script: Mutex::default(), hangs: AtomicBool::new(false) }
+        let (late, script, past) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { inner, env, rate, late, script, hangs: AtomicBool::new(false), past }
     }
 
     /// What becomes of the next requests that change something, before chance decides again.
@@ -59,6 +61,11 @@ impl FaultyCatalog {
     /// The next commit that decides a sealed epoch is done, and never answered.
     pub(crate) fn hang_at_a_decision(&self) {
         self.hangs.store(true, Ordering::Relaxed);
+    }
+
+    /// The next load answers with this state, as if the table had moved right after it.
+    pub(crate) fn answers_once(&self, past: TableState) {
+        *self.past.lock().expect("unpoisoned") = Some(past);
     }
 
     fn draw(&self) -> Fault {
@@ -89,7 +96,11 @@ impl Catalog for FaultyCatalog {
         if self.env.below(100) < self.rate / 4 {
             return Err(lost());
         }
-        self.inner.load(table).await
+        let past = self.past.lock().expect("unpoisoned").take();
+        match past {
+            Some(state) => Ok(state),
+            None => self.inner.load(table).await,
+        }
     }
 
     async fn commit(&self, commit: &PreparedCommit) -> Outcome {

@@ -265,6 +265,31 @@ impl Committer {
         standing(&self.storage, state, question).await
     }
 
+    /// Loads the table and decides where a pipeline stands in it. What others expire meanwhile is no error.
+    ///
+    /// # Errors
+    /// As `load` and `standing`; `NotFound` is the table's alone: a file that its newest state names and that is gone is `Corrupt`.
+    pub async fn locate(&mut self, question: Question<'_>) -> Result<(TableState, Standing)> {
+        let mut state = self.load().await?;
+        for _ in 0..STALE_MAX {
+            let error = match self.standing(&state, question).await {
+                Ok(standing) => return Ok((state, standing)),
+                Err(error) => error,
+            };
+            state = match self.outdated(&state, &error).await? {
+                Some(head) => head,
+                None if error.kind() == ErrorKind::NotFound => {
+                    let what = format!("table {}: a file that its newest state names is gone", self.table);
+                    return Err(Error::new(ErrorKind::Corrupt, what)
+                        .with_hint("bring the file back, or roll the table back to a snapshot whose files are there")
+                        .with_source(error));
+                }
+                None => return Err(error),
+            };
+        }
+        Err(Error::new(ErrorKind::Unavailable, format!("table {} moves faster than it can be read", self.table)))
+    }
+
     /// Drives `commit` to its end, starting on `base` unless something was submitted before.
     ///
     /// # Errors

@@ -175,15 +175,13 @@ impl TableActor {
     }
 
     async fn standing(&mut self, asker: &Asker) -> Result<(TableState, Standing)> {
-        let state = self.committer.load().await?;
         let question = Question {
             pipeline: &asker.pipeline,
             target: &asker.target,
             on_rollback: asker.on_rollback,
             witness: false,
         };
-        let standing = self.committer.standing(&state, question).await?;
-        Ok((state, standing))
+        self.committer.locate(question).await
     }
 
     /// Deletes what is proved twice, a deadline apart; what was never submitted at once.

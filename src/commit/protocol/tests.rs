@@ -607,6 +607,32 @@ fn a_record_is_found_below_the_snapshots_of_other_engines() {
 }
 
 #[test]
+fn a_pipeline_finds_its_place_while_others_expire_what_it_reads() {
+    on_virtual_time(async {
+        let (world, base) = begun(1).await;
+        // Three of theirs, and all but the head expired: the record's snapshot and the way to it are gone.
+        world.foreign_append(&base).await.expect("committed");
+        world.foreign_append(&world.truth().await).await.expect("committed");
+        world.expire_all_but_the_head().await;
+        let old = world.truth().await;
+        world.foreign_append(&old).await.expect("committed");
+        world.expire_all_but_the_head().await;
+        world.catalog.answers_once(old);
+        let pipeline = PipelineName::new("a");
+        let question = Question { pipeline: &pipeline, target: MAIN, on_rollback: OnRollback::Halt, witness: false };
+        let mut committer = world.committer("a1");
+        let (state, standing) = committer.locate(question).await.expect("found");
+        assert_eq!(state.metadata_location, world.truth().await.metadata_location);
+        let Standing::At(taken) = standing else { panic!("{standing:?}") };
+        assert_eq!(taken.checkpoint.positions[&PartitionId::new("0")], Position::Offset(5));
+        // A file that is gone for good is not a table that is missing: that would begin at zero.
+        world.storage.delete(state.head(MAIN).expect("a head").manifest_list()).await.expect("deletable");
+        let error = committer.locate(question).await.expect_err("nothing to read");
+        assert!(error.kind() == ErrorKind::Corrupt && error.hint().is_some(), "{error:?}");
+    });
+}
+
+#[test]
 fn a_snapshot_is_never_older_than_the_table_whatever_our_clock_says() {
     on_virtual_time(async {
         let (mut world, base) = begun(1).await;
