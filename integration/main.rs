@@ -15,6 +15,7 @@
 )]
 
 mod components;
+mod contract;
 mod daemon;
 mod input;
 mod process;
@@ -23,3 +24,4 @@ mod readers;
 mod local;
 mod refused;
 mod remote;
+mod store;
