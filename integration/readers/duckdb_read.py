@@ -5,7 +5,7 @@ import importlib.util
 import duckdb
 
 from digest import Digest
-from serve import serve
+from serve import serve, write
 
 
 def connect():
@@ -39,6 +39,8 @@ def source(connection, request):
 
 
 def answer(request):
+    if "into" in request:
+        return answer_rows(request)
     digest = Digest(request["columns"])
     with connect() as connection:
         relation = source(connection, request)
@@ -48,6 +50,12 @@ def answer(request):
             for row in rows:
                 digest.add(row)
     return digest.answer()
+
+
+def answer_rows(request):
+    with connect() as connection:
+        names = ", ".join(f'"{name}"' for name in request["select"])
+        return write(connection.execute(f"SELECT {names} FROM {source(connection, request)}").fetchall(), request["into"])
 
 
 def expression(name, kind):

@@ -2,7 +2,8 @@
 
 A request names `columns` (name → kind) and where the table is: `metadata` (the path of a metadata file), or `table`
 (`namespace.name`) with `catalog` (`{"uri": …, "warehouse": …}`) and `s3` (`{"endpoint", "access_key_id", "secret_access_key",
-"region"}`). The answer is the digest, or `{"error": …}`.
+"region"}`). The answer is the digest, or `{"error": …}`. DuckDB and Spark write the rows themselves to a file where it names
+`into` and the columns to `select`, one JSON list a line.
 """
 
 import json
@@ -25,3 +26,13 @@ def serve(answer):
             result = {"error": f"{type(error).__name__}: {str(error)[:2000]}"}
         out.write(json.dumps(result) + "\n")
         out.flush()
+
+
+def write(rows, path):
+    """Integers, texts and bytes that are text."""
+    number = 0
+    with open(path, "w", encoding="utf-8") as file:
+        for number, row in enumerate(rows, 1):
+            values = [bytes(one).decode() if isinstance(one, (bytes, bytearray)) else one for one in row]
+            file.write(json.dumps(values) + "\n")
+    return {"rows": number}

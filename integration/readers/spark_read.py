@@ -1,6 +1,7 @@
 """The digest of a table as Spark reads it, and rows that Spark appends: one session for a whole suite.
 
-A request with `append` (a list of rows as objects) writes them and answers `{"rows": n}`; see spark_append.py.
+A request with `append` (a list of rows as objects) writes them and answers `{"rows": n}`; see spark_append.py. One with
+`compact`, `expire` or `forward` maintains the table; see spark_maintain.py.
 Needs SPARK_JARS (scripts/components start spark prints it).
 """
 
@@ -17,8 +18,9 @@ from pyspark.sql import SparkSession  # noqa: E402
 from pyspark.sql import functions as F  # noqa: E402
 
 from digest import Digest  # noqa: E402
-from serve import serve  # noqa: E402
+from serve import serve, write  # noqa: E402
 from spark_append import append  # noqa: E402
+from spark_maintain import maintain  # noqa: E402
 
 
 def session(scratch):
@@ -74,10 +76,14 @@ class Engine:
     def answer(self, request):
         if "append" in request:
             return append(self.spark, self.name(request), request["append"])
+        if any(kind in request for kind in ("compact", "expire", "forward")):
+            return maintain(self.spark, self.name(request), request)
         if "metadata" in request:
             rows = self.spark.read.format("iceberg").load(request["metadata"])
         else:
             rows = self.spark.table(self.name(request))
+        if "into" in request:
+            return write(rows.select(request["select"]).toLocalIterator(), request["into"])
         digest = Digest(request["columns"])
         for row in rows.select([expression(*column) for column in request["columns"].items()]).toLocalIterator():
             digest.add(row)

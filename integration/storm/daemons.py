@@ -1,0 +1,117 @@
+"""Two daemons of one pipeline: started, killed, frozen, and run to the end of their input."""
+
+import contextlib
+import signal
+import subprocess
+import time
+
+CONFIG = """
+instance = "{name}"
+state_dir = "{folder}/state"
+
+[catalog.lake]
+type = "rest"
+uri = "http://127.0.0.1:{catalog}"
+connect_timeout = "2s"
+request_timeout = "5s"
+
+[store."s3://{bucket}"]
+endpoint = "http://127.0.0.1:{store}"
+access_key_id = "{key}"
+secret_access_key = "{secret}"
+region = "{region}"
+allow_http = "true"
+timeout = "5s"
+
+[source.events]
+type = "files"
+path = "{input}"
+poll = "200ms"
+
+[pipeline.storm]
+source = "events"
+table = "lake.{namespace}.events"
+commit = {{ freshness = "400ms" }}
+
+[pipeline.storm.create]
+columns = ["id long not null", "text string"]
+partition = ["bucket(3, id)"]
+format_version = {format_version}
+
+[pipeline.storm.create.properties]
+# Spark's own patience: it competes with two writers.
+"commit.retry.num-retries" = "40"
+"commit.retry.max-wait-ms" = "1000"
+# What a pipeline asks for the way from the head back to its own last snapshot, which Spark has expired.
+"write.metadata.previous-versions-max" = "200"
+"""
+
+
+class Died(Exception):
+    """A daemon ended by itself."""
+
+
+class Daemon:
+    """One of them, behind doors of its own."""
+
+    def __init__(self, frazil, name, folder, catalog, store, settings):
+        self.frazil = frazil
+        self.name = name
+        self.catalog = catalog
+        self.store = store
+        self.folder = folder / name
+        self.folder.mkdir()
+        self.log = self.folder / "log"
+        config = CONFIG.format(name=name, folder=self.folder, catalog=catalog.port, store=store.port, **settings)
+        (self.folder / "frazil.toml").write_text(config, encoding="utf-8")
+        self.process = None
+
+    def start(self, *settings):
+        words = [str(self.frazil), "run", "-c", str(self.folder / "frazil.toml")]
+        for setting in settings:
+            words += ["--set", setting]
+        with open(self.log, "a", encoding="utf-8") as log:
+            log.write(f"---- starts {time.strftime('%H:%M:%S', time.gmtime())}\n")
+            log.flush()
+            self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder)
+
+    def lives(self):
+        """Fails where it ended without being told to."""
+        if self.process is not None and self.process.poll() is not None:
+            raise Died(f"daemon {self.name} ended with {self.process.returncode} by itself:\n{self.tail()}")
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
+    @contextlib.contextmanager
+    def frozen(self):
+        """Stopped in the middle of whatever it does: a zombie that wakes late."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+    def ends(self, within):
+        """Waits for its own end, which must be a good one."""
+        try:
+            code = self.process.wait(within)
+        except subprocess.TimeoutExpired as error:
+            raise Died(f"daemon {self.name} is not at the end of its input after {within} s:\n{self.tail()}") from error
+        if code != 0:
+            raise Died(f"daemon {self.name} ended with {code}:\n{self.tail()}")
+        self.process = None
+
+    def put_away(self):
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.kill()
+
+    def tail(self, lines=15):
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    def said(self, words):
+        """How often this stands in its log."""
+        return self.log.read_text(encoding="utf-8", errors="replace").count(words)

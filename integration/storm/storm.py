@@ -1,0 +1,217 @@
+"""The course of a storm: two daemons of one pipeline behind spoiling doors, kills, Spark beside them, and the count at the end."""
+
+import collections
+import json
+import random
+import subprocess
+import time
+import urllib.parse
+
+from daemons import Daemon, Died
+from foreign import Engine, Foreign
+from input import Input
+from proxy import Doors, Door
+from verdict import judge
+
+
+def busy(kind, body):
+    """A whole answer 503."""
+    head = f"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/{kind}\r\ncontent-length: {len(body)}\r\nconnection: close"
+    return f"{head}\r\n\r\n{body}".encode()
+
+
+BUSY_CATALOG = busy("json", '{"error":{"message":"slow down","type":"ServiceUnavailableException","code":503}}')
+BUSY_STORE = busy("xml", "<Error><Code>SlowDown</Code><Message>slow down</Message></Error>")
+# Shares of requests; a commit is one request to the catalog and some ten to the store.
+CATALOG = {"latency": 0.1, "reset": 0.02, "503": 0.02, "lost": 0.04, "half": 0.02, "liar": 0.02, "late": 0.03, "hang": 0.005}
+STORE = {"latency": 0.05, "reset": 0.02, "503": 0.02, "lost": 0.02, "half": 0.01, "liar": 0.01, "late": 0.01, "hang": 0.002}
+# What its log says of an epoch.
+COMMITTED = '"message":"committed"'
+# Seconds a daemon has for the rest of its input once the faults are over.
+REST = 240
+
+
+class Storm:
+    """One run; `tools` is what scripts/components says, `folder` is empty."""
+
+    def __init__(self, frazil, tools, folder, readers, kills, seed):
+        self.tools = tools
+        self.folder = folder
+        self.readers = readers
+        self.kills = kills
+        self.chance = random.Random(seed)
+        self.seed = seed
+        self.frazil = frazil
+        self.namespace = f"storm_{seed}_{int(time.time())}"
+        self.done = collections.Counter()
+        self.doors = [self.door(kind, name) for name in ("one", "two") for kind in ("catalog", "store")]
+
+    def door(self, kind, name):
+        uri = urllib.parse.urlsplit(self.tools["APACHE_REST_URI" if kind == "catalog" else "S3_ENDPOINT"])
+        seed = f"{self.seed} {kind} {name}"
+        if kind == "store":
+            return Door((uri.hostname, uri.port), STORE, seed, BUSY_STORE)
+        commit = f"/namespaces/{self.namespace}/tables/"
+        return Door((uri.hostname, uri.port), CATALOG, seed, BUSY_CATALOG, lambda m, p: m == "POST" and commit in p)
+
+    def place(self, table):
+        s3 = {key.lower()[3:]: self.tools[key] for key in ("S3_ENDPOINT", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY", "S3_REGION")}
+        return {"table": f"{self.namespace}.{table}", "catalog": {"uri": self.tools["APACHE_REST_URI"]}, "s3": s3}
+
+    def run(self):
+        """Whether every row is there once, as every engine says; prints what happened."""
+        began = time.monotonic()
+        print(f"seed {self.seed}: {self.kills} kills to come, format version {2 + self.seed % 2}", flush=True)
+        (self.folder / "input").mkdir()
+        self.input = Input(self.folder / "input", self.folder)
+        variables = {"SPARK_JARS": self.tools["SPARK_JARS"]}
+        self.spark = Engine(self.tools["SPARK_PYTHON"], self.readers / "spark_read.py", self.folder / "spark.log", variables)
+        self.foreign = Foreign(self.spark, self.place("events"), random.Random(f"{self.seed} foreign"))
+        self.daemons = []
+        try:
+            with Doors(self.doors) as doors:
+                problems = self.weather(doors)
+        except Died as death:
+            problems = [str(death)]
+        finally:
+            self.input.enough.set()
+            self.foreign.enough.set()
+            for daemon in self.daemons:
+                daemon.put_away()
+            self.spark.end()
+        self.report(time.monotonic() - began, problems)
+        return not problems
+
+    def weather(self, doors):
+        settings = {
+            "input": self.folder / "input",
+            "namespace": self.namespace,
+            "format_version": 2 + self.seed % 2,
+            "bucket": self.tools["S3_BUCKET"],
+            "key": self.tools["S3_ACCESS_KEY_ID"],
+            "secret": self.tools["S3_SECRET_ACCESS_KEY"],
+            "region": self.tools["S3_REGION"],
+        }
+        for number, name in enumerate(("one", "two")):
+            doors = self.doors[2 * number : 2 * number + 2]
+            self.daemons.append(Daemon(self.frazil, name, self.folder, *doors, settings))
+        self.input.start()
+        for daemon in self.daemons:
+            daemon.start()
+        self.first_commit()
+        self.foreign.start()
+        for number in range(self.kills):
+            self.kill(number)
+        self.foreign.enough.set()
+        while self.foreign.is_alive():
+            self.foreign.join(1)
+            for daemon in self.daemons:
+                daemon.lives()
+        return self.rest(doors)
+
+    def first_commit(self):
+        """Spark needs a table."""
+        deadline = time.monotonic() + 60
+        while not any(door.statuses[200] for door in self.doors):
+            if time.monotonic() > deadline:
+                raise Died(f"no commit within a minute:\n{self.daemons[0].tail()}")
+            for daemon in self.daemons:
+                daemon.lives()
+            time.sleep(0.1)
+
+    def kill(self, number):
+        """One kill; every second one while a commit of the victim is on its way, some while the other is a zombie."""
+        victim, other = self.chance.sample(self.daemons, 2)
+        moment, away, freeze = self.chance.uniform(0.5, 6), self.chance.uniform(0, 1.5), self.chance.random() < 0.2
+        self.wait(moment)
+        if number % 2:
+            victim.catalog.passing.clear()
+            self.done["in a commit"] += victim.catalog.passing.wait(5)
+            time.sleep(self.chance.uniform(0, 0.1))
+        victim.lives()
+        if freeze:
+            with other.frozen():
+                self.done["frozen"] += 1
+                victim.kill()
+                time.sleep(away)
+                victim.start()
+                time.sleep(self.chance.uniform(0.5, 4))
+        else:
+            victim.kill()
+            time.sleep(away)
+            victim.start()
+        self.done["kills"] += 1
+        if self.done["kills"] % 10 == 0:
+            print(f"  {self.done['kills']} kills, {self.statuses()[200]} commits, {len(self.input.rows)} rows", flush=True)
+
+    def wait(self, seconds):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for daemon in self.daemons:
+                daemon.lives()
+            time.sleep(0.05)
+
+    def rest(self, doors):
+        """The faults stop, both daemons read what is left and end, and what was sent late arrives."""
+        for door in self.doors:
+            door.calm.set()
+        self.input.enough.set()
+        self.input.join()
+        for daemon in self.daemons:
+            daemon.kill()
+            daemon.start("source.events.until_end=true")
+        for daemon in self.daemons:
+            daemon.ends(REST)
+        doors.settle(30)
+        return [f"{engine}: {problem}" for engine in ("DuckDB", "Spark") for problem in self.count(engine)]
+
+    def count(self, engine):
+        foreign, wanted = self.foreign, self.input.rows | self.foreign.certain
+        events, problems = self.rows(engine, "events", ["id", "text"])
+        problems += judge(events, wanted, foreign.doubtful) if not problems else []
+        rejects, trouble = self.rows(engine, "events__rejects", ["raw"])
+        bad = [int(json.loads(raw)["id"].removeprefix("bad-")) for (raw,) in rejects]
+        trouble += judge([(id, f"row-{id}") for id in bad], self.input.bad) if not trouble else []
+        problems += [f"rejects: {one}" for one in trouble]
+        print(f"  {engine} found {len(events)} rows, {len(rejects)} rejects", flush=True)
+        return problems
+
+    def rows(self, engine, table, names):
+        path = self.folder / f"{table}.{engine}.ndjson"
+        request = {**self.place(table), "select": names, "into": str(path)}
+        if engine == "Spark":
+            answer = self.spark.ask(request)
+        else:
+            duckdb = Engine(self.tools["DUCKDB_PYTHON"], self.readers / "duckdb_read.py", self.folder / "duckdb.log")
+            answer = duckdb.ask(request)
+            duckdb.end()
+        if "error" in answer:
+            return [], [f"cannot read {table}: {answer['error']}"]
+        with open(path, encoding="utf-8") as file:
+            return [json.loads(line) for line in file], []
+
+    def statuses(self):
+        return sum((door.statuses for door in self.doors), collections.Counter())
+
+    def report(self, seconds, problems):
+        def told(counts):
+            return ", ".join(f"{counts[name]} {name}" for name in sorted(counts)) or "none"
+
+        statuses, foreign = self.statuses(), self.foreign
+        done = self.done
+        print(f"  kills: {done['kills']}, of which {done['in a commit']} in a commit; frozen: {done['frozen']}")
+        for kind, doors in (("catalog", self.doors[0::2]), ("store", self.doors[1::2])):
+            faults = sum((door.faults for door in doors), collections.Counter())
+            print(f"  faults of the {kind}: {told(faults)}; of {sum(door.requests for door in doors)} requests")
+        print(f"  commits: {statuses[200]} done, {statuses[409]} conflicts; all answers by status: {dict(statuses)}")
+        for daemon in self.daemons:
+            fenced, again = daemon.said("another instance has moved"), daemon.said("begins again at its checkpoint")
+            print(f"  daemon {daemon.name}: told {daemon.said(COMMITTED)} epochs, fenced {fenced} times, began again {again} times")
+        print(f"  Spark: {told(foreign.done)}; not done: {told(foreign.failed)}")
+        for error in foreign.errors[:5]:
+            print(f"    {error}")
+        print(f"  rows: {len(self.input.rows)} of the input, {len(self.input.bad)} bad, {len(foreign.certain)} of Spark's")
+        for problem in problems:
+            print(f"  VIOLATION {problem}")
+        verdict = f"{len(problems)} VIOLATIONS" if problems else "every row once"
+        print(f"storm: seed {self.seed}, {done['kills']} kills, {statuses[200]} commits, {verdict} in {seconds:.0f} s", flush=True)

@@ -1,0 +1,116 @@
+"""The doors must spoil what they say, and the verdict must see what is wrong."""
+
+import http.client
+import http.server
+import threading
+import unittest
+
+import proxy
+from foreign import FOREIGN
+from proxy import Door, Doors
+from verdict import judge
+
+BUSY = b"HTTP/1.1 503 Slow Down\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class Upstream(http.server.BaseHTTPRequestHandler):
+    """Remembers what it was sent and answers with it."""
+
+    seen = []
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.seen.append(body)
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class DoorTest(unittest.TestCase):
+    def setUp(self):
+        Upstream.seen = []
+        self.server = http.server.ThreadingHTTPServer((proxy.LOOPBACK, 0), Upstream)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        proxy.LATE, proxy.HANG, proxy.LATENCY = (0, 0), 0, (0, 0)
+
+    def tearDown(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def answer(self, fault, calm=False):
+        """What a client gets, and how often the server was asked."""
+        door = Door(self.server.server_address, {fault: 1.0}, 1, BUSY, lambda method, path: path == "/commit")
+        if calm:
+            door.calm.set()
+        with Doors([door]) as doors:
+            client = http.client.HTTPConnection(proxy.LOOPBACK, door.port, timeout=10)
+            try:
+                client.request("POST", "/commit", b"0123456789")
+                answer = client.getresponse()
+                told = (answer.status, answer.read())
+            except (OSError, http.client.HTTPException) as error:
+                told = type(error).__name__
+            finally:
+                client.close()
+            doors.settle(10)
+        return told, len(Upstream.seen), dict(door.statuses)
+
+    def test_a_calm_door_changes_nothing(self):
+        self.assertEqual(self.answer("lost", calm=True), ((200, b"0123456789"), 1, {200: 1}))
+
+    def test_a_slow_answer_is_whole(self):
+        self.assertEqual(self.answer("latency"), ((200, b"0123456789"), 1, {200: 1}))
+
+    def test_what_is_refused_or_cut_never_reaches_the_server(self):
+        self.assertEqual(self.answer("503"), ((503, b""), 0, {}))
+        self.assertEqual(self.answer("reset"), ("ConnectionResetError", 0, {}))
+
+    def test_what_is_lost_was_done(self):
+        for fault in ("lost", "hang"):
+            with self.subTest(fault):
+                Upstream.seen = []
+                self.assertEqual(self.answer(fault), ("ConnectionResetError", 1, {200: 1}))
+        Upstream.seen = []
+        self.assertEqual(self.answer("liar"), ((503, b""), 1, {200: 1}))
+
+    def test_half_an_answer_is_no_answer(self):
+        told, asked, _ = self.answer("half")
+        self.assertIsInstance(told, str)
+        self.assertEqual(asked, 1)
+
+    def test_a_late_request_arrives_after_its_client_gave_up(self):
+        told, asked, statuses = self.answer("late")
+        self.assertIsInstance(told, str)
+        self.assertEqual((asked, statuses), (1, {200: 1}))
+
+    def test_the_same_seed_draws_the_same_faults(self):
+        doors = [Door(("", 0), {"lost": 0.3, "half": 0.3}, "7 store one", BUSY) for _ in range(2)]
+        draws = [[door.draw() for _ in range(50)] for door in doors]
+        self.assertEqual(draws[0], draws[1])
+        self.assertEqual({"lost", "half", None}, set(draws[0]))
+
+
+class VerdictTest(unittest.TestCase):
+    def found(self, *ids):
+        return [(id, f"row-{id}") for id in ids]
+
+    def test_each_row_once_is_no_problem(self):
+        self.assertEqual(judge(self.found(1, 2, FOREIGN), {1, 2, FOREIGN}), [])
+
+    def test_what_is_wrong_is_named(self):
+        self.assertEqual(judge(self.found(1, 1), {1, 2}), ["1 rows lost: 2", "1 rows twice or more: 1"])
+        self.assertEqual(judge(self.found(1, 3), {1}), ["1 rows that nobody wrote: 3"])
+        self.assertEqual(judge([(1, "row-2")], {1}), ["1 rows with another row's text: 1"])
+
+    def test_a_doubtful_row_may_be_there_or_not_but_not_twice(self):
+        self.assertEqual(judge(self.found(1), {1}, {9}), [])
+        self.assertEqual(judge(self.found(1, 9), {1}, {9}), [])
+        self.assertEqual(judge(self.found(1, 9, 9), {1}, {9}), ["1 rows twice or more: 9"])
+
+
+if __name__ == "__main__":
+    unittest.main()
