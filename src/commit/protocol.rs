@@ -16,7 +16,7 @@ use crate::commit::look::{Effect, Rebase, Seen, Verdict, look};
 use crate::commit::proof::{self, Leftover};
 use crate::commit::properties::CommitProperties;
 use crate::commit::snapshot::{ListCache, Prepared, Preparer, Written};
-use crate::commit::standing::{Question, Standing, standing};
+use crate::commit::standing::{Ancestry, Question, Standing, standing};
 use crate::env::Env;
 use crate::error::{Directive, Error, ErrorKind, Result};
 use crate::model::change::{Change, Data};
@@ -51,6 +51,7 @@ pub struct Committer {
     /// The highest sequence number that a load of this table showed.
     seen_seq: i64,
     cache: ListCache,
+    ancestry: Ancestry,
 }
 
 /// One change on its way, kept until its end is known.
@@ -190,6 +191,7 @@ impl Committer {
             uuid: None,
             seen_seq: -1,
             cache: ListCache::default(),
+            ancestry: Ancestry::default(),
         }
     }
 
@@ -262,7 +264,7 @@ impl Committer {
     /// # Errors
     /// As `commit::standing`.
     pub async fn standing(&self, state: &TableState, question: Question<'_>) -> Result<Standing> {
-        standing(&self.storage, state, question).await
+        standing(&self.storage, &self.ancestry, state, question).await
     }
 
     /// Loads the table and decides where a pipeline stands in it. What others expire meanwhile is no error.

@@ -1,9 +1,11 @@
 //! Where a pipeline stands in a loaded table: reads what the decision table needs, and investigates where it asks to.
 
-use flate2::read::MultiGzDecoder;
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use flate2::read::MultiGzDecoder;
+use futures::{StreamExt, TryStreamExt, stream};
 use iceberg::spec::TableMetadata;
 
 use crate::commit::checkpoint::{Chain, ChainLink, Decision, Findings, Taken, record_key};
@@ -18,6 +20,38 @@ use crate::storage::Storage;
 const LOG_FILES_MAX: usize = 200;
 /// The largest metadata document read for that.
 const DOCUMENT_MAX: u64 = 1 << 30;
+
+/// How many of them are read at once: a start must not wait for each in turn.
+const LOG_FILES_AT_ONCE: usize = 8;
+
+/// Snapshots remembered of old documents.
+const LINKS_MAX: usize = 100_000;
+
+/// The snapshots of one metadata document, each with its parent.
+type Links = BTreeMap<i64, (ChainLink, Option<i64>)>;
+
+/// What old metadata documents of one table said. They never change, so each is read once by a process.
+#[derive(Debug, Default)]
+pub struct Ancestry {
+    documents: Mutex<BTreeMap<String, Arc<Links>>>,
+}
+
+impl Ancestry {
+    /// `None` when the document was cleaned up.
+    async fn read(&self, storage: &Storage, location: &str) -> Result<Option<Arc<Links>>> {
+        let known = self.documents.lock().unwrap_or_else(PoisonError::into_inner).get(location).cloned();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let Some(links) = old_snapshots(storage, location).await?.map(Arc::new) else { return Ok(None) };
+        let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
+        if documents.values().map(|links| links.len()).sum::<usize>() >= LINKS_MAX {
+            documents.clear();
+        }
+        documents.insert(location.to_owned(), Arc::clone(&links));
+        Ok(Some(links))
+    }
+}
 
 /// Who asks, and about what.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +79,12 @@ pub enum Standing {
 ///
 /// # Errors
 /// `Corrupt` with the way out where the table says halt, and for records that cannot be read.
-pub async fn standing(storage: &Storage, state: &TableState, question: Question<'_>) -> Result<Standing> {
+pub async fn standing(
+    storage: &Storage,
+    ancestry: &Ancestry,
+    state: &TableState,
+    question: Question<'_>,
+) -> Result<Standing> {
     let key = record_key(question.pipeline, question.target);
     let chain = Chain::of(state, question.target);
     let property = records::in_property(state, &key)?;
@@ -67,21 +106,28 @@ pub async fn standing(storage: &Storage, state: &TableState, question: Question<
             Decision::Halt(error) => {
                 return Err(error.within(format!("table {}, pipeline {}", state.name, question.pipeline)));
             }
-            Decision::Investigate => investigate(storage, state, question.target, &mut findings).await?,
+            Decision::Investigate => investigate(storage, ancestry, state, question.target, &mut findings).await?,
         }
     }
 }
 
 /// Row 10: closes the chain from the metadata log, and asks head's manifests for the record's snapshot.
-async fn investigate(storage: &Storage, state: &TableState, target: &str, findings: &mut Findings) -> Result<()> {
+async fn investigate(
+    storage: &Storage,
+    ancestry: &Ancestry,
+    state: &TableState,
+    target: &str,
+    findings: &mut Findings,
+) -> Result<()> {
     findings.closed = true;
     let Some(wanted) = findings.property.as_ref().map(|p| p.origin.clone()) else {
         return Ok(());
     };
-    for entry in state.metadata.metadata_log().iter().rev().take(LOG_FILES_MAX) {
-        let Some(known) = old_snapshots(storage, &entry.metadata_file).await? else {
-            continue;
-        };
+    let newest_first = state.metadata.metadata_log().iter().rev().take(LOG_FILES_MAX);
+    let reads: Vec<_> = newest_first.map(|entry| ancestry.read(storage, &entry.metadata_file)).collect();
+    let mut documents = stream::iter(reads).buffered(LOG_FILES_AT_ONCE);
+    while let Some(known) = documents.try_next().await? {
+        let Some(known) = known else { continue };
         while let Some((link, parent)) = findings.missing.and_then(|id| known.get(&id)) {
             findings.chain.push(*link);
             findings.missing = *parent;
@@ -107,7 +153,7 @@ async fn investigate(storage: &Storage, state: &TableState, target: &str, findin
 }
 
 /// The snapshots of an older metadata document with their parents; `None` when it was cleaned up.
-async fn old_snapshots(storage: &Storage, location: &str) -> Result<Option<BTreeMap<i64, (ChainLink, Option<i64>)>>> {
+async fn old_snapshots(storage: &Storage, location: &str) -> Result<Option<Links>> {
     let bytes = match storage.read(location).await {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),

@@ -18,7 +18,7 @@ use crate::env::virtual_time::{on_virtual_time, simulated};
 use crate::model::change::{Append, Evolve, OnRollback, OperatorEdit, PipelineDelta};
 use crate::model::checkpoint::{Checkpoint, Delta, Position, Range};
 use crate::model::ids::{MAIN, PartitionId, PipelineName};
-use crate::storage::StorageOptions;
+use crate::storage::{StorageOptions, counters};
 
 /// A world with one table and a catalog that fails in `rate` percent of the calls.
 struct World {
@@ -629,6 +629,32 @@ fn a_pipeline_finds_its_place_while_others_expire_what_it_reads() {
         world.storage.delete(state.head(MAIN).expect("a head").manifest_list()).await.expect("deletable");
         let error = committer.locate(question).await.expect_err("nothing to read");
         assert!(error.kind() == ErrorKind::Corrupt && error.hint().is_some(), "{error:?}");
+    });
+}
+
+#[test]
+fn the_way_back_to_a_checkpoint_is_read_once() {
+    on_virtual_time(async {
+        let (world, _) = begun(1).await;
+        for _ in 0..3 {
+            world.foreign_append(&world.truth().await).await.expect("committed");
+        }
+        world.expire_all_but_the_head().await;
+        for entry in world.truth().await.metadata.metadata_log() {
+            let document = world.truth.document(&entry.metadata_file).expect("kept");
+            world.storage.write(&entry.metadata_file, document).await.expect("writable");
+        }
+        let pipeline = PipelineName::new("a");
+        let question = Question { pipeline: &pipeline, target: MAIN, on_rollback: OnRollback::Halt, witness: false };
+        let mut committer = world.committer("a1");
+        let mut reads = Vec::new();
+        for _ in 0..3 {
+            let before = world.storage.counters().snapshot()[&counters::Operation::Get].ok;
+            let (_, standing) = committer.locate(question).await.expect("found");
+            let Standing::At(Taken { warning: None, .. }) = standing else { panic!("{standing:?}") };
+            reads.push(world.storage.counters().snapshot()[&counters::Operation::Get].ok - before);
+        }
+        assert!(reads[1] < reads[0] && reads[1] == reads[2], "{reads:?}");
     });
 }
 
