@@ -25,6 +25,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
@@ -35,7 +36,7 @@ use iceberg::spec::SchemaRef;
 use crate::config::{MetadataColumn, OnChange};
 use crate::decode::Decoder;
 use crate::decode::append::Appender;
-use crate::decode::columns::Columns;
+use crate::decode::columns::{Columns, Values};
 use crate::decode::fault::Fault;
 use crate::decode::observe::Observed;
 use crate::decode::plan::StructPlan;
@@ -45,6 +46,8 @@ use crate::model::batch::{Batch, RawBatch, Stage};
 
 /// Values that room is made for in advance; columns beyond it grow as they fill.
 const CAPACITY: usize = 8192;
+/// Parts of a batch in which shares are counted.
+const SHARES: usize = 1024;
 
 /// How JSON is read.
 #[derive(Debug, Clone)]
@@ -70,6 +73,9 @@ pub struct JsonDecoder {
     plan: StructPlan,
     arrow: ArrowSchemaRef,
     options: JsonOptions,
+    /// For each column of texts the bytes that it took of the last batch, per 1024 bytes of it: room that the next one makes
+    /// at once. Grown bit by bit, a text is copied on the way and holds up to twice the memory that it needs.
+    shares: Vec<AtomicUsize>,
 }
 
 impl JsonDecoder {
@@ -83,7 +89,8 @@ impl JsonDecoder {
             .context(ErrorKind::Unsupported, || "the table's schema has no Arrow form")?;
         let fields: Vec<_> = arrow.fields().iter().filter(|f| !reserved.contains(f.name())).cloned().collect();
         let plan = StructPlan::of_row(schema.as_struct().fields(), reserved)?;
-        Ok(Self { plan, arrow: Arc::new(ArrowSchema::new(fields)), options })
+        let shares = plan.fields.iter().map(|_| AtomicUsize::new(0)).collect();
+        Ok(Self { plan, arrow: Arc::new(ArrowSchema::new(fields)), options, shares })
     }
 
     /// The schema of the batches.
@@ -105,6 +112,7 @@ impl JsonDecoder {
     /// The same under another policy.
     pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
         let mut columns = Columns::new(&self.plan, raw.rows.len().min(CAPACITY));
+        self.make_room(&mut columns, raw.data.len());
         let mut source_rows = Vec::with_capacity(raw.rows.len());
         let mut rejects = raw.rejects.clone();
         let mut observed = Observed::default();
@@ -118,6 +126,7 @@ impl JsonDecoder {
                 }
             }
         }
+        self.note_shares(&columns, raw.data.len());
         observed.ignored = appender.ignored;
         observed.added.retain(|_, shape| shape.fields().next().is_some());
         let batch = match self.finish(columns, source_rows.len()) {
@@ -159,6 +168,27 @@ impl JsonDecoder {
         }
         appender.ignored = ignored;
         Err(fault)
+    }
+
+    /// Makes room for the texts of `bytes` bytes of rows, as the last batch had them.
+    fn make_room(&self, columns: &mut Columns, bytes: usize) {
+        for (column, share) in columns.columns.iter_mut().zip(&self.shares) {
+            if let Values::Text(texts) = &mut column.values {
+                let room = bytes / SHARES * share.load(Ordering::Relaxed);
+                texts.text.reserve(room + room / 32);
+            }
+        }
+    }
+
+    fn note_shares(&self, columns: &Columns, bytes: usize) {
+        for (column, share) in columns.columns.iter().zip(&self.shares) {
+            if let Values::Text(texts) = &column.values
+                && bytes >= SHARES
+            {
+                let taken = (texts.text.len() / (bytes / SHARES) + 1).min(SHARES);
+                share.store(taken, Ordering::Relaxed);
+            }
+        }
     }
 
     fn finish(&self, columns: Columns, length: usize) -> Result<RecordBatch, ArrowError> {

@@ -72,21 +72,26 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Appends.
+    /// Appends. What is large is not copied.
     pub(super) async fn write(&mut self, bytes: &Bytes) -> Result<()> {
         self.written = self.written.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        if bytes.len() >= CHUNK {
+            return self.flush(bytes.clone()).await;
+        }
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() < CHUNK {
             return Ok(());
         }
-        self.flush().await
+        self.flush(Bytes::new()).await
     }
 
-    async fn flush(&mut self) -> Result<()> {
+    /// Writes what has gathered, and `more` after it.
+    async fn flush(&mut self, more: Bytes) -> Result<()> {
         let buffer = std::mem::take(&mut self.buffer);
         let mut file = self.file.take().ok_or_else(broken)?;
         let (file, mut buffer) = offload(&self.env, move || {
             file.write_all(&buffer)?;
+            file.write_all(&more)?;
             Ok((file, buffer))
         })
         .await?;
@@ -97,7 +102,7 @@ impl Staging {
 
     /// Syncs the file, moves it to its place, syncs the folder.
     pub(super) async fn finish(&mut self) -> Result<u64> {
-        self.flush().await?;
+        self.flush(Bytes::new()).await?;
         let file = self.file.take().ok_or_else(broken)?;
         let (staged, place) = (self.staged.clone(), self.place.clone());
         offload(&self.env, move || {

@@ -6,7 +6,7 @@ use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 
 /// Rows that are looked at.
-const SAMPLE_ROWS: usize = 4096;
+pub(crate) const SAMPLE_ROWS: usize = 4096;
 /// Fewer distinct values than this fit a dictionary whatever their share.
 const DISTINCT_MIN: f64 = 8.0;
 /// Distinct values per row above which there is none.

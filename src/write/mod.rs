@@ -31,6 +31,7 @@ use crate::env::Env;
 use crate::error::Result;
 use crate::write::align::align;
 use crate::write::budget::{Budget, Grant};
+use crate::write::dictionary::SAMPLE_ROWS;
 use crate::write::layout::TableLayout;
 use crate::write::parquet::{DataFileWriter, Files};
 use crate::write::partition::{Group, Splitter};
@@ -380,25 +381,25 @@ impl Shared {
         let Some(batches) = part.pending.take() else {
             return Ok(());
         };
-        let (sorter, schema) = (self.sorter.clone(), Arc::clone(&self.shape.schema));
-        let batches = self
-            .env
-            .offload(move || match sorter {
-                Some(sorter) => sorter.sort(&schema, &batches).map(|sorted| vec![sorted]),
-                None => pending::coalesced(batches),
-            })
-            .await??;
-        let Some(sample) = batches.first() else {
-            return Ok(());
+        let (sorter, schema, sampled) = (self.sorter.clone(), Arc::clone(&self.shape.schema), part.file.is_none());
+        let prepare = move || -> Result<_> {
+            let batches = match sorter {
+                Some(sorter) => vec![sorter.sort(&schema, &batches)?],
+                None => pending::coalesced(batches)?,
+            };
+            let sample = if sampled { pending::head(&batches, SAMPLE_ROWS)? } else { None };
+            Ok((sample, batches))
         };
-        let file = match &mut part.file {
-            Some(file) => file,
-            none => {
+        let (sample, batches) = self.env.offload(prepare).await??;
+        let file = match (&mut part.file, sample) {
+            (Some(file), _) => file,
+            (None, None) => return Ok(()),
+            (none, Some(sample)) => {
                 let location = self.next_location(&part.partition)?;
                 let partition = part.partition.clone();
                 part.runs = 0;
                 none.insert(
-                    DataFileWriter::open(&self.shape, &self.files, &self.env, location, partition, sample).await?,
+                    DataFileWriter::open(&self.shape, &self.files, &self.env, location, partition, &sample).await?,
                 )
             }
         };

@@ -54,7 +54,45 @@ fn stored(error: ParquetError, place: String) -> Error {
 /// What a column of an open row group costs beside what the encoder counts, in bytes: measured, mostly its compressor.
 const COLUMN_OVERHEAD: u64 = 22 * 1024;
 
-type Encoder = ArrowWriter<Vec<u8>>;
+/// Bytes of the pieces in which a row group goes to storage.
+const PIECE_BYTES: usize = 1024 * 1024;
+
+type Encoder = ArrowWriter<Pieces>;
+
+/// What the encoder has written and storage has not: a whole row group at a time. In pieces, because one long buffer would
+/// be copied as it grows, and be twice as long as what is in it.
+#[derive(Debug, Default)]
+struct Pieces {
+    full: Vec<Bytes>,
+    last: Vec<u8>,
+}
+
+impl Pieces {
+    fn take(&mut self) -> Vec<Bytes> {
+        let mut pieces = std::mem::take(&mut self.full);
+        if !self.last.is_empty() {
+            pieces.push(std::mem::take(&mut self.last).into());
+        }
+        pieces
+    }
+}
+
+impl std::io::Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.last.len() >= PIECE_BYTES {
+            // The first piece grows as it must, for small files; after it there will be more.
+            let next = Vec::with_capacity(PIECE_BYTES);
+            self.full.push(std::mem::replace(&mut self.last, next).into());
+        }
+        let taken = bytes.len().min(PIECE_BYTES - self.last.len());
+        self.last.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
 
 /// A data file being written: one partition, one row group in memory.
 pub(crate) struct DataFileWriter {
@@ -84,7 +122,7 @@ impl DataFileWriter {
             .with_properties(shape.properties(sample)?)
             .with_skip_arrow_metadata(true)
             .with_parquet_schema(shape.parquet.clone());
-        let encoder = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&shape.schema), options)
+        let encoder = ArrowWriter::try_new_with_options(Pieces::default(), Arc::clone(&shape.schema), options)
             .context(ErrorKind::Internal, || format!("open {location}"))?;
         let file = (files.create)(location.clone()).await.map_err(|e| e.within(format!("create {location}")))?;
         let nans = NanCounts::new(&shape.schema);
@@ -128,7 +166,7 @@ impl DataFileWriter {
         let location = &self.location;
         let (mut encoder, nans) =
             self.env.offload(work).await?.context(ErrorKind::Internal, || format!("encode {location}"))?;
-        let ready = std::mem::take(encoder.inner_mut());
+        let ready = encoder.inner_mut().take();
         self.memory = encoder.memory_size() as u64 + self.shape.leaves.len() as u64 * COLUMN_OVERHEAD;
         self.bytes = (encoder.bytes_written() + encoder.in_progress_size()) as u64;
         self.rows += rows as u64;
@@ -144,7 +182,7 @@ impl DataFileWriter {
         let (mut encoder, nans) = self.take()?;
         let work = move || -> Result<_, ParquetError> {
             let footer = encoder.finish()?;
-            let ready = std::mem::take(encoder.inner_mut());
+            let ready = encoder.inner_mut().take();
             Ok((footer, ready, encoder.bytes_written()))
         };
         let location = self.location.clone();
@@ -170,12 +208,12 @@ impl DataFileWriter {
         })
     }
 
-    async fn send(&mut self, ready: Vec<u8>) -> Result<()> {
-        if ready.is_empty() {
-            return Ok(());
+    async fn send(&mut self, ready: Vec<Bytes>) -> Result<()> {
+        for piece in ready {
+            let sent = self.file.write(piece).await;
+            sent.map_err(|e| stored(e, format!("write {}", self.location)))?;
         }
-        let sent = self.file.write(Bytes::from(ready)).await;
-        sent.map_err(|e| stored(e, format!("write {}", self.location)))
+        Ok(())
     }
 
     fn entry(

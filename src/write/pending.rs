@@ -12,6 +12,8 @@ const LOOSE_MAX: usize = 64;
 const COLUMN_OVERHEAD: u64 = 192;
 /// Rows of the batches that are encoded at a time.
 const ENCODE_ROWS: usize = 8192;
+/// Batches of so many rows are encoded as they are: joining them would only copy them.
+const WHOLE_ROWS: usize = 512;
 
 /// Batches in the order they came.
 #[derive(Debug, Default)]
@@ -114,18 +116,38 @@ pub(crate) fn coalesced(batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
     let mut run: Vec<RecordBatch> = Vec::new();
     let mut rows = 0;
     for batch in batches {
-        rows += batch.num_rows();
-        run.push(batch);
-        if rows >= ENCODE_ROWS {
+        let whole = batch.num_rows() >= WHOLE_ROWS;
+        if !run.is_empty() && (whole || rows >= ENCODE_ROWS) {
             out.push(join(&run)?);
             run.clear();
             rows = 0;
+        }
+        if whole {
+            out.push(batch);
+        } else {
+            rows += batch.num_rows();
+            run.push(batch);
         }
     }
     if !run.is_empty() {
         out.push(join(&run)?);
     }
     Ok(out)
+}
+
+/// The first `rows` rows of `batches`; `None` when there is no batch.
+pub(crate) fn head(batches: &[RecordBatch], rows: usize) -> Result<Option<RecordBatch>> {
+    let mut first = Vec::new();
+    let mut left = rows;
+    for batch in batches {
+        let taken = batch.num_rows().min(left);
+        first.push(batch.slice(0, taken));
+        left -= taken;
+        if left == 0 {
+            break;
+        }
+    }
+    if first.is_empty() { Ok(None) } else { join(&first).map(Some) }
 }
 
 /// The rows in memory of their own. (Joining one batch gives a slice of it.)

@@ -294,6 +294,19 @@ fn a_rejected_row_leaves_nothing_in_any_column() {
 }
 
 #[test]
+fn texts_get_the_room_that_the_last_batch_needed() {
+    let decoder = decoder(vec![NestedField::optional(1, "v", primitive(PrimitiveType::String))], OnChange::Freeze);
+    let row = format!("{{\"v\":\"{}\"}}", "x".repeat(5000));
+    let rows = vec![row.as_bytes(); 1100];
+    let room = || {
+        let batch = decoder.decode(&raw(&rows)).rows;
+        batch.column(0).to_data().buffers()[1].capacity()
+    };
+    assert!(room() > 10_000_000, "a text that grows by itself doubles");
+    assert!(room() < 5_900_000, "one with room made does not");
+}
+
+#[test]
 fn the_columns_carry_their_field_ids() {
     let decoder = decoder(nested(), OnChange::Freeze);
     let ids: Vec<_> =

@@ -51,6 +51,26 @@ fn settled_rows_hold_on_to_no_others() {
     }
 }
 
+#[test]
+fn only_small_batches_are_copied_to_be_encoded() {
+    let large = batch(0, WHOLE_ROWS as i64);
+    let place = |batch: &RecordBatch| batch.column(0).to_data().buffers()[0].as_ptr();
+    let given = vec![large.clone(), batch(512, 1), batch(513, 1), large.clone()];
+    let batches = coalesced(given).expect("joined");
+    assert_eq!(batches.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [WHOLE_ROWS, 2, WHOLE_ROWS]);
+    assert_eq!([place(&batches[0]), place(&batches[2])], [place(&large); 2]);
+}
+
+#[test]
+fn a_head_reaches_over_batches_and_ends_with_the_last() {
+    let batches = [batch(0, 3), batch(3, 3)];
+    for (wanted, given) in [(2, 2), (3, 3), (5, 5), (9, 6)] {
+        let head = head(&batches, wanted).expect("joined").expect("rows");
+        assert_eq!(values(&[head]), (0..given).collect::<Vec<_>>());
+    }
+    assert!(head(&[], 5).expect("joined").is_none());
+}
+
 proptest! {
     #[test]
     fn rows_keep_their_order_and_their_weight(sizes in prop::collection::vec((0_i64..3000, any::<bool>(), 0..8), 0..80)) {
@@ -66,7 +86,7 @@ proptest! {
         prop_assert!(pending.bytes() >= 8 * rows.cast_unsigned());
         let batches = coalesced(pending.take().unwrap_or_default()).expect("joined");
         prop_assert_eq!(values(&batches), (0..rows).collect::<Vec<_>>());
-        let full = batches.len().saturating_sub(1);
-        prop_assert!(batches.iter().take(full).all(|batch| batch.num_rows() >= ENCODE_ROWS));
+        let worth = |pair: &[RecordBatch]| pair.iter().any(|batch| batch.num_rows() >= WHOLE_ROWS);
+        prop_assert!(batches.windows(2).all(worth));
     }
 }
