@@ -281,7 +281,7 @@ fn pin(base: &TableState, name: &str) -> TableRequirement {
 }
 
 /// The parent of a new snapshot: the ref's head; a branch that does not exist yet starts at main's.
-fn parent(base: &TableState, target: &str) -> Option<SnapshotRef> {
+pub(crate) fn parent(base: &TableState, target: &str) -> Option<SnapshotRef> {
     base.head(target).or_else(|| base.head(MAIN)).cloned()
 }
 
@@ -435,6 +435,7 @@ fn own_record(delta: &PipelineDelta, held: Option<&Taken>, snapshot: i64, seq: i
         checkpoint.positions = held.positions.clone();
         let fresh = std::mem::replace(&mut checkpoint.tails, held.tails.clone());
         checkpoint.tails.extend(fresh);
+        checkpoint.followers.extend(held.followers.iter().cloned());
     }
     checkpoint.positions = delta.delta.apply(&checkpoint.positions);
     Record {

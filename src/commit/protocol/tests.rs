@@ -92,7 +92,7 @@ impl World {
                 pipeline: &PipelineName::new(pipeline),
                 target: MAIN,
                 on_rollback: self.on_rollback,
-                witness: false,
+                witness: Witness::Files,
             };
             let standing = committer.standing(&base, question).await.expect("never halts here");
             let mut change = match standing {
@@ -561,7 +561,7 @@ fn an_operator_sets_positions_once_over_a_catalog_that_loses_answers() {
             assert_eq!(snapshots(&world.truth().await), snapshots(&base) + 1, "one snapshot, seed {seed}");
             let pipeline = PipelineName::new("p");
             let question =
-                Question { pipeline: &pipeline, target: MAIN, on_rollback: OnRollback::Halt, witness: false };
+                Question { pipeline: &pipeline, target: MAIN, on_rollback: OnRollback::Halt, witness: Witness::Files };
             let Standing::At(taken) = committer.standing(&done, question).await.expect("stands") else {
                 panic!("it stands nowhere")
             };
@@ -598,8 +598,12 @@ fn a_record_is_found_below_the_snapshots_of_other_engines() {
         world.foreign_append(&world.truth().await).await.expect("committed");
         let removals = vec!["frazil.checkpoint.a@main".to_owned()];
         world.update(vec![TableUpdate::RemoveProperties { removals }]).await;
-        let question =
-            Question { pipeline: &PipelineName::new("a"), target: MAIN, on_rollback: OnRollback::Halt, witness: false };
+        let question = Question {
+            pipeline: &PipelineName::new("a"),
+            target: MAIN,
+            on_rollback: OnRollback::Halt,
+            witness: Witness::Files,
+        };
         let standing = world.committer("a1").standing(&world.truth().await, question).await.expect("readable");
         let Standing::At(taken) = standing else { panic!("{standing:?}") };
         assert_eq!(taken.checkpoint.positions[&PartitionId::new("0")], Position::Offset(5));
