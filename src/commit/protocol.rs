@@ -388,7 +388,8 @@ impl Committer {
             Outcome::Committed(state) => {
                 let believed = self.recognise(&state).is_ok()
                     && (commit.change.data.is_none()
-                        || Chain::of(&state, &commit.change.target).contains(commit.change.snapshot_id));
+                        || Chain::of(&state, &commit.change.target)
+                            .is_ok_and(|chain| chain.contains(commit.change.snapshot_id)));
                 if believed {
                     self.seen_seq = self.seen_seq.max(state.metadata.last_sequence_number());
                     return Turn::done(*state, true);
@@ -479,12 +480,12 @@ impl Committer {
 
     async fn seen(&self, commit: &Commit, head: &TableState) -> Result<Seen> {
         let change = &commit.change;
-        let in_chain = change.data.is_some() && Chain::of(head, &change.target).contains(change.snapshot_id);
+        let in_chain = change.data.is_some() && Chain::of(head, &change.target)?.contains(change.snapshot_id);
         let effect = if in_chain { Effect::Done } else { self.held(change, head).await?.0 };
         let (as_assumed, young, rebase) = match &commit.last {
             None => (false, false, Rebase::Clean),
             Some(prepared) => {
-                (as_assumed(prepared, head), self.is_young(prepared), rebase(change, &prepared.base, head))
+                (as_assumed(prepared, head), self.is_young(prepared), rebase(change, &prepared.base, head)?)
             }
         };
         Ok(Seen {

@@ -386,20 +386,13 @@ struct Records {
 impl Records {
     async fn collect(preparer: &Preparer<'_>, change: &Change, base: &TableState, seq: i64) -> Result<Self> {
         let (storage, held, instance) = (preparer.storage, preparer.held, preparer.instance);
-        let chain = Chain::of(base, &change.target);
-        let carried = records::nearest(storage, &chain, &change.target).await?;
-        let own = match &change.delta {
-            None => None,
-            Some(delta) => {
-                let key = record_key(&delta.pipeline, &change.target);
-                let record = own_record(delta, held, change.snapshot_id, seq, instance);
-                Some((key, record.to_text()))
-            }
-        };
-        let mut others: BTreeMap<_, _> = carried.into_iter().map(|(key, carried)| (key, carried.text)).collect();
-        if let Some((key, _)) = &own {
-            others.remove(key);
-        }
+        let chain = Chain::of(base, &change.target)?;
+        let key = change.delta.as_ref().map(|delta| record_key(&delta.pipeline, &change.target));
+        // Its own record is made anew; an operator may do so because the one that is there cannot be read.
+        let carried = records::nearest(storage, &chain, &change.target, key.as_deref()).await?;
+        let record = |delta| own_record(delta, held, change.snapshot_id, seq, instance).to_text();
+        let own = key.zip(change.delta.as_ref().map(record));
+        let others: BTreeMap<_, _> = carried.into_iter().map(|(key, carried)| (key, carried.text)).collect();
         Ok(Self { own, others })
     }
 

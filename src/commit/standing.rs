@@ -6,7 +6,7 @@ use std::io::Read;
 
 use iceberg::spec::TableMetadata;
 
-use crate::commit::checkpoint::{Chain, ChainLink, Decision, Findings, Taken, record_key};
+use crate::commit::checkpoint::{Chain, ChainLink, Decision, Findings, Taken, circular, record_key};
 use crate::commit::snapshot::parent;
 use crate::commit::{manifests, records};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -59,9 +59,10 @@ pub enum Standing {
 /// `Corrupt` with the way out where the table says halt, and for records that cannot be read.
 pub async fn standing(storage: &Storage, state: &TableState, question: Question<'_>) -> Result<Standing> {
     let key = record_key(question.pipeline, question.target);
-    let chain = Chain::of(state, question.target);
+    let chain = Chain::of(state, question.target)?;
     let property = records::in_property(state, &key)?;
-    let ancestor = records::nearest(storage, &chain, question.target).await?.remove(&key).map(|carried| carried.record);
+    let ancestor = records::nearest(storage, &chain, question.target, None).await?.remove(&key);
+    let ancestor = ancestor.map(|carried| carried.read(&key)).transpose()?;
     let mut findings = Findings {
         property,
         ancestor,
@@ -115,6 +116,9 @@ async fn investigate(storage: &Storage, state: &TableState, target: &str, findin
             continue;
         };
         while let Some((link, parent)) = findings.missing.and_then(|id| known.get(&id)) {
+            if findings.chain.iter().any(|own| own.id == link.id) {
+                return Err(circular(state, link.id));
+            }
             findings.chain.push(*link);
             findings.missing = *parent;
         }
