@@ -101,7 +101,9 @@ impl Plan {
                 let held = before.as_ref().and_then(|record| record.as_ref().ok());
                 let identity = source.clone().or_else(|| held.map(|record| record.checkpoint.source.clone()));
                 let sealed = held.filter(|_| !drop_sealed).map(|record| record.sealed.clone()).unwrap_or_default();
-                let after = Checkpoint { positions, source: identity.unwrap_or_default(), tails: BTreeMap::new() };
+                let followers = held.map(|record| record.checkpoint.followers.clone()).unwrap_or_default();
+                let source = identity.unwrap_or_default();
+                let after = Checkpoint { positions, source, tails: BTreeMap::new(), followers };
                 (after, sealed)
             }
         };

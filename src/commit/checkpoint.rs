@@ -2,11 +2,11 @@
 //!
 //! Source: docs/protocol.md, "Start, and each look". Pure: whoever calls has loaded the table and read the records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use iceberg::spec::SnapshotRef;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::change::OnRollback;
 use crate::model::checkpoint::{Checkpoint, Record};
 use crate::model::ids::PipelineName;
@@ -28,18 +28,25 @@ pub struct Chain {
 
 impl Chain {
     /// The chain of `target` in `state`.
-    pub fn of(state: &TableState, target: &str) -> Self {
+    ///
+    /// # Errors
+    /// `Corrupt` when a snapshot is among its own ancestors: metadata that no writer may have made is not walked for ever.
+    pub fn of(state: &TableState, target: &str) -> Result<Self> {
         let mut chain = Self::default();
         let mut at = state.head(target).cloned();
+        let mut seen = BTreeSet::new();
         while let Some(snapshot) = at {
             let parent = snapshot.parent_snapshot_id();
+            if !seen.insert(snapshot.snapshot_id()) {
+                return Err(circular(state, snapshot.snapshot_id()));
+            }
             chain.snapshots.push(snapshot);
             at = parent.and_then(|id| state.metadata.snapshot_by_id(id).cloned());
             if at.is_none() {
                 chain.missing = parent;
             }
         }
-        chain
+        Ok(chain)
     }
 
     /// Whether a snapshot is in the chain.
@@ -51,6 +58,14 @@ impl Chain {
     pub fn is_complete(&self) -> bool {
         self.missing.is_none() && !self.snapshots.is_empty()
     }
+}
+
+/// A snapshot that is among its own ancestors.
+pub(crate) fn circular(state: &TableState, snapshot: i64) -> Error {
+    let text = format!("table {}: snapshot {snapshot} is among its own ancestors", state.name);
+    Error::new(ErrorKind::Corrupt, text).with_hint(
+        "the metadata is damaged: set the branch to a snapshot whose parents are right, or register an older metadata file",
+    )
 }
 
 /// What is known when a pipeline asks where it stands.

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use iceberg::spec::{NestedFieldRef, Schema, TableMetadata, Type};
 
+use crate::commit::checkpoint::Chain;
+use crate::error::Result;
 use crate::model::table::TableState;
 
 /// What a change of ours does, as far as conflicts are concerned.
@@ -88,18 +90,15 @@ pub(crate) fn layout_changed(base: &TableMetadata, head: &TableMetadata) -> bool
 }
 
 /// Whether `head` is `base` or descends from it, as far as the snapshots that are still there tell.
-pub(crate) fn descends(head: &TableState, target: &str, base: Option<i64>) -> bool {
+///
+/// # Errors
+/// As `Chain::of`.
+pub(crate) fn descends(head: &TableState, target: &str, base: Option<i64>) -> Result<bool> {
     let Some(base) = base else {
-        return true;
+        return Ok(true);
     };
-    let mut at = head.head(target).cloned();
-    while let Some(snapshot) = at {
-        if snapshot.snapshot_id() == base || snapshot.parent_snapshot_id() == Some(base) {
-            return true;
-        }
-        at = snapshot.parent_snapshot_id().and_then(|id| head.metadata.snapshot_by_id(id).cloned());
-    }
-    false
+    let chain = Chain::of(head, target)?;
+    Ok(chain.contains(base) || chain.missing == Some(base))
 }
 
 /// Whether every column of `staged`, the schema that files were written with, means the same at `head`: same id, same path,

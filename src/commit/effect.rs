@@ -7,6 +7,7 @@ use crate::commit::checkpoint::record_key;
 use crate::commit::conflict::{self, Ours, Rule, Theirs};
 use crate::commit::look::{Effect, Rebase};
 use crate::commit::snapshot::Prepared;
+use crate::error::Result;
 use crate::model::change::{Change, Data, OperatorEdit, PipelineDelta};
 use crate::model::checkpoint::{self, Record};
 use crate::model::table::TableState;
@@ -90,15 +91,18 @@ pub(super) fn fit(change: &mut Change, state: &TableState) -> bool {
 }
 
 /// The conflict table for the changes that are built, over what happened between `base` and `head`.
-pub(super) fn rebase(change: &Change, base: &TableState, head: &TableState) -> Rebase {
+///
+/// # Errors
+/// As `Chain::of`.
+pub(super) fn rebase(change: &Change, base: &TableState, head: &TableState) -> Result<Rebase> {
     let layout = conflict::layout_changed(&base.metadata, &head.metadata)
         || (change.evolve.is_some() && base.metadata.last_column_id() != head.metadata.last_column_id());
     let Some(Data::Append(append)) = &change.data else {
-        return if layout && change.evolve.is_some() { Rebase::Rebuild } else { Rebase::Clean };
+        return Ok(if layout && change.evolve.is_some() { Rebase::Rebuild } else { Rebase::Clean });
     };
     let base_head = base.head(&change.target).map(|s| s.snapshot_id());
     let mut theirs = vec![Theirs::Append];
-    if !conflict::descends(head, &change.target, base_head) {
+    if !conflict::descends(head, &change.target, base_head)? {
         theirs.push(Theirs::Rollback);
     }
     if layout {
@@ -120,5 +124,5 @@ pub(super) fn rebase(change: &Change, base: &TableState, head: &TableState) -> R
         Rule::FieldIds => fits(),
         _ => false,
     });
-    if clean { Rebase::Clean } else { Rebase::Rebuild }
+    Ok(if clean { Rebase::Clean } else { Rebase::Rebuild })
 }

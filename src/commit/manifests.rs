@@ -161,6 +161,17 @@ pub(crate) async fn live_entries(storage: &Storage, file: &ManifestFile) -> Resu
     Ok(live)
 }
 
+/// Whether a live data file's path meets `wanted`.
+pub(crate) async fn any_live(storage: &Storage, file: &ManifestFile, wanted: impl Fn(&str) -> bool) -> Result<bool> {
+    if file.content != ManifestContentType::Data || !(file.has_added_files() || file.has_existing_files()) {
+        return Ok(false);
+    }
+    let bytes = storage.read(&file.manifest_path).await?;
+    let manifest =
+        Manifest::parse_avro(&bytes).context(ErrorKind::Corrupt, || format!("manifest {}", file.manifest_path))?;
+    Ok(manifest.entries().iter().any(|entry| entry.is_alive() && wanted(entry.file_path())))
+}
+
 fn with_first_row_id(file: &DataFile, spec_id: i32, row: u64) -> Result<DataFile> {
     let mut builder = DataFileBuilder::default();
     if let Some(order) = file.sort_order_id() {

@@ -139,3 +139,6 @@ pub(crate) async fn is_swept(
     }
     Ok(false)
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,11 +16,11 @@ use crate::commit::look::{Effect, Rebase, Seen, Verdict, look};
 use crate::commit::proof::{self, Leftover};
 use crate::commit::properties::CommitProperties;
 use crate::commit::snapshot::{ListCache, Prepared, Preparer, Written};
-use crate::commit::standing::{Ancestry, Question, Standing, standing};
+use crate::commit::standing::{Ancestry, Question, Standing, Witness, standing};
 use crate::env::Env;
 use crate::error::{Directive, Error, ErrorKind, Result};
 use crate::model::change::{Change, Data};
-use crate::model::checkpoint::{self, Positions};
+use crate::model::checkpoint;
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
 use crate::storage::Storage;
@@ -415,7 +415,8 @@ impl Committer {
             Outcome::Committed(state) => {
                 let believed = self.recognise(&state).is_ok()
                     && (commit.change.data.is_none()
-                        || Chain::of(&state, &commit.change.target).contains(commit.change.snapshot_id));
+                        || Chain::of(&state, &commit.change.target)
+                            .is_ok_and(|chain| chain.contains(commit.change.snapshot_id)));
                 if believed {
                     self.seen_seq = self.seen_seq.max(state.metadata.last_sequence_number());
                     return Turn::done(*state, true);
@@ -506,12 +507,12 @@ impl Committer {
 
     async fn seen(&self, commit: &Commit, head: &TableState) -> Result<Seen> {
         let change = &commit.change;
-        let in_chain = change.data.is_some() && Chain::of(head, &change.target).contains(change.snapshot_id);
+        let in_chain = change.data.is_some() && Chain::of(head, &change.target)?.contains(change.snapshot_id);
         let effect = if in_chain { Effect::Done } else { self.held(change, head).await?.0 };
         let (as_assumed, young, rebase) = match &commit.last {
             None => (false, false, Rebase::Clean),
             Some(prepared) => {
-                (as_assumed(prepared, head), self.is_young(prepared), rebase(change, &prepared.base, head))
+                (as_assumed(prepared, head), self.is_young(prepared), rebase(change, &prepared.base, head)?)
             }
         };
         Ok(Seen {
@@ -536,14 +537,14 @@ impl Committer {
             pipeline: &delta.pipeline,
             target: &change.target,
             on_rollback: delta.on_rollback,
-            witness: false,
+            // Rows come after a start record: where there is no record any more, it was lost.
+            witness: if delta.delta.is_empty() { Witness::Absent } else { Witness::Known },
         };
         Ok(match self.standing(state, question).await? {
             Standing::At(_) if delta.delta.is_empty() => (Effect::Done, None),
             Standing::At(taken) => (Effect::Delta(delta.standing(&taken.checkpoint.positions)), Some(taken)),
-            Standing::New if delta.delta.is_empty() => (Effect::Absent, None),
-            // The table knows nothing of this pipeline: its start record is gone, or never was.
-            Standing::New => (Effect::Delta(delta.standing(&Positions::new())), None),
+            // For rows the witness halts: only a start record gets here.
+            Standing::New => (Effect::Absent, None),
         })
     }
 
@@ -554,7 +555,10 @@ impl Committer {
                 ErrorKind::Corrupt,
                 format!("table {} is another table now: uuid {uuid}, not {held}", self.table),
             )
-            .with_hint("it was dropped and created anew; restart the pipeline to begin in the new one")),
+            .with_hint(
+                "it was dropped and created anew: bring the old one back, or set the positions in the new one with \
+                 `frazil checkpoint set`, then restart the pipeline",
+            )),
             _ => {
                 self.uuid = Some(uuid);
                 Ok(())

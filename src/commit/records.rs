@@ -21,10 +21,20 @@ pub(crate) const VERSION_KEY: &str = "frazil.version";
 /// A record on a snapshot, as it was written.
 #[derive(Debug, Clone)]
 pub(crate) struct Carried {
-    /// The record.
-    pub(crate) record: Record,
-    /// Its text, to be copied verbatim.
+    /// Its text, to be copied verbatim. Whose it is reads it: one that nobody can read stops its own pipeline alone.
     pub(crate) text: String,
+    /// The snapshot that it was found on.
+    snapshot: i64,
+}
+
+impl Carried {
+    /// Reads it as the record `key`.
+    ///
+    /// # Errors
+    /// `Corrupt` when it cannot be read.
+    pub(crate) fn read(&self, key: &str) -> Result<Record> {
+        Record::parse(&self.text).map_err(|e| e.within(format!("snapshot {}, {key}", self.snapshot)))
+    }
 }
 
 /// The record in a table property.
@@ -36,20 +46,29 @@ pub(crate) fn in_property(state: &TableState, key: &str) -> Result<Option<Record
     state.property(key).map(read).transpose()
 }
 
-/// Every record of `target` on the nearest ancestor that has it, by key.
+/// Every record of `target` but `except` on the nearest ancestor that has it, by key.
 ///
 /// Our snapshots carry all records that were known, so the walk ends at the first of ours.
 ///
 /// # Errors
-/// A record that cannot be read is an error, never "there is none".
-pub(crate) async fn nearest(storage: &Storage, chain: &Chain, target: &str) -> Result<BTreeMap<String, Carried>> {
+/// A record whose text cannot be had is an error, never "there is none".
+pub(crate) async fn nearest(
+    storage: &Storage,
+    chain: &Chain,
+    target: &str,
+    except: Option<&str>,
+) -> Result<BTreeMap<String, Carried>> {
     let mut records = BTreeMap::new();
     let suffix = format!("@{target}");
     for snapshot in &chain.snapshots {
         let summary = &snapshot.summary().additional_properties;
         let mut header = None;
         for (key, value) in summary {
-            if !key.starts_with("frazil.checkpoint.") || !key.ends_with(&suffix) || records.contains_key(key) {
+            if !key.starts_with("frazil.checkpoint.")
+                || !key.ends_with(&suffix)
+                || records.contains_key(key)
+                || except == Some(key)
+            {
                 continue;
             }
             let text = if value == IN_LIST {
@@ -63,9 +82,7 @@ pub(crate) async fn nearest(storage: &Storage, chain: &Chain, target: &str) -> R
             } else {
                 value.clone()
             };
-            let record =
-                Record::parse(&text).map_err(|e| e.within(format!("snapshot {}, {key}", snapshot.snapshot_id())))?;
-            records.insert(key.clone(), Carried { record, text });
+            records.insert(key.clone(), Carried { text, snapshot: snapshot.snapshot_id() });
         }
         if summary.contains_key(VERSION_KEY) {
             break;

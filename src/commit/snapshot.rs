@@ -281,7 +281,7 @@ fn pin(base: &TableState, name: &str) -> TableRequirement {
 }
 
 /// The parent of a new snapshot: the ref's head; a branch that does not exist yet starts at main's.
-fn parent(base: &TableState, target: &str) -> Option<SnapshotRef> {
+pub(crate) fn parent(base: &TableState, target: &str) -> Option<SnapshotRef> {
     base.head(target).or_else(|| base.head(MAIN)).cloned()
 }
 
@@ -386,20 +386,13 @@ struct Records {
 impl Records {
     async fn collect(preparer: &Preparer<'_>, change: &Change, base: &TableState, seq: i64) -> Result<Self> {
         let (storage, held, instance) = (preparer.storage, preparer.held, preparer.instance);
-        let chain = Chain::of(base, &change.target);
-        let carried = records::nearest(storage, &chain, &change.target).await?;
-        let own = match &change.delta {
-            None => None,
-            Some(delta) => {
-                let key = record_key(&delta.pipeline, &change.target);
-                let record = own_record(delta, held, change.snapshot_id, seq, instance);
-                Some((key, record.to_text()))
-            }
-        };
-        let mut others: BTreeMap<_, _> = carried.into_iter().map(|(key, carried)| (key, carried.text)).collect();
-        if let Some((key, _)) = &own {
-            others.remove(key);
-        }
+        let chain = Chain::of(base, &change.target)?;
+        let key = change.delta.as_ref().map(|delta| record_key(&delta.pipeline, &change.target));
+        // Its own record is made anew; an operator may do so because the one that is there cannot be read.
+        let carried = records::nearest(storage, &chain, &change.target, key.as_deref()).await?;
+        let record = |delta| own_record(delta, held, change.snapshot_id, seq, instance).to_text();
+        let own = key.zip(change.delta.as_ref().map(record));
+        let others: BTreeMap<_, _> = carried.into_iter().map(|(key, carried)| (key, carried.text)).collect();
         Ok(Self { own, others })
     }
 
@@ -435,6 +428,7 @@ fn own_record(delta: &PipelineDelta, held: Option<&Taken>, snapshot: i64, seq: i
         checkpoint.positions = held.positions.clone();
         let fresh = std::mem::replace(&mut checkpoint.tails, held.tails.clone());
         checkpoint.tails.extend(fresh);
+        checkpoint.followers.extend(held.followers.iter().cloned());
     }
     checkpoint.positions = delta.delta.apply(&checkpoint.positions);
     Record {

@@ -8,7 +8,8 @@ use flate2::read::MultiGzDecoder;
 use futures::{StreamExt, TryStreamExt, stream};
 use iceberg::spec::TableMetadata;
 
-use crate::commit::checkpoint::{Chain, ChainLink, Decision, Findings, Taken, record_key};
+use crate::commit::checkpoint::{Chain, ChainLink, Decision, Findings, Taken, circular, record_key};
+use crate::commit::snapshot::parent;
 use crate::commit::{manifests, records};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::change::OnRollback;
@@ -62,8 +63,19 @@ pub struct Question<'a> {
     pub target: &'a str,
     /// What to do when the branch was rolled back.
     pub on_rollback: OnRollback,
-    /// Whether anything beside a record says that the pipeline wrote here.
-    pub witness: bool,
+    /// What beside a record says that the pipeline wrote here.
+    pub witness: Witness,
+}
+
+/// What says that a pipeline wrote to a table that has no record of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Witness {
+    /// Something that whoever asks knows of.
+    Known,
+    /// Files of the pipeline that are live in the branch, which are looked for when there is no record.
+    Files,
+    /// Nothing: whoever asks has looked before.
+    Absent,
 }
 
 /// Where a pipeline stands.
@@ -86,13 +98,14 @@ pub async fn standing(
     question: Question<'_>,
 ) -> Result<Standing> {
     let key = record_key(question.pipeline, question.target);
-    let chain = Chain::of(state, question.target);
+    let chain = Chain::of(state, question.target)?;
     let property = records::in_property(state, &key)?;
-    let ancestor = records::nearest(storage, &chain, question.target).await?.remove(&key).map(|carried| carried.record);
+    let ancestor = records::nearest(storage, &chain, question.target, None).await?.remove(&key);
+    let ancestor = ancestor.map(|carried| carried.read(&key)).transpose()?;
     let mut findings = Findings {
         property,
         ancestor,
-        witness: question.witness,
+        witness: question.witness == Witness::Known,
         chain: chain.snapshots.iter().map(ChainLink::from).collect(),
         missing: chain.missing,
         closed: false,
@@ -101,6 +114,12 @@ pub async fn standing(
     };
     loop {
         match findings.decide() {
+            Decision::New if question.witness == Witness::Files && !findings.witness => {
+                if !has_written(storage, state, question).await? {
+                    return Ok(Standing::New);
+                }
+                findings.witness = true;
+            }
             Decision::New => return Ok(Standing::New),
             Decision::Take(taken) => return Ok(Standing::At(taken)),
             Decision::Halt(error) => {
@@ -109,6 +128,20 @@ pub async fn standing(
             Decision::Investigate => investigate(storage, ancestry, state, question.target, &mut findings).await?,
         }
     }
+}
+
+/// Row 2: whether a file of the pipeline is live in the snapshot that its first commit would have as parent. One manifest is
+/// in memory at a time; asked once in a pipeline's life, of a table that may be large.
+async fn has_written(storage: &Storage, state: &TableState, question: Question<'_>) -> Result<bool> {
+    let Some(head) = parent(state, question.target) else {
+        return Ok(false);
+    };
+    for manifest in manifests::list(storage, head.manifest_list(), state.metadata.format_version()).await? {
+        if manifests::any_live(storage, &manifest, |path| question.pipeline.has_written(path)).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Row 10: closes the chain from the metadata log, and asks head's manifests for the record's snapshot.
@@ -129,6 +162,9 @@ async fn investigate(
     while let Some(known) = documents.try_next().await? {
         let Some(known) = known else { continue };
         while let Some((link, parent)) = findings.missing.and_then(|id| known.get(&id)) {
+            if findings.chain.iter().any(|own| own.id == link.id) {
+                return Err(circular(state, link.id));
+            }
             findings.chain.push(*link);
             findings.missing = *parent;
         }

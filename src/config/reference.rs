@@ -105,7 +105,12 @@ const fn typed(only: &'static str, path: &'static str, kind: Kind, preset: Prese
 /// All settings, grouped by section.
 pub const FIELDS: &[Field] = &[
     field("instance", Text, Host, "Names this process in commits and file names; keep it stable over restarts"),
-    field("state_dir", Path, Is("frazil-state"), "Folder for what must survive a crash: the ledger of staged files"),
+    field(
+        "state_dir",
+        Path,
+        Is("frazil-state"),
+        "Folder for what must survive a crash: the ledger of staged files, the list of anchors",
+    ),
     field("catalog.*.type", Choice(CATALOG_TYPES), Required, "Kind of catalog"),
     typed("rest", "catalog.*.uri", Uri, Required, "Base URI of the REST catalog, before `/v1`"),
     typed("rest", "catalog.*.warehouse", Text, Unset, "Warehouse to ask the REST catalog for"),

@@ -1,24 +1,17 @@
-//! Where a pipeline's epochs begin and end: the checkpoint it starts from, and the commits of what it sealed.
+//! Where a pipeline's epochs end: the commits of what it sealed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
 use crate::api::PipelineHealth;
 use crate::commit::proof::Leftover;
 use crate::commit::protocol::{Commit, Ending};
-use crate::commit::standing::Standing;
 use crate::config::RejectsTo;
-use crate::daemon::lane::Lane;
-use crate::daemon::pipeline::{Epoch, Pipeline, REJECTS_SUFFIX, since};
+use crate::daemon::pipeline::{Epoch, Pipeline, since};
 use crate::daemon::rebuild;
 use crate::daemon::sealed::{self, STAGED_MAX_MS, Sealed, SealedPart};
 use crate::daemon::table::TableHandle;
-use crate::daemon::tables::Shared;
-use crate::daemon::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::batch::RawBatch;
 use crate::model::change::{Change, PipelineDelta};
 use crate::model::checkpoint::{Checkpoint, Delta};
 use crate::model::ids::TableName;
@@ -29,8 +22,6 @@ use crate::write::staged::Staged;
 
 const WAIT_MIN: Duration = Duration::from_millis(500);
 const WAIT_MAX: Duration = Duration::from_secs(30);
-/// How long a table may take to open before the pipeline says that it waits.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a table's part of an epoch amounts to.
 #[derive(Debug, Clone, Copy)]
@@ -47,46 +38,8 @@ impl Weight {
 }
 
 impl Pipeline {
-    /// Where to read from: what the anchor's checkpoint says, once every decided epoch is finished.
-    pub(crate) async fn start(&mut self) -> Result<Checkpoint> {
-        self.fresh = true;
-        let handle = self.shared.table(&self.config.catalog, &self.anchor)?;
-        let (state, standing) = match handle.standing(self.asker()).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Checkpoint::default()),
-            found => found?,
-        };
-        let Standing::At(taken) = standing else {
-            return Ok(Checkpoint::default());
-        };
-        self.fresh = taken.checkpoint.positions.is_empty();
-        if let Some(warning) = taken.warning {
-            tracing::warn!(pipeline = %self.name, table = %self.anchor, "{warning}");
-        }
-        let identity = self.source.identity();
-        if !taken.checkpoint.source.is_empty() && taken.checkpoint.source != identity {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("pipeline {}: its checkpoint is of source {:?}, this one is {identity:?}", self.name, taken.checkpoint.source),
-            )
-            .with_hint("point the source back, give the pipeline a new name to start from the beginning, or run `frazil checkpoint set`"));
-        }
-        for location in &taken.sealed {
-            if let Err(error) = self.finish_sealed(location, &state).await {
-                // Another instance may have finished and forgotten it meanwhile.
-                return Err(match handle.standing(self.asker()).await?.1 {
-                    Standing::At(now) if !now.sealed.contains(location) => {
-                        Error::new(ErrorKind::Fenced, "another instance finished the sealed epoch").with_source(error)
-                    }
-                    _ => error,
-                });
-            }
-        }
-        self.finished = taken.sealed;
-        Ok(taken.checkpoint)
-    }
-
     /// Finishes a decided epoch from its object.
-    async fn finish_sealed(&mut self, location: &str, anchor: &TableState) -> Result<()> {
+    pub(crate) async fn finish_sealed(&mut self, location: &str, anchor: &TableState) -> Result<()> {
         let storage = self.shared.storage.vended(&anchor.config)?;
         let sealed = Sealed::read(&storage, location).await?;
         for part in &sealed.parts {
@@ -118,7 +71,7 @@ impl Pipeline {
                 Ending::Rebuild(head) => {
                     let owner =
                         LedgerOwner { table: handle.name().clone(), snapshot_id: self.shared.env.snapshot_id() };
-                    let rebuilt = rebuild::encode_again(&self.shared, &head, &staged, &owner).await?;
+                    let rebuilt = rebuild::encode_again(&self.shared, &self.name, &head, &staged, &owner).await?;
                     change = commit.change().clone();
                     change.snapshot_id = owner.snapshot_id;
                     change.evolve = rebuilt.evolve;
@@ -145,7 +98,7 @@ impl Pipeline {
     }
 
     /// Drives a change to an end that is known, however long it takes.
-    async fn drive(
+    pub(crate) async fn drive(
         &mut self,
         handle: &TableHandle,
         change: Change,
@@ -188,89 +141,7 @@ impl Pipeline {
         }
     }
 
-    /// Opens the lane of a table, which is created from its first rows when it is missing.
-    pub(crate) async fn open_lane(&mut self, table: &TableName, rows: &RawBatch) -> Result<()> {
-        if self.lanes.contains_key(table) {
-            return Ok(());
-        }
-        if self.lanes.len() >= self.lanes_max {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("pipeline {} would feed more than {} tables, the next is {table}", self.name, self.lanes_max),
-            )
-            .with_hint("raise limits.tables, or route by a field with fewer values"));
-        }
-        let catalog = self.shared.catalog(&self.config.catalog)?;
-        let opening = self.creation.open(&self.shared.env, catalog.as_ref(), table, rows);
-        patiently(&self.shared, &self.watch, &self.hard, table, opening).await?;
-        self.add_lane(table).await
-    }
-
-    /// Opens the lane of the rejects table.
-    pub(crate) async fn open_rejects(&mut self, table: &TableName) -> Result<()> {
-        if self.lanes.contains_key(table) {
-            return Ok(());
-        }
-        let catalog = self.shared.catalog(&self.config.catalog)?;
-        let opening = self.creation.open_rejects(&self.shared.env, catalog.as_ref(), table);
-        patiently(&self.shared, &self.watch, &self.hard, table, opening).await?;
-        self.add_lane(table).await
-    }
-
-    /// A lane, once the table knows the pipeline: rows never travel in a snapshot without a parent.
-    async fn add_lane(&mut self, table: &TableName) -> Result<()> {
-        let handle = self.shared.table(&self.config.catalog, table)?;
-        let rejects = *table == self.anchor.with_suffix(REJECTS_SUFFIX);
-        let options = if rejects { self.options.of_rejects() } else { self.options.clone() };
-        let (mut state, standing) = handle.standing(self.asker()).await?;
-        if let Standing::At(taken) = &standing {
-            self.has_anchor(table, &taken.checkpoint).await?;
-        }
-        if standing == Standing::New {
-            let mut change = Lane::new(self.shared.clone(), options.clone(), handle.clone(), state.clone())?
-                .change(self.shared.env.snapshot_id(), None);
-            change.target.clone_from(&self.config.branch);
-            change.delta = Some(self.delta(Delta::default(), Vec::new()));
-            let (commit, ending) = self.drive(&handle, change, state, None).await?;
-            let Ending::Done { state: started, .. } = ending else {
-                return Err(Error::new(
-                    ErrorKind::Fenced,
-                    format!("table {table}: the start record met another instance"),
-                ));
-            };
-            self.settle(&commit.owners(table)).await;
-            state = *started;
-        }
-        let lane = Lane::new(self.shared.clone(), options, handle, state)?;
-        self.lanes.insert(table.clone(), lane);
-        Ok(())
-    }
-
-    /// A pipeline that found no checkpoint in its anchor has written nowhere yet, unless the anchor was replaced or renamed.
-    async fn has_anchor(&mut self, table: &TableName, held: &Checkpoint) -> Result<()> {
-        if !self.fresh || *table == self.anchor || held.positions.is_empty() {
-            return Ok(());
-        }
-        let anchor = self.shared.table(&self.config.catalog, &self.anchor)?;
-        let positions = match anchor.standing(self.asker()).await {
-            Ok((_, Standing::At(taken))) => taken.checkpoint.positions,
-            Ok((_, Standing::New)) => Default::default(),
-            Err(error) if error.kind() == ErrorKind::NotFound => Default::default(),
-            Err(error) => return Err(error),
-        };
-        let covered =
-            held.positions.iter().all(|(partition, held)| positions.get(partition).is_some_and(|p| p.covers(held)));
-        if covered {
-            return Ok(()); // another instance began meanwhile
-        }
-        Err(Error::new(
-            ErrorKind::Corrupt,
-            format!("table {table} holds rows of pipeline {}, but its anchor {} knows of none", self.name, self.anchor),
-        )
-        .with_hint("the anchor was dropped, renamed or replaced: bring it back, or set the positions with `frazil checkpoint set`"))
-    }
-
-    fn delta(&self, delta: Delta, sealed: Vec<String>) -> PipelineDelta {
+    pub(crate) fn delta(&self, delta: Delta, sealed: Vec<String>) -> PipelineDelta {
         PipelineDelta {
             pipeline: self.name.clone(),
             delta,
@@ -309,7 +180,10 @@ impl Pipeline {
         let (handle, base) = (lane.handle.clone(), lane.state.clone());
         // From here on its files may be in a commit: what becomes of them is no longer this pipeline's alone to say.
         let epoch = std::mem::take(&mut self.epoch);
-        change.delta = Some(self.delta(epoch.delta.clone(), location.clone().into_iter().collect()));
+        let mut delta = self.delta(epoch.delta.clone(), location.clone().into_iter().collect());
+        let parts_of = sealed.iter().flat_map(|(sealed, _)| &sealed.parts);
+        delta.witness.followers = parts_of.map(|part| part.uuid.clone()).collect();
+        change.delta = Some(delta);
         let (commit, ending) = self.drive(&handle, change, base, None).await?;
         let mut owners = commit.owners(&anchor);
         let tables = others.iter().map(|(table, _)| table.clone());
@@ -353,18 +227,6 @@ impl Pipeline {
         let bytes: u64 = parts.iter().map(|(_, weight)| weight.bytes).sum();
         let (tables, rejects) = (parts.len(), epoch.rejects);
         tracing::info!(pipeline = %self.name, rows, bytes, tables, rejects, ms = took.as_millis() as u64, "committed");
-    }
-
-    /// The anchor may have had no rows yet.
-    async fn open_anchor(&mut self) -> Result<()> {
-        let anchor = self.anchor.clone();
-        if self.lanes.contains_key(&anchor) {
-            return Ok(());
-        }
-        let catalog = self.shared.catalog(&self.config.catalog)?;
-        let opening = self.creation.open_empty(&self.shared.env, catalog.as_ref(), &anchor);
-        patiently(&self.shared, &self.watch, &self.hard, &anchor, opening).await?;
-        self.add_lane(&anchor).await
     }
 
     /// Completes the files of every lane.
@@ -441,7 +303,7 @@ impl Pipeline {
         }
     }
 
-    async fn settle(&mut self, owners: &[LedgerOwner]) {
+    pub(crate) async fn settle(&mut self, owners: &[LedgerOwner]) {
         for owner in owners {
             if let Err(error) = self.shared.ledger.settle(owner).await {
                 tracing::warn!(pipeline = %self.name, "the ledger keeps a settled entry: {error}");
@@ -480,34 +342,4 @@ fn undecided(anchor: &TableName, ending: &Ending) -> Error {
         _ => "another instance has moved the checkpoint",
     };
     Error::new(ErrorKind::Fenced, format!("table {anchor}: {what}"))
-}
-
-/// What opens a table waits for a catalog that does not answer: says so, and ends when a shutdown's grace has passed.
-async fn patiently(
-    shared: &Shared,
-    watch: &Watch,
-    hard: &CancellationToken,
-    table: &TableName,
-    opening: impl Future<Output = Result<TableState>>,
-) -> Result<TableState> {
-    tokio::pin!(opening);
-    let mut told = false;
-    loop {
-        tokio::select! {
-            biased;
-            () = hard.cancelled() => {
-                return Err(Error::new(ErrorKind::Unavailable, format!("table {table}: stopped while waiting for the catalog")));
-            }
-            opened = &mut opening => {
-                if told {
-                    watch.set(PipelineHealth::Running);
-                }
-                return opened;
-            }
-            () = shared.env.sleep(PATIENCE), if !told => {
-                told = true;
-                watch.set(PipelineHealth::Waiting(format!("table {table}: the catalog does not answer")));
-            }
-        }
-    }
 }

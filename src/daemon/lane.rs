@@ -14,7 +14,7 @@ use crate::decode::observe::Observed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::batch::{Batch, RawBatch, Reject, Stage};
 use crate::model::change::{Append, Change, Data, Evolve};
-use crate::model::ids::PartitionId;
+use crate::model::ids::{PartitionId, PipelineName};
 use crate::model::table::TableState;
 use crate::quality::quarantine;
 use crate::storage::ledger::LedgerOwner;
@@ -37,10 +37,12 @@ pub(crate) struct LaneOptions {
     pub(crate) metadata: BTreeMap<String, MetadataColumn>,
     pub(crate) open_files_max: usize,
     pub(crate) target_file_size: Option<u64>,
+    /// How names of files begin.
+    pub(crate) file_prefix: String,
 }
 
 impl LaneOptions {
-    pub(crate) fn new(pipeline: &PipelineConfig, open_files_max: usize) -> Self {
+    pub(crate) fn new(name: &PipelineName, pipeline: &PipelineConfig, open_files_max: usize) -> Self {
         Self {
             on_change: pipeline.schema.on_change,
             epoch: pipeline.decode.epoch,
@@ -48,6 +50,7 @@ impl LaneOptions {
             metadata: pipeline.metadata.clone(),
             open_files_max,
             target_file_size: pipeline.commit.target_file_size,
+            file_prefix: name.file_mark(),
         }
     }
 
@@ -266,6 +269,7 @@ impl Lane {
 
     fn writer_options(&self) -> WriterOptions {
         WriterOptions {
+            file_prefix: self.options.file_prefix.clone(),
             open_files_max: self.options.open_files_max,
             gather_bytes_max: self.shared.budget.limit() / 4,
             sort_bytes_max: (self.shared.budget.limit() / 4).min(128 * 1024 * 1024),

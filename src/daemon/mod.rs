@@ -6,6 +6,7 @@ pub mod driver;
 pub(crate) mod epoch;
 pub(crate) mod lane;
 pub(crate) mod leftovers;
+pub(crate) mod opening;
 pub(crate) mod pipeline;
 pub(crate) mod rebuild;
 pub(crate) mod sealed;
@@ -13,7 +14,7 @@ pub mod table;
 pub mod tables;
 pub(crate) mod watch;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ use crate::source::Source;
 use crate::source::files::FilesSource;
 use crate::source::replay::ReplaySource;
 use crate::source::stdin::StdinSource;
+use crate::storage::anchors::Anchors;
 use crate::storage::disk::Disk;
 use crate::storage::ledger::{ENTRIES_MAX, Ledger};
 use crate::storage::{Storage, StorageOptions};
@@ -122,9 +124,10 @@ impl Daemon {
         let Stores { storage, disk, catalogs } = stores;
         let counted = |catalog| Arc::new(Counted::new(catalog, face.metrics.clone())) as Arc<dyn Catalog>;
         let catalogs = catalogs.into_iter().map(|(name, catalog)| (name, counted(catalog))).collect();
+        let anchors = Anchors::open(Arc::clone(&disk)).await?;
         let ledger = Ledger::open(disk, ENTRIES_MAX).await?;
         let budget = Budget::new(config.limits.memory);
-        let shared = Shared::new(env.clone(), &config.instance, storage, ledger, budget, catalogs);
+        let shared = Shared::new(env.clone(), &config.instance, storage, (ledger, anchors), budget, catalogs);
         let hard = CancellationToken::new();
         let mut pipelines = Vec::new();
         let mut watches = Vec::new();
@@ -314,7 +317,7 @@ fn pipeline(
     Ok(Pipeline {
         shared: shared.clone(),
         name: name.clone(),
-        options: LaneOptions::new(settings, config.limits.open_files),
+        options: LaneOptions::new(name, settings, config.limits.open_files),
         creation: Creation::new(settings),
         config: settings.clone(),
         source,
@@ -328,6 +331,7 @@ fn pipeline(
         cadence: Cadence::default(),
         finished: Vec::new(),
         fresh: true,
+        followers: BTreeSet::new(),
         watch,
         hard,
     })
@@ -335,5 +339,7 @@ fn pipeline(
 
 #[cfg(test)]
 mod outage;
+#[cfg(test)]
+mod recovery;
 #[cfg(test)]
 mod tests;

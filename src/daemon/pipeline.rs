@@ -3,12 +3,13 @@
 //! One task owns everything here. Batches are decoded ahead on other threads and written in order; a batch is part of the
 //! open epoch once it is written, and only then moves the epoch's delta.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::api::PipelineHealth;
 use crate::config::{PipelineConfig, RejectsTo};
@@ -59,6 +60,8 @@ pub(crate) struct Pipeline {
     pub(crate) finished: Vec<String>,
     /// Whether it began at the beginning of its source: no checkpoint was found.
     pub(crate) fresh: bool,
+    /// Tables beside the anchor that its epochs had rows for, as the anchor's record says.
+    pub(crate) followers: BTreeSet<Uuid>,
     pub(crate) watch: Arc<Watch>,
     /// Ends waiting for good: the grace of a shutdown has passed.
     pub(crate) hard: CancellationToken,
@@ -355,8 +358,10 @@ impl Pipeline {
         self.abandon(epoch.snapshot_id).await;
     }
 
-    pub(crate) fn asker(&self) -> Asker {
-        Asker { pipeline: self.name.clone(), target: self.config.branch.clone(), on_rollback: self.config.on_rollback }
+    /// Asks where it stands in a table; `witnesses` are the uuids of those that it has surely written to.
+    pub(crate) fn asker(&self, witnesses: BTreeSet<Uuid>) -> Asker {
+        let (pipeline, target) = (self.name.clone(), self.config.branch.clone());
+        Asker { pipeline, target, on_rollback: self.config.on_rollback, witnesses }
     }
 
     /// What travels beside the positions.

@@ -12,6 +12,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use crate::daemon::tables::Shared;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::change::Evolve;
+use crate::model::ids::PipelineName;
 use crate::model::table::TableState;
 use crate::storage::ledger::LedgerOwner;
 use crate::write::layout::TableLayout;
@@ -32,6 +33,7 @@ pub(crate) struct Rebuilt {
 /// `Corrupt` when values do not fit the column that has their name now, or a file is gone; those of the store.
 pub(crate) async fn encode_again(
     shared: &Shared,
+    pipeline: &PipelineName,
     head: &TableState,
     staged: &Staged,
     owner: &LedgerOwner,
@@ -45,7 +47,8 @@ pub(crate) async fn encode_again(
     let layout = TableLayout::from_state(head, Some(Arc::clone(&schema)), &WriteProperties::default())?;
     let arrow = layout.arrow_schema()?;
     let files = shared.files(head, owner.clone())?;
-    let mut writer = EpochWriter::new(layout, files, &shared.budget, shared.env.clone(), WriterOptions::default())?;
+    let options = WriterOptions { file_prefix: pipeline.file_mark(), ..WriterOptions::default() };
+    let mut writer = EpochWriter::new(layout, files, &shared.budget, shared.env.clone(), options)?;
     let storage = shared.storage.vended(&head.config)?;
     for file in &staged.files {
         let location = file.file_path().to_owned();

@@ -56,7 +56,7 @@ pub(crate) struct SealedPart {
     namespace: Vec<String>,
     name: String,
     /// The table under that name when the files were written.
-    uuid: String,
+    pub(crate) uuid: String,
     pub(crate) snapshot_id: i64,
     /// `write::staged`, as JSON.
     staged: String,

@@ -1,13 +1,15 @@
 //! One actor per table: the commits of this process to it, one at a time, and the clean-up after those given up.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::commit::proof::Leftover;
 use crate::commit::protocol::{Commit, Committer, Ending};
-use crate::commit::standing::{Question, Standing};
+use crate::commit::standing::{Question, Standing, Witness};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::change::OnRollback;
@@ -47,6 +49,8 @@ pub struct Asker {
     pub target: String,
     /// Its policy.
     pub on_rollback: OnRollback,
+    /// Tables that it has surely written to, by their uuids.
+    pub witnesses: BTreeSet<Uuid>,
 }
 
 /// A cheap handle to a table's actor.
@@ -179,7 +183,7 @@ impl TableActor {
             pipeline: &asker.pipeline,
             target: &asker.target,
             on_rollback: asker.on_rollback,
-            witness: false,
+            witness: if asker.witnesses.contains(&state.metadata.uuid()) { Witness::Known } else { Witness::Files },
         };
         self.committer.locate(question).await
     }

@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
 use crate::storage::Storage;
+use crate::storage::anchors::Anchors;
 use crate::storage::ledger::{Ledger, LedgerOwner};
 use crate::storage::upload::Upload;
 use crate::write::budget::Budget;
@@ -30,6 +31,8 @@ pub struct Shared {
     pub storage: Storage,
     /// What was begun and not settled.
     pub ledger: Ledger,
+    /// Where pipelines had their checkpoints.
+    pub anchors: Anchors,
     /// The byte budget of all rows in memory.
     pub budget: Budget,
     /// Catalogs by their configured names.
@@ -38,12 +41,12 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The shared part of a process.
+    /// The shared part of a process; `kept` is what its disk keeps.
     pub fn new(
         env: Env,
         instance: &str,
         storage: Storage,
-        ledger: Ledger,
+        kept: (Ledger, Anchors),
         budget: Budget,
         catalogs: BTreeMap<String, Arc<dyn Catalog>>,
     ) -> Self {
@@ -51,7 +54,8 @@ impl Shared {
             env,
             instance: instance.into(),
             storage,
-            ledger,
+            ledger: kept.0,
+            anchors: kept.1,
             budget,
             catalogs: Arc::new(catalogs),
             actors: Arc::default(),

@@ -29,7 +29,7 @@ use crate::storage::MemoryStore;
 use crate::storage::disk::MemoryDisk;
 use crate::storage::ledger::LedgerOwner;
 
-fn config(table: &str, anchor: Option<&str>, rows: u64) -> Config {
+pub(super) fn config(table: &str, anchor: Option<&str>, rows: u64) -> Config {
     let pipeline = PipelineConfig {
         source: "shop".into(),
         catalog: "lake".into(),
@@ -84,34 +84,34 @@ fn config(table: &str, anchor: Option<&str>, rows: u64) -> Config {
     }
 }
 
-struct World {
-    env: Env,
-    storage: Storage,
-    catalog: Arc<dyn Catalog>,
-    disk: Arc<MemoryDisk>,
+pub(super) struct World {
+    pub(super) env: Env,
+    pub(super) storage: Storage,
+    pub(super) catalog: Arc<dyn Catalog>,
+    pub(super) disk: Arc<MemoryDisk>,
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let env = simulated(seed);
         let storage = Storage::new(StorageOptions::default(), env.clone());
         let catalog = Arc::new(MemoryCatalog::new(env.clone(), "memory:///wh"));
         Self { env, storage, catalog, disk: Arc::new(MemoryDisk::new()) }
     }
 
-    async fn daemon(&self, config: &Config) -> Daemon {
+    pub(super) async fn daemon(&self, config: &Config) -> Daemon {
         let metrics = Metrics::new();
         self.daemon_seen_by(config, Face { health: Health::new(metrics.clone()), metrics }).await
     }
 
-    async fn daemon_seen_by(&self, config: &Config, face: Face) -> Daemon {
+    pub(super) async fn daemon_seen_by(&self, config: &Config, face: Face) -> Daemon {
         let catalogs = [("lake".to_owned(), Arc::clone(&self.catalog))].into();
         let stores = Stores { storage: self.storage.clone(), disk: self.disk.clone(), catalogs };
         Daemon::with_stores(config, &self.env, stores, face).await.expect("assembles")
     }
 
     /// The same world, seen by another process: its own disk, and a catalog that fails in `rate` percent of the calls.
-    fn seen_through(&self, rate: u64) -> Self {
+    pub(super) fn seen_through(&self, rate: u64) -> Self {
         Self {
             env: self.env.clone(),
             storage: self.storage.clone(),
@@ -121,7 +121,7 @@ impl World {
     }
 
     /// Kills the daemon again and again, at any moment, and lets it finish after `lives`.
-    async fn killed(&self, config: &Config, lives: u32) {
+    pub(super) async fn killed(&self, config: &Config, lives: u32) {
         for _ in 0..lives {
             let daemon = self.daemon(config).await;
             let life = Duration::from_millis(200 + self.env.below(6_000));
@@ -135,7 +135,7 @@ impl World {
     }
 
     /// Runs the daemon to its source's end, or for that long.
-    async fn run(&self, config: &Config, time: Option<Duration>) {
+    pub(super) async fn run(&self, config: &Config, time: Option<Duration>) {
         let daemon = self.daemon(config).await;
         let stop = CancellationToken::new();
         let run = daemon.run(stop.clone());
@@ -157,7 +157,7 @@ impl World {
     }
 
     /// The files of a table's head.
-    async fn files(&self, table: &str) -> Vec<String> {
+    pub(super) async fn files(&self, table: &str) -> Vec<String> {
         let name = TableName::from_str(table).expect("valid");
         let state = self.catalog.load(&name).await.expect("there");
         let head = state.head(MAIN).expect("a head");
@@ -172,7 +172,7 @@ impl World {
     }
 
     /// The rows of a table, read from the files of its head.
-    async fn read(&self, table: &str) -> Vec<RecordBatch> {
+    pub(super) async fn read(&self, table: &str) -> Vec<RecordBatch> {
         let mut batches = Vec::new();
         for file in self.files(table).await {
             let bytes = self.storage.read(&file).await.expect("a file");
@@ -183,21 +183,21 @@ impl World {
     }
 
     /// How the only pipeline ends.
-    async fn ending(&self, config: &Config) -> Result<()> {
+    pub(super) async fn ending(&self, config: &Config) -> Result<()> {
         let run = self.daemon(config).await.run(CancellationToken::new());
         let mut ended = self.env.timeout(Duration::from_secs(600), run).await.expect("it ends");
         ended.remove(&PipelineName::new("p")).expect("ended")
     }
 
     /// Every object below the warehouse.
-    async fn objects(&self) -> Vec<String> {
+    pub(super) async fn objects(&self) -> Vec<String> {
         use futures::TryStreamExt;
         let listed: Vec<_> = self.storage.list("memory:///wh", None).try_collect().await.expect("listed");
         listed.into_iter().map(|entry| entry.location).collect()
     }
 
     /// How often each (partition, number) occurs in the tables.
-    async fn positions(&self, tables: &[&str]) -> BTreeMap<(String, i64), u32> {
+    pub(super) async fn positions(&self, tables: &[&str]) -> BTreeMap<(String, i64), u32> {
         use arrow::array::AsArray;
         let mut found = BTreeMap::new();
         for table in tables {
@@ -217,7 +217,7 @@ impl World {
     }
 }
 
-fn each_once(found: &BTreeMap<(String, i64), u32>, rows: i64) {
+pub(super) fn each_once(found: &BTreeMap<(String, i64), u32>, rows: i64) {
     let expected: BTreeMap<_, _> =
         ["0", "1"].iter().flat_map(|p| (0..rows).map(|n| (((*p).to_owned(), n), 1))).collect();
     assert_eq!(found.len(), expected.len());
@@ -365,24 +365,24 @@ fn a_shutdown_while_the_catalog_is_down_ends_within_its_grace() {
     });
 }
 
-const SHOP: [&str; 4] = ["shop.page_view", "shop.add_to_cart", "shop.purchase", "shop.refund"];
+pub(super) const SHOP: [&str; 4] = ["shop.page_view", "shop.add_to_cart", "shop.purchase", "shop.refund"];
 
-fn rate(config: &mut Config, rows: u64, rate: u64) {
+pub(super) fn rate(config: &mut Config, rows: u64, rate: u64) {
     if let Some(SourceConfig::Replay(replay)) = config.sources.get_mut("shop") {
         (replay.rows, replay.rate) = (Some(rows), Some(rate));
     }
 }
 
-fn pipeline_of(config: &mut Config) -> &mut PipelineConfig {
+pub(super) fn pipeline_of(config: &mut Config) -> &mut PipelineConfig {
     config.pipelines.values_mut().next().expect("one")
 }
 
-fn column(name: &str, kind: &str) -> ColumnConfig {
+pub(super) fn column(name: &str, kind: &str) -> ColumnConfig {
     ColumnConfig { name: name.into(), kind: kind.into(), required: false }
 }
 
 /// Reads `memory:///in` into `shop.{t}`, partitioned by a whole number of 32 bits.
-fn files_by_number() -> Config {
+pub(super) fn files_by_number() -> Config {
     let mut config = config("shop.{t}", Some("shop.a"), 0);
     let files = FilesConfig {
         path: "memory:///in".into(),
@@ -566,7 +566,7 @@ fn a_store_that_fails_and_a_disk_that_is_full_cost_time_and_leave_nothing_behind
         world.run(&config, None).await;
         store.rate.store(0, std::sync::atomic::Ordering::Relaxed);
         each_once(&world.positions(&SHOP).await, 600);
-        let mut live = std::collections::BTreeSet::new();
+        let mut live = BTreeSet::new();
         for table in SHOP {
             live.extend(world.files(table).await);
         }

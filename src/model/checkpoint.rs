@@ -193,6 +193,10 @@ pub struct Checkpoint {
     /// Per partition what its last row looked like, to notice a log that was made anew.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tails: BTreeMap<PartitionId, String>,
+    /// In an anchor: the uuids of the tables beside it that its epochs had rows for. One that has no record any more has lost
+    /// it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub followers: BTreeSet<String>,
 }
 
 /// The snapshot that first carried a record: what "newer" compares.

@@ -117,9 +117,48 @@ macro_rules! text_id {
 text_id!(PipelineName);
 text_id!(PartitionId);
 
+/// Characters of a pipeline's name that its files show.
+const MARK_NAME_MAX: usize = 40;
+
+impl PipelineName {
+    /// How the names of this pipeline's data files begin, and those of no other pipeline: a witness of it in a table that has
+    /// lost its records. As much of the name as an object's may hold, for people, and a hash of the whole. Stays the same for
+    /// ever: files that are there have it.
+    pub fn file_mark(&self) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
+        let name: String = self.0.chars().take(MARK_NAME_MAX).map(plain).collect();
+        // FNV-1a of 64 bits: a handful of names, and a collision only asks a person.
+        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let hash = self.0.bytes().fold(0xcbf2_9ce4_8422_2325, mix);
+        format!("frazil-{name}-{hash:016x}")
+    }
+
+    /// Whether the file at `location` was written by this pipeline.
+    pub fn has_written(&self, location: &str) -> bool {
+        let name = location.rsplit('/').next().unwrap_or_default();
+        name.strip_prefix(self.file_mark().as_str()).is_some_and(|rest| rest.starts_with('-'))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipelines_files_are_told_from_those_of_every_other_whatever_its_name() {
+        let odd = ["a/b@main %?#\u{fc}", "a_b", "a/b", "a b", "", "..", "_", &"x".repeat(300), &"x".repeat(301)];
+        for name in odd {
+            let pipeline = PipelineName::new(name);
+            let mark = pipeline.file_mark();
+            assert!(mark.len() < 80 && mark.bytes().all(|b| b.is_ascii_graphic() && !b"/%?#*:".contains(&b)), "{mark}");
+            let location = format!("s3://b/t/data/day=1/{mark}-0193-00001.parquet");
+            for other in odd {
+                assert_eq!(PipelineName::new(other).has_written(&location), other == name, "{other:?} {location}");
+            }
+        }
+        assert_eq!(PipelineName::new("orders").file_mark(), "frazil-orders-00125d9250be8b4c");
+        assert!(!PipelineName::new("orders").has_written("s3://b/00000-0193-00001.parquet"));
+    }
 
     #[test]
     fn a_table_name_reads_back_what_it_prints() {

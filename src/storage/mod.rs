@@ -9,6 +9,7 @@
 //!
 //! Locations are texts, taken literally (see [`location`]).
 
+pub mod anchors;
 mod client;
 pub mod counters;
 pub mod disk;

@@ -1,6 +1,8 @@
 use super::*;
+use crate::commit::conflict::descends;
 use crate::model::checkpoint::{Origin, Position};
-use crate::model::ids::PartitionId;
+use crate::model::ids::{MAIN, PartitionId};
+use crate::model::table::tests::with_snapshots;
 
 fn record(snapshot: i64, seq: i64, offset: i64) -> Record {
     Record {
@@ -168,4 +170,23 @@ fn a_rewind_does_not_ask_for_sealed_epochs_that_were_finished_since() {
     rolled_back.on_rollback = OnRollback::Rewind;
     let Decision::Take(taken) = rolled_back.decide() else { panic!("{:?}", rolled_back.decide()) };
     assert_eq!(taken.sealed, ["open"]);
+}
+
+#[test]
+fn a_circle_of_parents_is_an_error_and_no_endless_walk() {
+    let cases: [&[(i64, i64, Option<i64>)]; 3] =
+        [&[(1, 1, Some(1))], &[(1, 1, Some(2)), (2, 2, Some(1))], &[(1, 1, Some(2)), (2, 2, Some(1)), (3, 3, Some(1))]];
+    for snapshots in cases {
+        let state = with_snapshots(snapshots, 3);
+        let error = Chain::of(&state, MAIN).expect_err("a circle");
+        assert!(error.kind() == ErrorKind::Corrupt && error.hint().is_some(), "{error:?}");
+        assert!(error.to_string().contains("its own ancestors"), "{error}");
+        assert!(descends(&state, MAIN, Some(77)).is_err());
+    }
+    let straight = with_snapshots(&[(2, 2, Some(1)), (3, 3, Some(2))], 3);
+    let chain = Chain::of(&straight, MAIN).expect("straight");
+    assert_eq!((chain.snapshots.len(), chain.missing, chain.is_complete()), (2, Some(1), false));
+    for (base, expected) in [(Some(3), true), (Some(2), true), (Some(1), true), (Some(4), false), (None, true)] {
+        assert_eq!(descends(&straight, MAIN, base).expect("straight"), expected, "{base:?}");
+    }
 }

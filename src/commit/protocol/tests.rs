@@ -92,7 +92,7 @@ impl World {
                 pipeline: &PipelineName::new(pipeline),
                 target: MAIN,
                 on_rollback: self.on_rollback,
-                witness: false,
+                witness: Witness::Files,
             };
             let standing = committer.standing(&base, question).await.expect("never halts here");
             let mut change = match standing {
@@ -218,11 +218,23 @@ impl World {
 
     /// Another engine's snapshot, without rows and without our records.
     async fn foreign_append(&self, base: &TableState) -> Option<i64> {
+        self.foreign_snapshot(base, &[]).await
+    }
+
+    /// The same with words in its summary.
+    async fn with_words(&self, key: &str, value: &str) {
+        let base = self.truth().await;
+        self.foreign_snapshot(&base, &[(key, value)]).await.expect("committed");
+    }
+
+    async fn foreign_snapshot(&self, base: &TableState, summary: &[(&str, &str)]) -> Option<i64> {
         let head = base.head(MAIN)?;
         let id = self.env.snapshot_id();
         let manifest_list = format!("{}/metadata/snap-{id}.avro", base.metadata.location());
         let bytes = self.storage.read(head.manifest_list()).await.ok()?;
         self.storage.write(&manifest_list, bytes).await.expect("writable");
+        let mut additional_properties = totals(head);
+        additional_properties.extend(summary.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
         let snapshot = Snapshot::builder()
             .with_snapshot_id(id)
             .with_parent_snapshot_id(Some(head.snapshot_id()))
@@ -230,7 +242,7 @@ impl World {
             .with_timestamp_ms(self.env.now_ms().max(base.metadata.last_updated_ms()).saturating_add(self.ahead_ms))
             .with_manifest_list(manifest_list)
             .with_schema_id(base.metadata.current_schema_id())
-            .with_summary(Summary { operation: Operation::Append, additional_properties: totals(head) });
+            .with_summary(Summary { operation: Operation::Append, additional_properties });
         let snapshot = match base.metadata.format_version() {
             FormatVersion::V3 => snapshot.with_row_range(base.metadata.next_row_id(), 0).build(),
             _ => snapshot.build(),
@@ -497,7 +509,7 @@ async fn rolled_back(seed: u64, on_rollback: OnRollback) -> (Vec<(String, i64, i
     world.ingest("a", "a1", 15).await;
     world.ingest("b", "b1", 9).await;
     let state = world.truth().await;
-    let ancestors = Chain::of(&state, MAIN).snapshots;
+    let ancestors = Chain::of(&state, MAIN).expect("no circle").snapshots;
     // The first rows of a, and those of b before.
     let to = &ancestors[ancestors.len() - of_b - 2];
     world.update(vec![main_at(to.snapshot_id())]).await;
@@ -561,7 +573,7 @@ fn an_operator_sets_positions_once_over_a_catalog_that_loses_answers() {
             assert_eq!(snapshots(&world.truth().await), snapshots(&base) + 1, "one snapshot, seed {seed}");
             let pipeline = PipelineName::new("p");
             let question =
-                Question { pipeline: &pipeline, target: MAIN, on_rollback: OnRollback::Halt, witness: false };
+                Question { pipeline: &pipeline, target: MAIN, on_rollback: OnRollback::Halt, witness: Witness::Files };
             let Standing::At(taken) = committer.standing(&done, question).await.expect("stands") else {
                 panic!("it stands nowhere")
             };
@@ -598,8 +610,12 @@ fn a_record_is_found_below_the_snapshots_of_other_engines() {
         world.foreign_append(&world.truth().await).await.expect("committed");
         let removals = vec!["frazil.checkpoint.a@main".to_owned()];
         world.update(vec![TableUpdate::RemoveProperties { removals }]).await;
-        let question =
-            Question { pipeline: &PipelineName::new("a"), target: MAIN, on_rollback: OnRollback::Halt, witness: false };
+        let question = Question {
+            pipeline: &PipelineName::new("a"),
+            target: MAIN,
+            on_rollback: OnRollback::Halt,
+            witness: Witness::Files,
+        };
         let standing = world.committer("a1").standing(&world.truth().await, question).await.expect("readable");
         let Standing::At(taken) = standing else { panic!("{standing:?}") };
         assert_eq!(taken.checkpoint.positions[&PartitionId::new("0")], Position::Offset(5));
@@ -670,4 +686,40 @@ fn a_snapshot_is_never_older_than_the_table_whatever_our_clock_says() {
         let Ending::Done { state, ours: true } = ending else { panic!("{ending:?}") };
         assert!(state.head(MAIN).expect("a head").timestamp_ms() >= base.metadata.last_updated_ms());
     });
+}
+
+/// Records of `a` that nobody can read, in the property and on the nearest snapshot: the words of a newer program, or a place in
+/// a list that has none.
+#[test]
+fn an_operator_replaces_a_record_that_cannot_be_read_and_nobody_else_is_stopped_by_it() {
+    for broken in ["{\"v\":2}", records::IN_LIST] {
+        on_virtual_time(async {
+            let (world, _) = begun(1).await;
+            world.ingest("p", "p1", 4).await;
+            let key = "frazil.checkpoint.p@main";
+            world.with_words(key, broken).await;
+            let updates = [(key.to_owned(), "{}".to_owned())].into();
+            world.update(vec![TableUpdate::SetProperties { updates }]).await;
+            let held = world.truth().await;
+            let question =
+                |pipeline| Question { pipeline, target: MAIN, on_rollback: OnRollback::Halt, witness: Witness::Files };
+            let p = PipelineName::new("p");
+            let mut committer = world.committer("operator");
+            let error = committer.standing(&held, question(&p)).await.expect_err("unreadable");
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            if broken != records::IN_LIST {
+                let mut commit = Commit::new(world.change("a", "a1", &held, Some(5), 7));
+                let ending = run(&world, &mut commit, &held).await;
+                assert!(matches!(ending, Ending::Done { ours: true, .. }), "{ending:?}");
+            }
+            let held = world.truth().await;
+            let mut commit = Commit::new(edit(&world, &held, 3));
+            let done = committer.run(&mut commit, &held, &CancellationToken::new()).await.expect("the way out");
+            let Ending::Done { state, .. } = done else { panic!("{done:?}") };
+            let Standing::At(taken) = committer.standing(&state, question(&p)).await.expect("readable") else {
+                panic!("it stands nowhere")
+            };
+            assert_eq!(taken.checkpoint.positions[&PartitionId::new("0")], Position::Offset(3));
+        });
+    }
 }

@@ -309,8 +309,8 @@ fn a_record_of_many_partitions_stands_in_the_lists_header() {
         assert_eq!(head.summary().additional_properties[key], IN_LIST);
         let property = state.property(key).expect("there").to_owned();
         let carried = |state: &TableState| {
-            let (storage, chain) = (bench.storage.clone(), Chain::of(state, MAIN));
-            async move { records::nearest(&storage, &chain, MAIN).await.expect("readable")[key].text.clone() }
+            let (storage, chain) = (bench.storage.clone(), Chain::of(state, MAIN).expect("no circle"));
+            async move { records::nearest(&storage, &chain, MAIN, None).await.expect("readable")[key].text.clone() }
         };
         assert_eq!(carried(&state).await, property);
         // Another pipeline's commit carries it on, verbatim.

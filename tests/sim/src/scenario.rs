@@ -94,8 +94,9 @@ impl Scenario {
                 }
             }
         }
-        // Property gone and every carrier expired: nothing is left that says the pipeline was ever here.
-        if habits.contains_key(&Deed::Expire) {
+        // Property gone, every carrier expired, every file written anew or deleted: a new instance cannot know of the pipeline.
+        let rewrites = habits.contains_key(&Deed::Compact) || habits.contains_key(&Deed::Delete);
+        if habits.contains_key(&Deed::Expire) && rewrites {
             habits.remove(&Deed::Reset);
         }
         let partition_by = match env.below(3) {
@@ -133,6 +134,7 @@ impl Scenario {
     pub fn is_due(&self, halt: &str) -> bool {
         let forgets = self.habits.contains_key(&Deed::Expire);
         (forgets && halt.contains("nothing shows whether its rows are in"))
+            || (forgets && self.habits.contains_key(&Deed::Reset) && halt.contains("has written here before"))
             || (self.idles && self.seals() && halt.contains("more than a day ago"))
     }
 

@@ -1,0 +1,58 @@
+use std::sync::Arc;
+
+use iceberg::spec::{DataContentType, DataFileBuilder, DataFileFormat, Struct};
+
+use super::*;
+use crate::env::virtual_time::{on_virtual_time, simulated};
+use crate::model::change::Append;
+use crate::model::table::tests::with_snapshots;
+use crate::storage::StorageOptions;
+
+/// An append of these files.
+fn append(head: &TableState, files: &[&str]) -> Change {
+    let file = |path: &&str| {
+        DataFileBuilder::default()
+            .content(DataContentType::Data)
+            .file_path((*path).to_owned())
+            .file_format(DataFileFormat::Parquet)
+            .partition(Struct::empty())
+            .partition_spec_id(0)
+            .record_count(1)
+            .file_size_in_bytes(1)
+            .build()
+            .expect("complete")
+    };
+    let mut change = Change::new(99);
+    let (files, schema) = (files.iter().map(file).collect(), Arc::clone(head.metadata.current_schema()));
+    change.data = Some(Data::Append(Append { files, schema, spec_id: 0 }));
+    change
+}
+
+/// It landed as sequence number 2 or 3, was rolled back and expired, and somebody's sweep took its file: committing it again
+/// would name a file that is not there. Every other story leaves the file, or no gap.
+#[test]
+fn a_commit_is_swept_when_a_number_of_its_own_is_gone_and_so_is_a_file() {
+    on_virtual_time(async {
+        let storage = Storage::new(StorageOptions::default(), simulated(1));
+        storage.write("memory:///t/there", "x".into()).await.expect("writable");
+        let gap = with_snapshots(&[(1, 1, None), (4, 4, Some(1))], 4);
+        let whole = with_snapshots(&[(1, 1, None), (2, 2, Some(1)), (3, 3, Some(2))], 3);
+        let (here, gone) = ("memory:///t/there", "memory:///t/gone");
+        let cases: [(&str, &TableState, &[&str], Option<(i64, i64)>, bool); 8] = [
+            ("number and file are gone", &gap, &[gone], Some((2, 3)), true),
+            ("one of its files is gone", &gap, &[here, gone], Some((2, 2)), true),
+            ("the file is there", &gap, &[here], Some((2, 3)), false),
+            ("every number is another's", &whole, &[gone], Some((2, 3)), false),
+            ("its numbers are yet to come", &whole, &[gone], Some((4, 5)), false),
+            ("its numbers begin with one that is held", &gap, &[gone], Some((4, 6)), false),
+            ("nothing was submitted", &gap, &[gone], None, false),
+            ("no files at all", &gap, &[], Some((2, 3)), false),
+        ];
+        for (case, head, files, seqs, expected) in cases {
+            let swept = is_swept(&storage, head, &append(head, files), seqs).await.expect("asked");
+            assert_eq!(swept, expected, "{case}");
+        }
+        let without_data = Change::new(99);
+        assert!(!is_swept(&storage, &gap, &without_data, Some((2, 3))).await.expect("asked"));
+    });
+}
