@@ -161,6 +161,28 @@ pub(crate) async fn live_entries(storage: &Storage, file: &ManifestFile) -> Resu
     Ok(live)
 }
 
+/// A file that a manifest names.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) location: String,
+    pub(crate) bytes: u64,
+    /// Whether the entry is live: ADDED or EXISTING.
+    pub(crate) live: bool,
+}
+
+/// Every file that a manifest names, live or not.
+pub(crate) async fn named(storage: &Storage, location: &str) -> Result<Vec<Named>> {
+    let bytes = storage.read(location).await?;
+    let manifest = Manifest::parse_avro(&bytes).context(ErrorKind::Corrupt, || format!("manifest {location}"))?;
+    let entries = manifest.entries().iter();
+    let named = entries.map(|entry| Named {
+        location: entry.file_path().to_owned(),
+        bytes: entry.data_file().file_size_in_bytes(),
+        live: entry.is_alive(),
+    });
+    Ok(named.collect())
+}
+
 fn with_first_row_id(file: &DataFile, spec_id: i32, row: u64) -> Result<DataFile> {
     let mut builder = DataFileBuilder::default();
     if let Some(order) = file.sort_order_id() {
