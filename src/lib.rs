@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod decode;
 pub mod env;
 pub mod error;
+pub mod maintain;
 pub mod model;
 pub mod quality;
 pub mod source;

@@ -1,7 +1,6 @@
 //! `frazil checkpoint`: an operator's word on how far a pipeline's rows are in a table.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, IsTerminal as _};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -20,6 +19,9 @@ use crate::model::change::{Append, Change, Data, OnRollback, OperatorEdit, Pipel
 use crate::model::checkpoint::{Checkpoint, Delta, Position, Positions, Record};
 use crate::model::ids::PipelineName;
 use crate::model::table::TableState;
+
+/// What is asked about.
+const CONSEQUENCE: &str = "rows between the two are read again, or left out, for good. Go on? [y/N]";
 
 pub(crate) fn edit(flags: &Flags, verb: &CheckpointVerb) -> Result<Exit> {
     let own = match verb {
@@ -40,7 +42,7 @@ async fn change(flags: &Flags, config: &Config, verb: &CheckpointVerb, own: &Che
     if own.dry_run {
         return answer(flags, &plan.answer(&state, None));
     }
-    if !own.yes && !confirmed(&plan.text(&state))? {
+    if !own.yes && !output::confirmed(&plan.text(&state), CONSEQUENCE)? {
         return Ok(Exit::Failed);
     }
     let mut commit = Commit::new(plan.change(&state, env.snapshot_id()));
@@ -173,19 +175,6 @@ impl Plan {
         });
         Answer { json, text: format!("{}{done}", self.text(state)) }
     }
-}
-
-/// Asks on a terminal.
-fn confirmed(plan: &str) -> Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Error::new(ErrorKind::Config, "nobody can be asked: standard input is no terminal")
-            .with_hint("look with --dry-run, then add --yes"));
-    }
-    output::note(plan.trim_end());
-    output::note("rows between the two are read again, or left out, for good. Go on? [y/N]");
-    let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line).context(ErrorKind::Unavailable, || "standard input")?;
-    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
 }
 
 #[cfg(test)]

@@ -16,6 +16,11 @@ Exit codes:
   3    a pipeline halted and needs an operator
   130  interrupted before it was done";
 
+const EXPIRE_STEPS: &str = "\
+Snapshots go in three steps, ten minutes apart, so that what somebody is about to tag or to pick keeps its files: they are
+noted, removed, and then their files are deleted. Each run does the steps that are due and says when the next is; run it
+now and then, or with --wait. Where it stands lies in state_dir.";
+
 /// Where help shows the flags of every command.
 const COMMON: &str = "Common options";
 
@@ -78,6 +83,8 @@ pub enum Verb {
     /// Set how far a pipeline's rows are in a table
     #[command(subcommand)]
     Checkpoint(CheckpointVerb),
+    /// Remove old snapshots, and the files that only they reach
+    Expire(Expire),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -174,6 +181,39 @@ pub enum TableVerb {
     History(TableChoice),
     /// How far each pipeline's rows are in a table
     Checkpoint(TableChoice),
+}
+
+/// Flags of `expire`.
+#[derive(Debug, Args)]
+#[command(after_help = EXPIRE_STEPS)]
+pub struct Expire {
+    /// The tables, as namespace.table, catalog.namespace.table, or a glob over these; all of the catalog unless given
+    #[arg(value_name = "GLOB", default_value = "**")]
+    pub tables: String,
+    /// Which catalog to ask.
+    #[command(flatten)]
+    pub from: CatalogChoice,
+    /// Keep younger snapshots, instead of history.expire.max-snapshot-age-ms and what branches say
+    #[arg(long, value_name = "DURATION")]
+    pub older_than: Option<String>,
+    /// Keep so many of each branch, instead of history.expire.min-snapshots-to-keep and what branches say
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub retain_last: Option<u32>,
+    /// Show snapshots, files and bytes that would go, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Stay until the files are deleted: two waits of ten minutes
+    #[arg(long)]
+    pub wait: bool,
+    /// Files deleted in a second at most
+    #[arg(long, value_name = "N", default_value_t = 3_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub delete_rate: u32,
+    /// Forget removals whose files stay because the catalog may have dropped a ref with them
+    #[arg(long, conflicts_with_all = ["dry_run", "wait"])]
+    pub release_held: bool,
 }
 
 /// Which checkpoint, and how careful to be.

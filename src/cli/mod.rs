@@ -6,6 +6,7 @@ mod config;
 mod demo;
 pub mod describe;
 mod edit;
+mod expire;
 pub mod files;
 pub mod flags;
 mod live;
@@ -102,6 +103,7 @@ fn dispatch(flags: &Flags) -> Result<Exit> {
         Verb::Demo(own) => demo::demo(flags, own),
         Verb::Table(own) => table::table(flags, own),
         Verb::Checkpoint(own) => edit::edit(flags, own),
+        Verb::Expire(own) => expire::expire(flags, own),
         Verb::Config(own) => config::config(flags, own),
         Verb::Completions { shell } => {
             let mut script = Vec::new();

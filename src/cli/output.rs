@@ -1,10 +1,10 @@
 //! What the program prints: the only place that writes to standard output and error.
 
-use std::io::{ErrorKind as Io, Write as _};
+use std::io::{BufRead as _, ErrorKind as Io, IsTerminal as _, Write as _};
 
 use serde_json::Value;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 
 /// An answer in both forms.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +50,22 @@ pub fn print(text: &str) -> Result<()> {
 pub fn note(line: &str) {
     // Nobody is left to tell when standard error fails.
     let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Shows a plan and asks on the terminal whether to go on.
+///
+/// # Errors
+/// `Config` when nobody can be asked.
+pub fn confirmed(plan: &str, question: &str) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::new(ErrorKind::Config, "nobody can be asked: standard input is no terminal")
+            .with_hint("look with --dry-run, then add --yes"));
+    }
+    note(plan.trim_end());
+    note(question);
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).context(ErrorKind::Unavailable, || "standard input")?;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
 }
 
 /// Prints an error with its way out and its entry in the runbook.

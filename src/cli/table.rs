@@ -66,7 +66,7 @@ async fn state(config: &Config, choice: &TableChoice, env: &Env) -> Result<Table
 }
 
 /// All tables at or below a namespace, in order.
-async fn walk(catalog: &Arc<dyn Catalog>, below: &[String]) -> Result<Vec<TableName>> {
+pub(crate) async fn walk(catalog: &Arc<dyn Catalog>, below: &[String]) -> Result<Vec<TableName>> {
     let mut open = vec![below.to_vec()];
     let mut tables = Vec::new();
     let mut seen = 0;
@@ -102,7 +102,7 @@ pub(crate) fn configured(flags: &Flags, from: &CatalogChoice) -> Result<Config> 
 }
 
 /// The catalog that is meant; `table` may begin with its name.
-fn chosen(config: &Config, from: &CatalogChoice, table: Option<&str>) -> Result<String> {
+pub(crate) fn chosen(config: &Config, from: &CatalogChoice, table: Option<&str>) -> Result<String> {
     if let Some(name) = &from.catalog {
         return Ok(name.clone());
     }

@@ -8,7 +8,7 @@ use crate::commit::conflict::{self, Ours, Rule, Theirs};
 use crate::commit::look::{Effect, Rebase};
 use crate::commit::snapshot::Prepared;
 use crate::error::Result;
-use crate::model::change::{Change, Data, OperatorEdit, PipelineDelta};
+use crate::model::change::{Change, Data, OperatorEdit, PipelineDelta, Removal};
 use crate::model::checkpoint::{self, Record};
 use crate::model::table::TableState;
 
@@ -46,7 +46,11 @@ pub(super) fn metadata_effect(change: &Change, state: &TableState) -> Effect {
     });
     let columns =
         change.evolve.as_ref().is_none_or(|evolve| has_columns(state.metadata.current_schema(), &evolve.schema));
-    if refs && statistics && partition_statistics && columns { Effect::Done } else { Effect::Absent }
+    let removed = change
+        .removal
+        .as_ref()
+        .is_none_or(|removal| removal.snapshots.iter().all(|id| state.metadata.snapshot_by_id(*id).is_none()));
+    if refs && removed && statistics && partition_statistics && columns { Effect::Done } else { Effect::Absent }
 }
 
 /// Whether every column of `wanted` is in `held` by name and type.
@@ -71,6 +75,9 @@ pub(super) fn as_assumed(prepared: &Prepared, head: &TableState) -> bool {
 /// else has made, under the same ids, is dropped from `change`.
 pub(super) fn fit(change: &mut Change, state: &TableState) -> bool {
     let metadata = &state.metadata;
+    if let Some(removal) = &change.removal {
+        return chosen_on(removal, state);
+    }
     let Some(Data::Append(append)) = &change.data else {
         return true;
     };
@@ -90,6 +97,11 @@ pub(super) fn fit(change: &mut Change, state: &TableState) -> bool {
     fits && metadata.partition_spec_by_id(append.spec_id).is_some()
 }
 
+/// Whether snapshots were chosen to go by the very refs of `state`.
+fn chosen_on(removal: &Removal, state: &TableState) -> bool {
+    state.refs.iter().map(|(name, at)| (name, &at.snapshot_id)).eq(&removal.refs)
+}
+
 /// The conflict table for the changes that are built, over what happened between `base` and `head`.
 ///
 /// # Errors
@@ -97,6 +109,10 @@ pub(super) fn fit(change: &mut Change, state: &TableState) -> bool {
 pub(super) fn rebase(change: &Change, base: &TableState, head: &TableState) -> Result<Rebase> {
     let layout = conflict::layout_changed(&base.metadata, &head.metadata)
         || (change.evolve.is_some() && base.metadata.last_column_id() != head.metadata.last_column_id());
+    if let Some(removal) = &change.removal {
+        // `Recompute` in the table: an append moves a ref as all others do.
+        return Ok(if chosen_on(removal, head) { Rebase::Clean } else { Rebase::Rebuild });
+    }
     let Some(Data::Append(append)) = &change.data else {
         return Ok(if layout && change.evolve.is_some() { Rebase::Rebuild } else { Rebase::Clean });
     };

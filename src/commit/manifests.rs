@@ -166,10 +166,30 @@ pub(crate) async fn any_live(storage: &Storage, file: &ManifestFile, wanted: imp
     if file.content != ManifestContentType::Data || !(file.has_added_files() || file.has_existing_files()) {
         return Ok(false);
     }
-    let bytes = storage.read(&file.manifest_path).await?;
-    let manifest =
-        Manifest::parse_avro(&bytes).context(ErrorKind::Corrupt, || format!("manifest {}", file.manifest_path))?;
-    Ok(manifest.entries().iter().any(|entry| entry.is_alive() && wanted(entry.file_path())))
+    let named = named(storage, &file.manifest_path).await?;
+    Ok(named.iter().any(|file| file.live && wanted(&file.location)))
+}
+
+/// A file that a manifest names.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) location: String,
+    pub(crate) bytes: u64,
+    /// Whether the entry is live: ADDED or EXISTING.
+    pub(crate) live: bool,
+}
+
+/// Every file that a manifest names, live or not.
+pub(crate) async fn named(storage: &Storage, location: &str) -> Result<Vec<Named>> {
+    let bytes = storage.read(location).await?;
+    let manifest = Manifest::parse_avro(&bytes).context(ErrorKind::Corrupt, || format!("manifest {location}"))?;
+    let entries = manifest.entries().iter();
+    let named = entries.map(|entry| Named {
+        location: entry.file_path().to_owned(),
+        bytes: entry.data_file().file_size_in_bytes(),
+        live: entry.is_alive(),
+    });
+    Ok(named.collect())
 }
 
 fn with_first_row_id(file: &DataFile, spec_id: i32, row: u64) -> Result<DataFile> {

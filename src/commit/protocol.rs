@@ -267,14 +267,14 @@ impl Committer {
         standing(&self.storage, &self.ancestry, state, question).await
     }
 
-    /// Loads the table and decides where a pipeline stands in it. What others expire meanwhile is no error.
+    /// Loads the table and decides where a pipeline stands in it, as `ask` puts it. What others expire meanwhile is no error.
     ///
     /// # Errors
     /// As `load` and `standing`; `NotFound` is the table's alone: a file that its newest state names and that is gone is `Corrupt`.
-    pub async fn locate(&mut self, question: Question<'_>) -> Result<(TableState, Standing)> {
+    pub async fn locate<'q>(&mut self, ask: impl Fn(&TableState) -> Question<'q>) -> Result<(TableState, Standing)> {
         let mut state = self.load().await?;
         for _ in 0..STALE_MAX {
-            let error = match self.standing(&state, question).await {
+            let error = match self.standing(&state, ask(&state)).await {
                 Ok(standing) => return Ok((state, standing)),
                 Err(error) => error,
             };

@@ -117,6 +117,14 @@ impl Preparer<'_> {
                 None => TableUpdate::RemoveSnapshotRef { ref_name: name.clone() },
             });
         }
+        if let Some(removal) = &change.removal {
+            // A server drops a ref with its snapshot without a word: every one that is known is pinned.
+            let others = base.refs.keys().filter(|name| !change.refs.contains_key(*name));
+            requirements.extend(others.map(|name| pin(base, name)));
+            let held = |id: &&i64| metadata.snapshot_by_id(**id).is_some();
+            let snapshot_ids = removal.snapshots.iter().filter(held).copied().collect();
+            updates.push(TableUpdate::RemoveSnapshots { snapshot_ids });
+        }
         updates.extend(change.statistics.iter().map(|s| TableUpdate::SetStatistics { statistics: s.clone() }));
         updates.extend(
             change
@@ -257,8 +265,13 @@ fn check(change: &Change, base: &TableState) -> Result<()> {
         return Err(Error::new(ErrorKind::Unsupported, format!("table {} has format version 1", base.name))
             .with_hint("upgrade it: set the table property format-version to 2"));
     }
-    if !change.remove_snapshots.is_empty() {
-        return refuse("removing snapshots travels alone, by the expiry job");
+    let else_than_removal = change.data.is_some()
+        || change.delta.is_some()
+        || change.evolve.is_some()
+        || change.refs.values().any(Option::is_some)
+        || !(change.statistics.is_empty() && change.partition_statistics.is_empty());
+    if change.removal.is_some() && else_than_removal {
+        return refuse("removing snapshots travels alone");
     }
     if change.delta.is_some() && change.data.is_none() {
         return refuse("a delta travels with a snapshot");

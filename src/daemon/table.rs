@@ -179,13 +179,13 @@ impl TableActor {
     }
 
     async fn standing(&mut self, asker: &Asker) -> Result<(TableState, Standing)> {
-        let question = Question {
+        let ask = |state: &TableState| Question {
             pipeline: &asker.pipeline,
             target: &asker.target,
             on_rollback: asker.on_rollback,
             witness: if asker.witnesses.contains(&state.metadata.uuid()) { Witness::Known } else { Witness::Files },
         };
-        self.committer.locate(question).await
+        self.committer.locate(ask).await
     }
 
     /// Deletes what is proved twice, a deadline apart; what was never submitted at once.

@@ -1,6 +1,6 @@
 //! What a commit does to a table: the only way anything changes one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use iceberg::spec::{DataFile, PartitionStatisticsFile, SchemaRef, SnapshotReference, StatisticsFile};
 
@@ -27,7 +27,7 @@ pub struct Change {
     /// Partition statistics files to register.
     pub partition_statistics: Vec<PartitionStatisticsFile>,
     /// Snapshots to remove.
-    pub remove_snapshots: Vec<i64>,
+    pub removal: Option<Removal>,
     /// The positions whose rows travel in this change.
     pub delta: Option<PipelineDelta>,
 }
@@ -48,6 +48,15 @@ pub struct Append {
     pub schema: SchemaRef,
     /// The spec they were partitioned by.
     pub spec_id: i32,
+}
+
+/// Snapshots that go. Travels alone, but for refs that go with them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// Their ids.
+    pub snapshots: BTreeSet<i64>,
+    /// Every ref and its snapshot as they were when the choice was made: where one has moved, choose again.
+    pub refs: BTreeMap<String, i64>,
 }
 
 /// A schema evolution.
@@ -120,7 +129,7 @@ impl Change {
             refs: BTreeMap::new(),
             statistics: Vec::new(),
             partition_statistics: Vec::new(),
-            remove_snapshots: Vec::new(),
+            removal: None,
             delta: None,
         }
     }

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::Value;
+
 use crate::daemon::World;
 
 /// The first block of this language in the README.
@@ -82,4 +84,60 @@ fn positions_that_an_operator_sets_are_where_the_pipeline_goes_on() {
     assert_eq!(accepted["before"], accepted["after"], "{accepted}");
     run();
     assert_eq!(world.count("shop.orders"), 30);
+}
+
+/// A deadline in the past, as far as the note of an expiry tells: what the real one waits for.
+fn age_the_note(world: &World) {
+    let folder = world.path("state/expiry");
+    let note = fs::read_dir(&folder).expect("a folder").next().expect("a note").expect("readable").path();
+    let mut json: Value = serde_json::from_slice(&fs::read(&note).expect("readable")).expect("JSON");
+    let earlier = |ms: &mut Value| *ms = (ms.as_i64().expect("a time") - 700_000).into();
+    json["noted"].as_object_mut().expect("candidates").values_mut().for_each(earlier);
+    for batch in json["batches"].as_array_mut().expect("removals") {
+        earlier(&mut batch["gone_ms"]);
+    }
+    fs::write(&note, json.to_string()).expect("writable");
+}
+
+#[test]
+fn old_snapshots_go_in_three_steps_and_every_row_stays() {
+    let world = World::bare(&format!("state_dir = \"state\"\n{}", block("toml")));
+    fs::create_dir(world.path("incoming")).expect("a folder");
+    for file in 0..4 {
+        let rows = (0..10).map(|id| format!("{{\"customer_id\":{},\"order_ts\":\"2026-01-01\"}}\n", file * 10 + id));
+        world.put(&format!("{file}.ndjson"), rows.collect::<String>());
+        world.start(&["--set", "source.orders.until_end=true"]).ends().with(0, &[]);
+    }
+    let expire = ["expire", "lake.shop.*", "--older-than", "0s"];
+    let unasked = world.command(&expire).output().expect("run frazil");
+    assert_eq!(unasked.status.code(), Some(2), "nobody can be asked");
+    let planned = world.json(&[&expire[..], &["--dry-run"]].concat());
+    let planned = &planned["tables"][0];
+    let lists = planned["manifest-lists"].as_array().expect("lists").clone();
+    assert_eq!((lists.len(), planned["files"].as_array().map(Vec::len)), (4, Some(0)), "{planned}");
+    let step = || world.json(&[&expire[..], &["--yes"]].concat())["tables"][0].clone();
+    let noted = step();
+    assert_eq!(
+        (noted["noted"].as_array().map(Vec::len), &noted["removed"]),
+        (Some(4), &Value::Array(vec![])),
+        "{noted}"
+    );
+    age_the_note(&world);
+    let removed = step();
+    assert_eq!(
+        (removed["removed"].as_array().map(Vec::len), &removed["deleted"]),
+        (Some(4), &Value::from(0)),
+        "{removed}"
+    );
+    assert!(lists.iter().all(|list| fs::exists(list.as_str().expect("a path")).expect("readable")));
+    age_the_note(&world);
+    let deleted = step();
+    assert!(deleted["deleted"].as_u64() >= Some(4) && deleted["next"].is_null(), "{deleted}");
+    assert!(lists.iter().all(|list| !fs::exists(list.as_str().expect("a path")).expect("readable")));
+    assert_eq!(world.count("shop.orders"), 40);
+    world.put("9.ndjson", "{\"customer_id\":40,\"order_ts\":\"2026-01-02\"}\n");
+    world.start(&["--set", "source.orders.until_end=true"]).ends().with(0, &[]);
+    assert_eq!(world.longs("shop.orders", "customer_id"), (0..41).collect::<Vec<_>>());
+    let nothing = world.command(&["expire", "nowhere.*", "--yes"]).output().expect("run frazil");
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("table list"), "{nothing:?}");
 }

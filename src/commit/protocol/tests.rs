@@ -635,15 +635,16 @@ fn a_pipeline_finds_its_place_while_others_expire_what_it_reads() {
         world.expire_all_but_the_head().await;
         world.catalog.answers_once(old);
         let pipeline = PipelineName::new("a");
-        let question = Question { pipeline: &pipeline, target: MAIN, on_rollback: OnRollback::Halt, witness: false };
+        let question =
+            Question { pipeline: &pipeline, target: MAIN, on_rollback: OnRollback::Halt, witness: Witness::Files };
         let mut committer = world.committer("a1");
-        let (state, standing) = committer.locate(question).await.expect("found");
+        let (state, standing) = committer.locate(|_| question).await.expect("found");
         assert_eq!(state.metadata_location, world.truth().await.metadata_location);
         let Standing::At(taken) = standing else { panic!("{standing:?}") };
         assert_eq!(taken.checkpoint.positions[&PartitionId::new("0")], Position::Offset(5));
         // A file that is gone for good is not a table that is missing: that would begin at zero.
         world.storage.delete(state.head(MAIN).expect("a head").manifest_list()).await.expect("deletable");
-        let error = committer.locate(question).await.expect_err("nothing to read");
+        let error = committer.locate(|_| question).await.expect_err("nothing to read");
         assert!(error.kind() == ErrorKind::Corrupt && error.hint().is_some(), "{error:?}");
     });
 }
@@ -661,12 +662,13 @@ fn the_way_back_to_a_checkpoint_is_read_once() {
             world.storage.write(&entry.metadata_file, document).await.expect("writable");
         }
         let pipeline = PipelineName::new("a");
-        let question = Question { pipeline: &pipeline, target: MAIN, on_rollback: OnRollback::Halt, witness: false };
+        let question =
+            Question { pipeline: &pipeline, target: MAIN, on_rollback: OnRollback::Halt, witness: Witness::Files };
         let mut committer = world.committer("a1");
         let mut reads = Vec::new();
         for _ in 0..3 {
             let before = world.storage.counters().snapshot()[&counters::Operation::Get].ok;
-            let (_, standing) = committer.locate(question).await.expect("found");
+            let (_, standing) = committer.locate(|_| question).await.expect("found");
             let Standing::At(Taken { warning: None, .. }) = standing else { panic!("{standing:?}") };
             reads.push(world.storage.counters().snapshot()[&counters::Operation::Get].ok - before);
         }

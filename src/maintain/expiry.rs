@@ -1,0 +1,399 @@
+//! Expiry in three steps, each at least one commit deadline after the one before: candidates are noted; removed, with every
+//! known ref asserted; their files deleted, as the table is *then*.
+//!
+//! Why so slow: an answer or a request may be minutes late, and what somebody is about to tag or to pick must not lose its
+//! files. Where the steps stand lies in one small local file per table, so that a job that is started now and then gets
+//! through. When it is lost, the first step begins again, and files of the third stay for the orphan sweep.
+//!
+//! Source: docs/protocol.md, "Expiry".
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::catalog::document;
+use crate::commit::protocol::{Commit, Committer, Ending};
+use crate::env::Env;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::maintain::expire::{Choice, Policy, Wish, choose};
+use crate::maintain::reach::{Dead, Gone, dead};
+use crate::model::change::Change;
+use crate::model::table::TableState;
+use crate::storage::disk::Disk;
+
+/// Between two steps: after it no request of the step before can land any more, for all that is known of catalogs.
+pub const DEADLINE: Duration = Duration::from_secs(600);
+/// Deadlines after which a removal that does not show was never done.
+const NEVER_AFTER: i64 = 6;
+/// Times that a removal is chosen anew because a ref moved meanwhile.
+const ROUNDS_MAX: u32 = 10;
+/// Files of one bulk request.
+const BULK: usize = 1_000;
+const NOTE_VERSION: u32 = 1;
+
+/// How an expiry goes about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Lists and manifests that are read at a time.
+    pub parallel: usize,
+    /// Files deleted in a second at most.
+    pub deletes_per_second: u32,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { parallel: 16, deletes_per_second: 3_000 }
+    }
+}
+
+/// Where a table's steps stand.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    v: u32,
+    table: String,
+    /// Candidates, and when they were noted, in milliseconds since the epoch.
+    noted: BTreeMap<i64, i64>,
+    batches: Vec<Batch>,
+}
+
+/// Snapshots that were removed together, or are being removed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Batch {
+    snapshots: BTreeSet<i64>,
+    /// Refs that went with them.
+    refs: BTreeSet<String>,
+    gone: Gone,
+    sent_ms: i64,
+    /// When they were first seen to be gone.
+    gone_ms: Option<i64>,
+    /// Whether the refs of the table were compared over the removal.
+    compared: bool,
+    /// Why their files stay.
+    held: Option<String>,
+}
+
+/// What was done for one table.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Snapshots that are candidates and not removed yet.
+    pub noted: BTreeSet<i64>,
+    /// Snapshots that were removed now.
+    pub removed: BTreeSet<i64>,
+    /// Refs that were removed now.
+    pub refs: BTreeSet<String>,
+    /// Files that were deleted now, and their bytes as far as known.
+    pub files: usize,
+    /// See `files`.
+    pub bytes: u64,
+    /// Files that could not be deleted, each with the reason; they are tried again.
+    pub failed: Vec<(String, Error)>,
+    /// Why files stay until an operator has looked.
+    pub held: Vec<String>,
+    /// When the next step is due, in milliseconds since the epoch.
+    pub next_ms: Option<i64>,
+}
+
+/// What would be done.
+#[derive(Debug)]
+pub struct Preview {
+    /// What goes.
+    pub choice: Choice,
+    /// The files that only it reaches.
+    pub dead: Dead,
+}
+
+/// Expiry of one table.
+#[derive(Debug)]
+pub struct Expiry<'a> {
+    /// Time and names.
+    pub env: &'a Env,
+    /// Where the note lies.
+    pub disk: &'a dyn Disk,
+    /// The way to the table.
+    pub committer: &'a mut Committer,
+    /// What to keep, where it is not as the table says.
+    pub wish: Wish,
+    /// How fast.
+    pub pace: Pace,
+}
+
+impl Expiry<'_> {
+    /// What would go, if all steps were done on the table as it is. Changes nothing.
+    ///
+    /// # Errors
+    /// Whatever catalog and store say; `Unsupported` for a table that forbids it.
+    pub async fn preview(&mut self) -> Result<Preview> {
+        let state = self.committer.load().await?;
+        let choice = self.choose(&state)?;
+        let gone = Gone::of(&state, &choice.snapshots);
+        let stays = |id: i64| !choice.snapshots.contains(&id);
+        let dead = dead(self.committer.storage(), &state, stays, &gone, self.pace.parallel).await?;
+        Ok(Preview { choice, dead })
+    }
+
+    /// Does the steps that are due.
+    ///
+    /// # Errors
+    /// As [`Expiry::preview`]; `Conflict` when refs move faster than snapshots can be removed. What was done is noted.
+    pub async fn run_due(&mut self) -> Result<Report> {
+        let state = self.committer.load().await?;
+        let mut report = Report::default();
+        let mut note = self.read(&state).await?;
+        self.settle(&mut note, &state).await?;
+        let (state, choice) = self.remove(&mut note, state, &mut report).await?;
+        self.delete(&mut note, &state, &mut report).await?;
+        let now = self.env.now_ms();
+        note.noted.retain(|id, _| choice.snapshots.contains(id));
+        for id in &choice.snapshots {
+            note.noted.entry(*id).or_insert(now);
+        }
+        report.noted = choice.snapshots;
+        report.next_ms = note.next_ms(now);
+        report.held = note.batches.iter().filter_map(|batch| batch.held.clone()).collect();
+        self.write(&note, state.metadata.uuid()).await?;
+        Ok(report)
+    }
+
+    /// Forgets what is held: its files stay for the orphan sweep.
+    ///
+    /// # Errors
+    /// Whatever catalog and disk say.
+    pub async fn release(&mut self) -> Result<usize> {
+        let state = self.committer.load().await?;
+        let mut note = self.read(&state).await?;
+        let before = note.batches.len();
+        note.batches.retain(|batch| batch.held.is_none());
+        self.write(&note, state.metadata.uuid()).await?;
+        Ok(before - note.batches.len())
+    }
+
+    fn choose(&self, state: &TableState) -> Result<Choice> {
+        if state.property("gc.enabled").is_some_and(|value| value.trim().eq_ignore_ascii_case("false")) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("table {} says gc.enabled=false: its files may be another table's", state.name),
+            )
+            .with_hint("set gc.enabled to true if no other table shares its files"));
+        }
+        let policy = Policy::of(state, self.wish)?;
+        choose(state, &policy, self.wish, self.env.now_ms())
+    }
+
+    /// Sees what became of removals that were sent, and compares refs where that has not been done.
+    async fn settle(&mut self, note: &mut Note, state: &TableState) -> Result<()> {
+        let now = self.env.now_ms();
+        let deadline = deadline_ms();
+        note.batches.retain_mut(|batch| {
+            if batch.snapshots.iter().all(|id| state.metadata.snapshot_by_id(*id).is_none()) {
+                batch.gone_ms.get_or_insert(now);
+            }
+            batch.gone_ms.is_some() || now.saturating_sub(batch.sent_ms) < NEVER_AFTER.saturating_mul(deadline)
+        });
+        for batch in note.batches.iter_mut().filter(|b| b.gone_ms.is_some() && !b.compared && b.held.is_none()) {
+            self.compare(batch, state).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the candidates whose time has come.
+    async fn remove(
+        &mut self,
+        note: &mut Note,
+        mut state: TableState,
+        report: &mut Report,
+    ) -> Result<(TableState, Choice)> {
+        for round in 0..ROUNDS_MAX {
+            let choice = self.choose(&state)?;
+            let now = self.env.now_ms();
+            let ripe = |id: i64| note.noted.get(&id).is_some_and(|at| now.saturating_sub(*at) >= deadline_ms());
+            let Some(removal) = choice.removal(&state, ripe) else { return Ok((state, choice)) };
+            let mut batch = Batch {
+                gone: Gone::of(&state, &removal.snapshots),
+                snapshots: removal.snapshots.clone(),
+                refs: choice.refs.clone(),
+                sent_ms: now,
+                gone_ms: None,
+                compared: false,
+                held: None,
+            };
+            // Noted before it is sent: once it is in, the metadata does not name the lists any more.
+            note.batches.push(batch.clone());
+            self.write(note, state.metadata.uuid()).await?;
+            let mut change = Change::new(self.env.snapshot_id());
+            change.refs = choice.refs.iter().map(|name| (name.clone(), None)).collect();
+            change.removal = Some(removal);
+            let mut commit = Commit::new(change);
+            let ending = self.committer.run(&mut commit, &state, &CancellationToken::new()).await?;
+            match ending {
+                Ending::Done { state: after, .. } => {
+                    note.batches.pop();
+                    batch.gone_ms = Some(self.env.now_ms());
+                    self.compare(&mut batch, &after).await?;
+                    report.removed.clone_from(&batch.snapshots);
+                    report.refs.clone_from(&batch.refs);
+                    note.noted.retain(|id, _| !batch.snapshots.contains(id));
+                    note.batches.push(batch);
+                    self.write(note, after.metadata.uuid()).await?;
+                    let choice = self.choose(&after)?;
+                    return Ok((*after, choice));
+                }
+                Ending::Rebuild(head) => {
+                    if commit.attempts() == 0 {
+                        note.batches.pop();
+                    }
+                    state = *head;
+                    self.env.sleep(self.env.backoff(Duration::from_millis(100), Duration::from_secs(5), round)).await;
+                }
+                Ending::Failed(error) | Ending::Unresolved(error) => return Err(error),
+                other => return Err(Error::new(ErrorKind::Internal, format!("a removal cannot end so: {other:?}"))),
+            }
+        }
+        Err(Error::new(ErrorKind::Conflict, format!("table {}: its refs move all the time", state.name))
+            .with_hint("run it when fewer commits come"))
+    }
+
+    /// Compares the refs before and after a removal: some servers drop one that was set meanwhile without a word.
+    async fn compare(&self, batch: &mut Batch, state: &TableState) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Snapshot {
+            #[serde(rename = "snapshot-id")]
+            id: i64,
+        }
+        #[derive(Deserialize)]
+        struct Document {
+            #[serde(default)]
+            snapshots: Vec<Snapshot>,
+            #[serde(default)]
+            refs: BTreeMap<String, serde::de::IgnoredAny>,
+        }
+        let mut after: BTreeSet<String> = state.refs.keys().cloned().collect();
+        for entry in state.metadata.metadata_log().iter().rev() {
+            let location = &entry.metadata_file;
+            let bytes = match self.committer.storage().read(location).await {
+                Ok(bytes) => document::unpack(location, bytes)?,
+                Err(error) if error.kind() == ErrorKind::NotFound => break,
+                Err(error) => return Err(error),
+            };
+            let before: Document =
+                serde_json::from_slice(&bytes).context(ErrorKind::Corrupt, || format!("metadata {location}"))?;
+            if !before.snapshots.iter().any(|s| batch.snapshots.contains(&s.id)) {
+                after = before.refs.into_keys().collect();
+                continue;
+            }
+            let vanished: Vec<String> =
+                before.refs.into_keys().filter(|name| !after.contains(name) && !batch.refs.contains(name)).collect();
+            batch.compared = vanished.is_empty();
+            if !vanished.is_empty() {
+                batch.held = Some(format!(
+                    "the catalog dropped {} with its snapshots; the metadata before is {location}",
+                    vanished.join(", ")
+                ));
+            }
+            return Ok(());
+        }
+        let ids: Vec<String> = batch.snapshots.iter().map(ToString::to_string).collect();
+        batch.held = Some(format!(
+            "the metadata before the removal of {} cannot be read, so no one knows whether a ref was lost with them",
+            ids.join(", ")
+        ));
+        Ok(())
+    }
+
+    /// Deletes the files of removals whose time has come.
+    async fn delete(&mut self, note: &mut Note, state: &TableState, report: &mut Report) -> Result<()> {
+        let now = self.env.now_ms();
+        let mut rest = Vec::new();
+        for batch in std::mem::take(&mut note.batches) {
+            if !batch.is_ripe(now) {
+                rest.push(batch);
+                continue;
+            }
+            let back = batch.snapshots.iter().any(|id| state.metadata.snapshot_by_id(*id).is_some());
+            if back {
+                // Somebody set the table back: they are in it again.
+                continue;
+            }
+            let dead = dead(self.committer.storage(), state, |_| true, &batch.gone, self.pace.parallel).await?;
+            let failed = self.delete_all(&dead).await;
+            report.files += dead.len() - failed.len();
+            report.bytes += dead.bytes;
+            if !failed.is_empty() {
+                rest.push(batch);
+            }
+            report.failed.extend(failed);
+        }
+        note.batches = rest;
+        Ok(())
+    }
+
+    /// Data first and lists last: what was not reached can be found again.
+    async fn delete_all(&self, dead: &Dead) -> Vec<(String, Error)> {
+        let mut failed = Vec::new();
+        for files in [&dead.data, &dead.statistics, &dead.manifests, &dead.lists] {
+            for bulk in files.chunks(BULK) {
+                let answers = self.committer.storage().delete_all(bulk.to_vec()).await;
+                failed.extend(answers.into_iter().filter_map(|(file, answer)| Some((file, answer.err()?))));
+                let rate = f64::from(self.pace.deletes_per_second.max(1));
+                self.env.sleep(Duration::from_secs_f64(bulk.len() as f64 / rate)).await;
+            }
+            if !failed.is_empty() {
+                break;
+            }
+        }
+        failed
+    }
+
+    async fn read(&self, state: &TableState) -> Result<Note> {
+        let new =
+            || Note { v: NOTE_VERSION, table: state.name.to_string(), noted: BTreeMap::new(), batches: Vec::new() };
+        let name = file(state.metadata.uuid());
+        let bytes = match self.disk.read(&name).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(new()),
+            Err(error) => return Err(error),
+        };
+        let note: Note =
+            serde_json::from_slice(&bytes).context(ErrorKind::Corrupt, || format!("{name} in state_dir"))?;
+        if note.v > NOTE_VERSION {
+            return Err(Error::new(ErrorKind::Unsupported, format!("{name} in state_dir has version {}", note.v))
+                .with_hint("a newer frazil wrote it: use that one, or remove the file to begin again"));
+        }
+        Ok(note)
+    }
+
+    async fn write(&self, note: &Note, uuid: Uuid) -> Result<()> {
+        if note.noted.is_empty() && note.batches.is_empty() {
+            return self.disk.remove(&file(uuid)).await;
+        }
+        let bytes = serde_json::to_vec(note).context(ErrorKind::Internal, || "note an expiry")?;
+        self.disk.write(&file(uuid), &bytes).await
+    }
+}
+
+fn file(uuid: Uuid) -> String {
+    format!("expiry-{uuid}.json")
+}
+
+fn deadline_ms() -> i64 {
+    i64::try_from(DEADLINE.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl Batch {
+    fn is_ripe(&self, now: i64) -> bool {
+        let gone = self.gone_ms.is_some_and(|at| now.saturating_sub(at) >= deadline_ms());
+        gone && self.compared && self.held.is_none()
+    }
+}
+
+impl Note {
+    /// When something is due next.
+    fn next_ms(&self, now: i64) -> Option<i64> {
+        let noted = self.noted.values().map(|at| at.saturating_add(deadline_ms()));
+        let open = self.batches.iter().filter(|batch| batch.held.is_none());
+        let batches = open.map(|batch| batch.gone_ms.unwrap_or(batch.sent_ms).saturating_add(deadline_ms()));
+        noted.chain(batches).min().map(|at| at.max(now))
+    }
+}
