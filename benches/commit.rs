@@ -127,7 +127,7 @@ impl Table {
             delta,
             witness: Checkpoint::default(),
             on_rollback: OnRollback::Halt,
-            follows: false,
+            follows: None,
             sealed: Vec::new(),
             finished: Vec::new(),
             operator: None,

@@ -126,7 +126,7 @@ impl Plan {
             delta: Delta::default(),
             witness: self.after.clone(),
             on_rollback: OnRollback::Halt,
-            follows: false,
+            follows: None,
             sealed: self.sealed.clone(),
             finished: Vec::new(),
             operator: Some(OperatorEdit { replaces: self.replaces.clone() }),

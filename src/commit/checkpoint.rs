@@ -132,6 +132,8 @@ pub struct Taken {
     pub sealed: Vec<String>,
     /// What an operator should know.
     pub warning: Option<&'static str>,
+    /// Whether it is the older one after a rollback: rows above it have been in the table, and are read again.
+    pub rewound: bool,
 }
 
 impl Findings {
@@ -218,7 +220,8 @@ impl Findings {
                 // A later commit forgot the others because they were finished; their objects are gone.
                 let mut a = a.clone();
                 a.sealed.retain(|location| p.sealed.contains(location));
-                take(&a, Some("the branch was rolled back: rows are read again"))
+                let warning = Some("the branch was rolled back: rows are read again");
+                Decision::Take(Taken { rewound: true, ..taken(&a, warning) })
             }
             (OnRollback::Rewind, None) => halt(
                 "the branch was rolled back to before this pipeline's first checkpoint",
@@ -246,7 +249,11 @@ fn furthest(p: &Record, a: Option<&Record>) -> Record {
 }
 
 fn take(record: &Record, warning: Option<&'static str>) -> Decision {
-    Decision::Take(Taken { checkpoint: record.checkpoint.clone(), sealed: record.sealed.clone(), warning })
+    Decision::Take(taken(record, warning))
+}
+
+fn taken(record: &Record, warning: Option<&'static str>) -> Taken {
+    Taken { checkpoint: record.checkpoint.clone(), sealed: record.sealed.clone(), warning, rewound: false }
 }
 
 fn halt(what: &str, hint: &str) -> Decision {

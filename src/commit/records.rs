@@ -61,34 +61,70 @@ pub(crate) async fn nearest(
     let mut records = BTreeMap::new();
     let suffix = format!("@{target}");
     for snapshot in &chain.snapshots {
-        let summary = &snapshot.summary().additional_properties;
-        let mut header = None;
-        for (key, value) in summary {
-            if !key.starts_with("frazil.checkpoint.")
-                || !key.ends_with(&suffix)
-                || records.contains_key(key)
-                || except == Some(key)
-            {
-                continue;
-            }
-            let text = if value == IN_LIST {
-                if header.is_none() {
-                    header = Some(list_header(storage, snapshot).await?);
-                }
-                let found = header.as_ref().and_then(|h| h.get(key));
-                found.cloned().ok_or_else(|| {
-                    Error::new(ErrorKind::Corrupt, format!("{} lacks the record {key}", snapshot.manifest_list()))
-                })?
-            } else {
-                value.clone()
-            };
-            records.insert(key.clone(), Carried { text, snapshot: snapshot.snapshot_id() });
+        for (key, text) in
+            on(storage, snapshot, |key| key.ends_with(&suffix) && !records.contains_key(key) && except != Some(key))
+                .await?
+        {
+            records.insert(key, Carried { text, snapshot: snapshot.snapshot_id() });
         }
-        if summary.contains_key(VERSION_KEY) {
+        if snapshot.summary().additional_properties.contains_key(VERSION_KEY) {
             break;
         }
     }
     Ok(records)
+}
+
+/// The records `key` of the snapshots that a rollback took out of `chain`, newest first: from the one that made `newest` down to
+/// the chain. `None` when some of them have expired.
+///
+/// # Errors
+/// As [`nearest`], and `Corrupt` for a record that cannot be read.
+pub(crate) async fn rolled_back(
+    storage: &Storage,
+    state: &TableState,
+    chain: &Chain,
+    newest: &Record,
+    key: &str,
+) -> Result<Option<Vec<Record>>> {
+    let mut lost = Vec::new();
+    let mut at = Some(newest.origin.snapshot);
+    // No more steps than there are snapshots, whatever their parents say.
+    for _ in 0..=state.metadata.snapshots().len() {
+        let Some(id) = at.filter(|id| !chain.contains(*id)) else {
+            return Ok(at.is_some().then_some(lost));
+        };
+        let Some(snapshot) = state.metadata.snapshot_by_id(id) else {
+            return Ok(None);
+        };
+        for (key, text) in on(storage, snapshot, |held| held == key).await? {
+            lost.push(Carried { text, snapshot: id }.read(&key)?);
+        }
+        at = snapshot.parent_snapshot_id();
+    }
+    Ok(None)
+}
+
+/// The records of one snapshot whose keys are `wanted`, as they are written.
+async fn on(storage: &Storage, snapshot: &SnapshotRef, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    let mut header = None;
+    for (key, value) in &snapshot.summary().additional_properties {
+        if !key.starts_with("frazil.checkpoint.") || !wanted(key) {
+            continue;
+        }
+        if value != IN_LIST {
+            found.push((key.clone(), value.clone()));
+            continue;
+        }
+        if header.is_none() {
+            header = Some(list_header(storage, snapshot).await?);
+        }
+        let text = header.as_ref().and_then(|header| header.get(key)).cloned().ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, format!("{} lacks the record {key}", snapshot.manifest_list()))
+        })?;
+        found.push((key.clone(), text));
+    }
+    Ok(found)
 }
 
 async fn list_header(storage: &Storage, snapshot: &SnapshotRef) -> Result<BTreeMap<String, String>> {

@@ -1,11 +1,12 @@
 //! Where a pipeline's epochs end: the commits of what it sealed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::api::PipelineHealth;
 use crate::commit::proof::Leftover;
 use crate::commit::protocol::{Commit, Ending};
+use crate::commit::standing::Standing;
 use crate::config::RejectsTo;
 use crate::daemon::pipeline::{Epoch, Pipeline, since};
 use crate::daemon::rebuild;
@@ -42,11 +43,32 @@ impl Pipeline {
     pub(crate) async fn finish_sealed(&mut self, location: &str, anchor: &TableState) -> Result<()> {
         let storage = self.shared.storage.vended(&anchor.config)?;
         let sealed = Sealed::read(&storage, location).await?;
+        self.finish(&sealed, location).await
+    }
+
+    /// Commits every part of a decided epoch.
+    async fn finish(&mut self, sealed: &Sealed, location: &str) -> Result<()> {
         for part in &sealed.parts {
-            let handle = self.shared.table(&self.config.catalog, &part.table()?)?;
-            self.finish_part(&sealed, part, location, &handle).await?;
+            let table = part.table()?;
+            let handle = self.shared.table(&self.config.catalog, &table)?;
+            let state = self.finish_part(sealed, part, location, &handle).await?;
+            self.adopt(&table, state)?;
         }
         Ok(())
+    }
+
+    /// What it means that a decided epoch could not be finished: that it is no longer one, where the anchor names it no more.
+    pub(crate) async fn unless_forgotten(&mut self, location: &str, error: Error) -> Error {
+        let Ok(anchor) = self.shared.table(&self.config.catalog, &self.anchor) else {
+            return error;
+        };
+        match anchor.standing(self.asker(BTreeSet::new())).await {
+            // Another instance finished it, or the anchor was rolled back.
+            Ok((_, Standing::At(now))) if !now.sealed.iter().any(|held| held == location) => {
+                Error::new(ErrorKind::Fenced, "the sealed epoch is no longer open").with_source(error)
+            }
+            _ => error,
+        }
     }
 
     /// Commits one table's part of a decided epoch, whatever it takes.
@@ -60,7 +82,7 @@ impl Pipeline {
         let mut base = handle.load().await?;
         part.is_of(&base)?;
         let mut staged = part.staged()?;
-        let mut change = sealed.change(part, staged.clone());
+        let mut change = sealed.change(part, staged.clone(), self.config.on_rollback);
         loop {
             let (commit, ending) = self.drive(handle, change, base, Some((sealed, location))).await?;
             match ending {
@@ -147,7 +169,7 @@ impl Pipeline {
             delta,
             witness: self.witness(),
             on_rollback: self.config.on_rollback,
-            follows: false,
+            follows: None,
             sealed,
             finished: self.finished.clone(),
             operator: None,
@@ -202,11 +224,8 @@ impl Pipeline {
             }
         }
         if let Some((sealed, location)) = &sealed {
-            for part in &sealed.parts {
-                let table = part.table()?;
-                let handle = self.shared.table(&self.config.catalog, &table)?;
-                let state = self.finish_part(sealed, part, location, &handle).await?;
-                self.adopt(&table, state)?;
+            if let Err(error) = self.finish(sealed, location).await {
+                return Err(self.unless_forgotten(location, error).await);
             }
         }
         self.settle(&owners).await;
@@ -258,7 +277,7 @@ impl Pipeline {
         for (table, staged) in others {
             let id = self.shared.env.snapshot_id();
             if let Some(lane) = self.lanes.get(table) {
-                object.parts.push(SealedPart::new(&lane.state, id, staged, lane.evolve())?);
+                object.parts.push(SealedPart::new(lane, id, staged)?);
             }
         }
         let Some(anchor) = self.lanes.get(&self.anchor).map(|lane| &lane.state) else {

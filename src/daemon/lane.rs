@@ -14,6 +14,7 @@ use crate::decode::observe::Observed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::batch::{Batch, RawBatch, Reject, Stage};
 use crate::model::change::{Append, Change, Data, Evolve};
+use crate::model::checkpoint::{Position, Positions};
 use crate::model::ids::{PartitionId, PipelineName};
 use crate::model::table::TableState;
 use crate::quality::quarantine;
@@ -77,6 +78,8 @@ pub(crate) struct Lane {
     writer: Option<EpochWriter>,
     /// When the catalog was last asked for the table.
     loaded_ms: i64,
+    /// Where the table was ahead of the anchor when the lane was opened: it has the rows up to there.
+    pub(crate) held: Positions,
 }
 
 impl Lane {
@@ -96,6 +99,7 @@ impl Lane {
             metadata,
             version: 0,
             writer: None,
+            held: Positions::new(),
         };
         lane.add_metadata_columns()?;
         Ok(lane)
@@ -112,6 +116,30 @@ impl Lane {
             }
         }
         self.set_schema(Arc::clone(&self.schema))
+    }
+
+    /// `raw` without the rows that the table has already.
+    pub(crate) fn lacks(&self, mut raw: RawBatch) -> RawBatch {
+        if let Some(last) = self.last_held(&raw.partition) {
+            raw.rows.retain(|row| row.number > last);
+        }
+        raw
+    }
+
+    /// The rejects of a partition that the table, which is that of rejects, does not have.
+    pub(crate) fn lacks_rejects(&self, mut rejects: Vec<Reject>, partition: &PartitionId) -> Vec<Reject> {
+        if let Some(last) = self.last_held(partition) {
+            rejects.retain(|reject| reject.number > last);
+        }
+        rejects
+    }
+
+    /// The number of the last row of a partition that the table has ahead of the anchor.
+    fn last_held(&self, partition: &PartitionId) -> Option<u64> {
+        match self.held.get(partition) {
+            Some(Position::Offset(last)) => u64::try_from(*last).ok(),
+            Some(Position::Files(_)) | None => None,
+        }
     }
 
     /// The decoder for rows that come now, and its number.

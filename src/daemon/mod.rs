@@ -34,6 +34,7 @@ use crate::daemon::tables::Shared;
 use crate::daemon::watch::Watch;
 use crate::env::Env;
 use crate::error::{Context, Directive, Error, ErrorKind, Result};
+use crate::model::checkpoint::Positions;
 use crate::model::ids::{PipelineName, TableName};
 use crate::source::Source;
 use crate::source::files::FilesSource;
@@ -331,6 +332,7 @@ fn pipeline(
         cadence: Cadence::default(),
         finished: Vec::new(),
         fresh: true,
+        begun: Positions::new(),
         followers: BTreeSet::new(),
         watch,
         hard,

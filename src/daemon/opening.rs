@@ -7,16 +7,20 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::api::PipelineHealth;
+use crate::commit::checkpoint::{Chain, record_key};
 use crate::commit::protocol::Ending;
+use crate::commit::records;
 use crate::commit::standing::Standing;
-use crate::daemon::lane::Lane;
+use crate::daemon::lane::{self, Lane};
 use crate::daemon::pipeline::{Pipeline, REJECTS_SUFFIX};
+use crate::daemon::table::TableHandle;
 use crate::daemon::tables::Shared;
 use crate::daemon::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::batch::RawBatch;
-use crate::model::checkpoint::{Checkpoint, Delta};
-use crate::model::ids::TableName;
+use crate::model::change::{Change, Data, OperatorEdit, PipelineDelta};
+use crate::model::checkpoint::{Checkpoint, Delta, Position, Positions};
+use crate::model::ids::{PartitionId, TableName};
 use crate::model::table::TableState;
 use crate::storage::anchors::{Anchor, FILE};
 
@@ -28,6 +32,7 @@ impl Pipeline {
     pub(crate) async fn start(&mut self) -> Result<Checkpoint> {
         self.fresh = true;
         self.followers.clear();
+        self.begun.clear();
         let handle = self.shared.table(&self.config.catalog, &self.anchor)?;
         let remembered = self.shared.anchors.known(&self.anchor_key()).await;
         let (state, standing) = match handle.standing(self.asker(remembered.into_iter().collect())).await {
@@ -48,7 +53,9 @@ impl Pipeline {
         };
         self.shared.anchors.remember(&self.anchor_key(), uuid).await?;
         self.followers = read_uuids(&taken.checkpoint);
-        self.fresh = taken.checkpoint.positions.is_empty();
+        // A start record that no table followed and that nobody went back to says as little as none.
+        self.fresh = taken.checkpoint.positions.is_empty() && self.followers.is_empty() && !taken.rewound;
+        self.begun.clone_from(&taken.checkpoint.positions);
         if let Some(warning) = taken.warning {
             tracing::warn!(pipeline = %self.name, table = %self.anchor, "{warning}");
         }
@@ -62,13 +69,7 @@ impl Pipeline {
         }
         for location in &taken.sealed {
             if let Err(error) = self.finish_sealed(location, &state).await {
-                // Another instance may have finished and forgotten it meanwhile.
-                return Err(match handle.standing(self.asker(BTreeSet::new())).await?.1 {
-                    Standing::At(now) if !now.sealed.contains(location) => {
-                        Error::new(ErrorKind::Fenced, "another instance finished the sealed epoch").with_source(error)
-                    }
-                    _ => error,
-                });
+                return Err(self.unless_forgotten(location, error).await);
             }
         }
         self.finished = taken.sealed;
@@ -115,28 +116,25 @@ impl Pipeline {
             self.followers.clone()
         };
         let (mut state, standing) = handle.standing(self.asker(witnesses)).await?;
-        if let Standing::At(taken) = &standing {
-            self.has_anchor(table, &taken.checkpoint).await?;
-        }
-        if standing == Standing::New {
-            let mut change = Lane::new(self.shared.clone(), options.clone(), handle.clone(), state.clone())?
-                .change(self.shared.env.snapshot_id(), None);
-            change.target.clone_from(&self.config.branch);
-            change.delta = Some(self.delta(Delta::default(), Vec::new()));
-            let (commit, ending) = self.drive(&handle, change, state, None).await?;
-            let Ending::Done { state: started, .. } = ending else {
-                return Err(Error::new(
-                    ErrorKind::Fenced,
-                    format!("table {table}: the start record met another instance"),
-                ));
-            };
-            self.settle(&commit.owners(table)).await;
-            state = *started;
+        let mut held = Positions::new();
+        match standing {
+            Standing::New => {
+                let delta = self.delta(Delta::default(), Vec::new());
+                state = self.commit_record(&handle, state, delta).await?;
+            }
+            Standing::At(taken) if *table != self.anchor => {
+                if taken.rewound {
+                    state = self.rewind(&handle, state, &taken.checkpoint).await?;
+                }
+                held = self.ahead_of_anchor(table, &taken.checkpoint).await?;
+            }
+            Standing::At(_) => {}
         }
         if *table == self.anchor {
             self.shared.anchors.remember(&self.anchor_key(), state.metadata.uuid()).await?;
         }
-        let lane = Lane::new(self.shared.clone(), options, handle, state)?;
+        let mut lane = Lane::new(self.shared.clone(), options, handle, state)?;
+        lane.held = held;
         self.lanes.insert(table.clone(), lane);
         Ok(())
     }
@@ -162,28 +160,111 @@ impl Pipeline {
         ))
     }
 
-    /// A pipeline that found no checkpoint in its anchor has written nowhere yet, unless the anchor was replaced or renamed.
-    async fn has_anchor(&mut self, table: &TableName, held: &Checkpoint) -> Result<()> {
-        if !self.fresh || *table == self.anchor || held.positions.is_empty() {
-            return Ok(());
+    /// Commits a record without rows.
+    async fn commit_record(
+        &mut self,
+        handle: &TableHandle,
+        state: TableState,
+        delta: PipelineDelta,
+    ) -> Result<TableState> {
+        let mut change = Change::new(self.shared.env.snapshot_id());
+        change.target.clone_from(&self.config.branch);
+        change.data = Some(Data::Append(lane::append(&state, None)));
+        change.delta = Some(delta);
+        let (commit, ending) = self.drive(handle, change, state, None).await?;
+        let Ending::Done { state, .. } = ending else {
+            let text = format!("table {}: a record without rows met another instance", handle.name());
+            return Err(Error::new(ErrorKind::Fenced, text));
+        };
+        self.settle(&commit.owners(handle.name())).await;
+        Ok(*state)
+    }
+
+    /// A table beside the anchor was rolled back as well. Its rows are read again where the source is: only if none of those
+    /// that it lost lies below is nothing lost. Then its record says so from now on.
+    async fn rewind(&mut self, handle: &TableHandle, state: TableState, own: &Checkpoint) -> Result<TableState> {
+        if !self.is_read_again(&state, own).await? {
+            let text = format!(
+                "table {}: the branch was rolled back below the checkpoint of anchor {}, where pipeline {} reads, or so far \
+                 back that it cannot be told",
+                handle.name(),
+                self.anchor,
+                self.name
+            );
+            return Err(Error::new(ErrorKind::Corrupt, text).with_hint(
+                "roll the anchor back as far, or say with `frazil checkpoint set` for this table that its rows stay away",
+            ));
+        }
+        let key = record_key(&self.name, &self.config.branch);
+        let mut delta = self.delta(Delta::default(), Vec::new());
+        delta.witness = own.clone();
+        delta.operator = Some(OperatorEdit { replaces: state.property(&key).map(str::to_owned) });
+        self.commit_record(handle, state, delta).await
+    }
+
+    /// Whether all that a rollback took from a table beside the anchor lies above where the source is read. Epochs end where the
+    /// anchor's do, so one that is not below it as a whole is above it as a whole.
+    async fn is_read_again(&mut self, state: &TableState, own: &Checkpoint) -> Result<bool> {
+        let covers = |positions: &Positions, other: &Positions| {
+            other.iter().all(|(partition, at)| positions.get(partition).is_some_and(|held| held.covers(at)))
+        };
+        if covers(&own.positions, &self.begun) {
+            return Ok(true);
+        }
+        let (target, storage) = (&self.config.branch, self.shared.storage.vended(&state.config)?);
+        let (key, chain) = (record_key(&self.name, target), Chain::of(state, target)?);
+        let Some(newest) = records::in_property(state, &key)? else {
+            return Ok(false);
+        };
+        let lost = records::rolled_back(&storage, state, &chain, &newest, &key).await?;
+        Ok(lost.is_some_and(|lost| lost.iter().all(|own| !covers(&self.begun, &own.checkpoint.positions))))
+    }
+
+    /// Where a table beside the anchor has rows that the anchor has yet to reach: after the anchor was set back. It gets the
+    /// rows above, and none twice.
+    async fn ahead_of_anchor(&mut self, table: &TableName, own: &Checkpoint) -> Result<Positions> {
+        let ahead = |positions: &Positions| {
+            let beyond = |(partition, held): &(&PartitionId, &Position)| {
+                !positions.get(*partition).is_some_and(|at| at.covers(held))
+            };
+            let held = own.positions.iter().filter(beyond);
+            held.map(|(partition, held)| (partition.clone(), held.clone())).collect::<Positions>()
+        };
+        let held = ahead(&self.begun);
+        let by_number = held.values().all(|position| matches!(position, Position::Offset(_)));
+        if held.is_empty() || (by_number && !self.fresh) {
+            return Ok(held);
         }
         let anchor = self.shared.table(&self.config.catalog, &self.anchor)?;
-        let positions = match anchor.standing(self.asker(BTreeSet::new())).await {
+        let now = match anchor.standing(self.asker(BTreeSet::new())).await {
             Ok((_, Standing::At(taken))) => taken.checkpoint.positions,
-            Ok((_, Standing::New)) => Default::default(),
-            Err(error) if error.kind() == ErrorKind::NotFound => Default::default(),
+            Ok((_, Standing::New)) => Positions::new(),
+            Err(error) if error.kind() == ErrorKind::NotFound => Positions::new(),
             Err(error) => return Err(error),
         };
-        let covered =
-            held.positions.iter().all(|(partition, held)| positions.get(partition).is_some_and(|p| p.covers(held)));
-        if covered {
-            return Ok(()); // another instance began meanwhile
+        if ahead(&now).is_empty() {
+            // Another instance went on meanwhile: what is read here is fenced.
+            return Ok(held);
         }
-        Err(Error::new(
-            ErrorKind::Corrupt,
-            format!("table {table} holds rows of pipeline {}, but its anchor {} knows of none", self.name, self.anchor),
-        )
-        .with_hint("the anchor was dropped, renamed or replaced: bring it back, or set the positions with `frazil checkpoint set`"))
+        let (text, hint) = if self.fresh {
+            (
+                format!(
+                    "table {table} holds rows of pipeline {}, but its anchor {} knows of none",
+                    self.name, self.anchor
+                ),
+                "the anchor was dropped, renamed or replaced: bring it back, or set the positions with `frazil checkpoint set`",
+            )
+        } else {
+            // A file that appeared late may lie below the watermark without being in.
+            (
+                format!(
+                    "table {table} is ahead of its anchor {}, and which files it has cannot be told from their names",
+                    self.anchor
+                ),
+                "roll this table back as far as its anchor, or set the anchor's positions with `frazil checkpoint set`",
+            )
+        };
+        Err(Error::new(ErrorKind::Corrupt, text).with_hint(hint))
     }
 
     /// The anchor may have had no rows yet.

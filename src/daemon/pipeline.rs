@@ -22,7 +22,7 @@ use crate::daemon::watch::Watch;
 use crate::decode::observe::Observed;
 use crate::error::{Directive, Error, ErrorKind, Result};
 use crate::model::batch::{Batch, RawBatch, Reject};
-use crate::model::checkpoint::{Checkpoint, Delta, Range};
+use crate::model::checkpoint::{Checkpoint, Delta, Positions, Range};
 use crate::model::ids::{PartitionId, PipelineName, TableName};
 use crate::source::{Source, SourceEvent};
 use crate::storage::ledger::LedgerOwner;
@@ -60,6 +60,8 @@ pub(crate) struct Pipeline {
     pub(crate) finished: Vec<String>,
     /// Whether it began at the beginning of its source: no checkpoint was found.
     pub(crate) fresh: bool,
+    /// The positions that it began at.
+    pub(crate) begun: Positions,
     /// Tables beside the anchor that its epochs had rows for, as the anchor's record says.
     pub(crate) followers: BTreeSet<Uuid>,
     pub(crate) watch: Arc<Watch>,
@@ -230,9 +232,12 @@ impl Pipeline {
         let (by_table, rejects) = self.route.split(raw);
         let mut parts = Vec::with_capacity(by_table.len());
         for (table, raw) in by_table {
-            let raw = Arc::new(raw);
             self.open_lane(&table, &raw).await?;
             let Some(lane) = self.lanes.get(&table) else { continue };
+            let raw = Arc::new(lane.lacks(raw));
+            if raw.rows.is_empty() && table != self.anchor {
+                continue;
+            }
             let (decoder, version) = lane.decoder();
             let (env, held) = (self.shared.env.clone(), Arc::clone(&raw));
             let decoding = tokio::spawn(async move { env.offload(move || decoder.decode_observed(&held)).await });
@@ -297,10 +302,9 @@ impl Pipeline {
                 let table = self.anchor.with_suffix(REJECTS_SUFFIX);
                 self.open_rejects(&table).await?;
                 let owner = self.owner();
-                match self.lanes.get_mut(&table) {
-                    Some(lane) => lane.take_rejects(&rejects, partition, &owner).await,
-                    None => Ok(()),
-                }
+                let Some(lane) = self.lanes.get_mut(&table) else { return Ok(()) };
+                let rejects = lane.lacks_rejects(rejects, partition);
+                if rejects.is_empty() { Ok(()) } else { lane.take_rejects(&rejects, partition, &owner).await }
             }
         }
     }

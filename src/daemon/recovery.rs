@@ -3,10 +3,12 @@
 use iceberg::spec::{Operation, Snapshot, SnapshotReference, SnapshotRetention, Summary};
 use iceberg::{TableRequirement, TableUpdate};
 
-use super::tests::{SHOP, World, config, each_once, pipeline_of, rate};
+use super::tests::{SHOP, World, column, config, each_once, files_by_number, pipeline_of, rate};
 use super::*;
 use crate::catalog::{Outcome, PreparedCommit};
+use crate::commit::checkpoint::Chain;
 use crate::commit::protocol::{Commit, Committer, Ending};
+use crate::config::{ColumnConfig, OnChange, OnRollback};
 use crate::env::virtual_time::on_virtual_time;
 use crate::model::change::{Append, Change, Data, OperatorEdit, PipelineDelta};
 use crate::model::checkpoint::{Checkpoint, Delta, Position};
@@ -63,6 +65,18 @@ impl World {
         .await;
     }
 
+    /// Another engine sets the branch to a snapshot of its chain, counted from the oldest.
+    async fn roll_back(&self, table: &str, to: usize) {
+        let state = self.state(table).await;
+        let chain = Chain::of(&state, MAIN).expect("no circle").snapshots;
+        self.update(table, vec![main_at(chain[chain.len() - 1 - to].snapshot_id())]).await;
+    }
+
+    /// The snapshots of a table's branch.
+    async fn length(&self, table: &str) -> usize {
+        Chain::of(&self.state(table).await, MAIN).expect("no circle").snapshots.len()
+    }
+
     /// The same world seen by a process that has lost its disk.
     fn without_disk(self) -> Self {
         Self { disk: Arc::new(MemoryDisk::new()), ..self }
@@ -82,8 +96,8 @@ impl World {
             pipeline: PipelineName::new("p"),
             delta: Delta::default(),
             witness: Checkpoint { positions: positions.iter().map(at).collect(), ..Checkpoint::default() },
-            on_rollback: crate::model::change::OnRollback::Halt,
-            follows: false,
+            on_rollback: OnRollback::Halt,
+            follows: None,
             sealed: vec![],
             finished: vec![],
             operator: Some(OperatorEdit { replaces: state.property("frazil.checkpoint.p@main").map(str::to_owned) }),
@@ -201,6 +215,159 @@ fn a_table_beside_the_anchor_that_lost_its_record_asks_as_well() {
                 each_once(&world.positions(&SHOP).await, 400);
             }
             let _ = pipeline_of(&mut config);
+        }
+    });
+}
+
+/// A stream to four tables that has been read up to row 600 of two partitions, in many epochs.
+async fn routed(seed: u64) -> (World, Config) {
+    let world = World::new(seed);
+    let mut config = config("shop.{event}", Some("shop.purchase"), 600);
+    rate(&mut config, 600, 100);
+    pipeline_of(&mut config).commit.freshness = Duration::from_millis(700);
+    world.run(&config, None).await;
+    // From here on epochs end elsewhere.
+    pipeline_of(&mut config).commit.freshness = Duration::from_millis(1_900);
+    rate(&mut config, 900, 130);
+    (world, config)
+}
+
+#[test]
+fn a_rewound_anchor_gives_each_table_beside_it_exactly_the_rows_that_it_lacks() {
+    on_virtual_time(async {
+        for seed in [50, 51, 52] {
+            let (world, mut config) = routed(seed).await;
+            pipeline_of(&mut config).on_rollback = OnRollback::Rewind;
+            let length = world.length("shop.purchase").await;
+            // To the start record, or to an epoch that has rows.
+            world.roll_back("shop.purchase", if seed == 50 { 0 } else { length / 3 }).await;
+            world.run(&config, Some(Duration::from_secs(3))).await;
+            // A restart in the middle of what is read again, and another rollback.
+            world.run(&config, Some(Duration::from_secs(2))).await;
+            let length = world.length("shop.purchase").await;
+            world.roll_back("shop.purchase", length / 2).await;
+            world.run(&config, None).await;
+            each_once(&world.positions(&SHOP).await, 900);
+        }
+    });
+}
+
+#[test]
+fn a_rewound_table_does_not_put_the_same_rows_aside_twice() {
+    on_virtual_time(async {
+        let world = World::new(53);
+        let mut config = config("shop.events", None, 600);
+        let pipeline = pipeline_of(&mut config);
+        pipeline.create.columns = vec![column("event_time", "timestamptz"), column("customer_id", "long")];
+        pipeline.create.columns.push(ColumnConfig { required: true, ..column("coupon", "string") });
+        pipeline.schema.on_change = OnChange::Freeze;
+        pipeline.commit.freshness = Duration::from_millis(700);
+        rate(&mut config, 600, 100);
+        world.run(&config, None).await;
+        let length = world.length("shop.events").await;
+        world.roll_back("shop.events", length / 2).await;
+        pipeline_of(&mut config).on_rollback = OnRollback::Rewind;
+        pipeline_of(&mut config).commit.freshness = Duration::from_millis(1_900);
+        rate(&mut config, 700, 130);
+        world.run(&config, None).await;
+        let mut found = world.positions(&["shop.events"]).await;
+        for batch in world.read("shop.events__rejects").await {
+            use arrow::array::AsArray;
+            let partitions = batch.column_by_name("partition").expect("there").as_string::<i32>().clone();
+            let numbers = batch.column_by_name("number").expect("there").clone();
+            let numbers = numbers.as_primitive::<arrow::datatypes::Int64Type>().clone();
+            for row in 0..batch.num_rows() {
+                *found.entry((partitions.value(row).to_owned(), numbers.value(row))).or_default() += 1;
+            }
+        }
+        each_once(&found, 700);
+    });
+}
+
+#[test]
+fn tables_that_are_rolled_back_together_are_read_again_together() {
+    on_virtual_time(async {
+        let (world, mut config) = routed(54).await;
+        pipeline_of(&mut config).on_rollback = OnRollback::Rewind;
+        for table in SHOP {
+            world.roll_back(table, 0).await;
+        }
+        world.run(&config, None).await;
+        each_once(&world.positions(&SHOP).await, 900);
+        // The anchor to an epoch in the middle, another table further than that.
+        for (table, back) in [("shop.purchase", 3), ("shop.page_view", 5)] {
+            let length = world.length(table).await;
+            world.roll_back(table, length - 1 - back).await;
+        }
+        let error = world.ending(&config).await.expect_err("rows between are lost");
+        assert!(error.to_string().contains("shop.page_view"), "{error}");
+    });
+}
+
+#[test]
+fn a_table_beside_the_anchor_that_is_rolled_back_alone_loses_no_row_in_silence() {
+    on_virtual_time(async {
+        for policy in [OnRollback::Halt, OnRollback::Rewind] {
+            let (world, mut config) = routed(55).await;
+            pipeline_of(&mut config).on_rollback = policy;
+            world.roll_back("shop.page_view", 2).await;
+            let error = world.ending(&config).await.expect_err("halts");
+            assert!(error.to_string().contains("shop.page_view") && error.hint().is_some(), "{policy:?}: {error:?}");
+        }
+        let (world, mut config) = routed(55).await;
+        world.roll_back("shop.page_view", 2).await;
+        pipeline_of(&mut config).on_rollback = OnRollback::Keep;
+        world.run(&config, None).await;
+        let found = world.positions(&SHOP).await;
+        assert!(found.values().all(|times| *times == 1), "a row is doubled");
+        assert!(
+            found.len() < 1_800 && (600..900).all(|n| found.contains_key(&("0".to_owned(), n))),
+            "only old rows went"
+        );
+    });
+}
+
+/// The policy holds for a table beside the anchor also while the pipeline runs: an epoch that is decided waits for a person.
+#[test]
+fn a_table_beside_the_anchor_that_is_rolled_back_under_a_running_pipeline_halts_it() {
+    on_virtual_time(async {
+        let (world, mut config) = routed(56).await;
+        rate(&mut config, 5_000, 130);
+        let daemon = world.daemon(&config).await;
+        let run = daemon.run(CancellationToken::new());
+        let foreign = async {
+            world.env.sleep(Duration::from_secs(10)).await;
+            world.roll_back("shop.page_view", 2).await;
+        };
+        let (ended, ()) = tokio::join!(world.env.timeout(Duration::from_secs(60), run), foreign);
+        let error = ended.expect("it halts").remove(&PipelineName::new("p")).expect("ended").expect_err("halts");
+        assert!(error.to_string().contains("shop.page_view") && error.to_string().contains("rolled back"), "{error}");
+    });
+}
+
+#[test]
+fn which_files_a_table_beside_a_rewound_anchor_has_cannot_be_told_and_is_asked_for() {
+    on_virtual_time(async {
+        let world = World::new(57);
+        let mut config = files_by_number();
+        if let Some(SourceConfig::Files(files)) = config.sources.get_mut("shop") {
+            files.until_end = true;
+        }
+        for (name, rows) in [("1", "{\"t\":\"a\",\"v\":1}\n"), ("2", "{\"t\":\"a\",\"v\":1}\n{\"t\":\"b\",\"v\":1}\n")]
+        {
+            world.storage.write(&format!("memory:///in/{name}"), rows.into()).await.expect("writable");
+            world.run(&config, None).await;
+        }
+        world.roll_back("shop.a", 1).await;
+        pipeline_of(&mut config).on_rollback = OnRollback::Rewind;
+        let error = world.ending(&config).await.expect_err("halts");
+        assert!(error.to_string().contains("shop.b") && error.hint().is_some(), "{error:?}");
+        // The way out that the hint names.
+        world.roll_back("shop.b", 0).await;
+        world.run(&config, None).await;
+        for (table, rows) in [("shop.a", 2), ("shop.b", 1)] {
+            let found: usize = world.read(table).await.iter().map(|batch| batch.num_rows()).sum();
+            assert_eq!(found, rows, "{table}");
         }
     });
 }

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
+use crate::daemon::lane::Lane;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::change::{Append, Change, Data, Evolve, OnRollback, PipelineDelta};
-use crate::model::checkpoint::{Checkpoint, Delta};
+use crate::model::checkpoint::{Checkpoint, Delta, Positions};
 use crate::model::ids::{PipelineName, TableName};
 use crate::model::table::TableState;
 use crate::storage::Storage;
@@ -58,6 +59,9 @@ pub(crate) struct SealedPart {
     /// The table under that name when the files were written.
     pub(crate) uuid: String,
     pub(crate) snapshot_id: i64,
+    /// Positions up to which the table had the rows already when its files were written: they hold none of them.
+    #[serde(default, skip_serializing_if = "Positions::is_empty")]
+    held: Positions,
     /// `write::staged`, as JSON.
     staged: String,
     evolve: Option<SealedEvolve>,
@@ -71,12 +75,15 @@ struct SealedEvolve {
 }
 
 impl SealedPart {
-    pub(crate) fn new(table: &TableState, snapshot_id: i64, staged: &Staged, evolve: Option<&Evolve>) -> Result<Self> {
+    /// The part that `lane` staged.
+    pub(crate) fn new(lane: &Lane, snapshot_id: i64, staged: &Staged) -> Result<Self> {
+        let (table, evolve) = (&lane.state, lane.evolve());
         Ok(Self {
             namespace: table.name.namespace().to_vec(),
             name: table.name.name().to_owned(),
             uuid: table.metadata.uuid().to_string(),
             snapshot_id,
+            held: lane.held.clone(),
             staged: staged.to_json()?,
             evolve: evolve
                 .map(|e| SealedEvolve { base_schema_id: e.base_schema_id, base_last_column_id: e.base_last_column_id }),
@@ -156,8 +163,10 @@ impl Sealed {
             .with_hint("its files may be gone: compare the tables' rows, then forget the epoch with `frazil checkpoint set --drop-sealed`"))
     }
 
-    /// The change that commits a part.
-    pub(crate) fn change(&self, part: &SealedPart, staged: Staged) -> Change {
+    /// The change that commits a part. A table that was rolled back since has lost rows that nothing reads again: only the
+    /// policy to keep it so goes on.
+    pub(crate) fn change(&self, part: &SealedPart, staged: Staged, on_rollback: OnRollback) -> Change {
+        let (delta, floor) = self.delta.above(&part.held);
         let schema = Arc::clone(&staged.schema);
         let mut change = Change::new(part.snapshot_id);
         change.target.clone_from(&self.target);
@@ -169,11 +178,10 @@ impl Sealed {
         change.data = Some(Data::Append(Append { files: staged.files, schema, spec_id: staged.spec.spec_id() }));
         change.delta = Some(PipelineDelta {
             pipeline: self.pipeline.clone(),
-            delta: self.delta.clone(),
+            delta,
             witness: self.witness.clone(),
-            // The anchor decided: a table that was rolled back since takes the part as its next.
-            on_rollback: OnRollback::Keep,
-            follows: true,
+            on_rollback: if on_rollback == OnRollback::Keep { OnRollback::Keep } else { OnRollback::Halt },
+            follows: Some(floor),
             sealed: Vec::new(),
             finished: Vec::new(),
             operator: None,

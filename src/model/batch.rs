@@ -32,7 +32,7 @@ pub struct RawRow {
     pub start: u32,
     /// One past its last byte.
     pub end: u32,
-    /// Its number within `origin`: a line number from 1, a log offset.
+    /// Its number within `origin`: a line number from 1, a log offset. Its offset where positions are offsets.
     pub number: u64,
     /// When it was written, in milliseconds since the epoch, where the source knows.
     pub timestamp_ms: Option<i64>,

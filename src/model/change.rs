@@ -81,8 +81,9 @@ pub struct PipelineDelta {
     pub witness: Checkpoint,
     /// What to do when the branch was rolled back meanwhile.
     pub on_rollback: OnRollback,
-    /// Whether this table follows an anchor: its own positions may lie anywhere at or before `from`.
-    pub follows: bool,
+    /// Set where this table follows an anchor: its own positions may lie anywhere at or before `from`. Holds the positions
+    /// above which alone the files have rows, because the table had the others already; there it must stand exactly.
+    pub follows: Option<Positions>,
     /// Locations of sealed epochs that this commit decides.
     pub sealed: Vec<String>,
     /// Locations of sealed epochs that are finished: the record forgets these, and keeps all others that it names.
@@ -114,7 +115,10 @@ pub enum OnRollback {
 impl PipelineDelta {
     /// Where `positions` stand against the delta.
     pub fn standing(&self, positions: &Positions) -> Standing {
-        if self.follows { self.delta.standing_following(positions) } else { self.delta.standing(positions) }
+        match &self.follows {
+            Some(floor) => self.delta.standing_following(positions, floor),
+            None => self.delta.standing(positions),
+        }
     }
 }
 

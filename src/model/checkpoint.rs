@@ -18,7 +18,7 @@ pub const RECORD_VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Position {
-    /// The offset of the last row in a log.
+    /// The offset of the last row in a log. A row's number is its offset.
     Offset(i64),
     /// How far a sequence of files has been read.
     Files(FilesPosition),
@@ -165,11 +165,36 @@ impl Delta {
     }
 
     /// The same in a table that follows an anchor: it may have had no rows for a while, so anything at or before `from` is
-    /// ahead.
-    pub fn standing_following(&self, positions: &Positions) -> Standing {
+    /// ahead. In partitions of `floor` the rows were chosen by what the table held then: there it must hold the same.
+    pub fn standing_following(&self, positions: &Positions, floor: &Positions) -> Standing {
         let reached = |range: &Range, held: &Position| range.from.as_ref().is_some_and(|from| from.covers(held));
-        let ahead = self.ranges.iter().all(|(p, range)| positions.get(p).is_none_or(|held| reached(range, held)));
-        if ahead { Standing::Ahead } else { self.standing(positions) }
+        let chosen = floor.iter().all(|(p, at)| positions.get(p) == Some(at));
+        let before = |(p, range): (&PartitionId, &Range)| {
+            floor.contains_key(p) || positions.get(p).is_none_or(|held| reached(range, held))
+        };
+        match self.standing(positions) {
+            Standing::Behind => Standing::Behind,
+            _ if chosen && self.ranges.iter().all(before) => Standing::Ahead,
+            _ => Standing::Fenced,
+        }
+    }
+
+    /// What of this delta a table that stands at `held` lacks, and where its rows begin because of that: nothing of a partition
+    /// that it has whole, what lies above its position where that is within the range.
+    pub fn above(&self, held: &Positions) -> (Self, Positions) {
+        let (mut lacks, mut floor) = (Self::default(), Positions::new());
+        for (partition, range) in &self.ranges {
+            let mut range = range.clone();
+            let inside = held.get(partition).filter(|at| !range.from.as_ref().is_some_and(|from| from.covers(at)));
+            if let Some(at) = inside {
+                floor.insert(partition.clone(), at.clone());
+                range.from = Some(at.clone());
+            }
+            if inside.is_none_or(|at| !at.covers(&range.to)) {
+                lacks.ranges.insert(partition.clone(), range);
+            }
+        }
+        (lacks, floor)
     }
 
     /// `positions` with this delta's rows added.

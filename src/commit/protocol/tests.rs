@@ -158,7 +158,7 @@ impl World {
             delta,
             witness: Checkpoint::default(),
             on_rollback: self.on_rollback,
-            follows: false,
+            follows: None,
             sealed: vec![],
             finished: vec![],
             operator: None,

@@ -84,7 +84,7 @@ impl Bench {
             delta,
             witness: Checkpoint::default(),
             on_rollback: OnRollback::Halt,
-            follows: false,
+            follows: None,
             sealed: vec![],
             finished: vec![],
             operator: None,

@@ -117,7 +117,41 @@ fn a_table_that_follows_is_ahead_anywhere_before_the_delta() {
         (vec![(0, 9), (1, 2)], Standing::Fenced),
         (vec![(0, 7), (1, 2)], Standing::Fenced),
     ];
+    let none = Positions::new();
     for (held, expected) in cases {
-        assert_eq!(delta.standing_following(&positions(&held.iter().copied().collect())), expected, "{held:?}");
+        assert_eq!(delta.standing_following(&positions(&held.iter().copied().collect()), &none), expected, "{held:?}");
+    }
+}
+
+#[test]
+fn a_delta_above_what_a_table_holds_has_the_rest_of_each_partition_and_only_fits_there() {
+    let range = |from: i64, to: i64| Range { from: Some(Position::Offset(from)), to: Position::Offset(to) };
+    let at = |held: &[(u8, i64)]| positions(&held.iter().copied().collect());
+    let delta = Delta { ranges: [(partition(0), range(5, 9)), (partition(1), range(2, 6))].into() };
+    // What the table holds; the ranges that it lacks; the partitions where that is exact.
+    let cases = [
+        (vec![], vec![(0, range(5, 9)), (1, range(2, 6))], vec![]),
+        (vec![(0, 3), (1, 2)], vec![(0, range(5, 9)), (1, range(2, 6))], vec![]),
+        (vec![(0, 7)], vec![(0, range(7, 9)), (1, range(2, 6))], vec![0]),
+        (vec![(0, 9), (1, 4)], vec![(1, range(4, 6))], vec![0, 1]),
+        (vec![(0, 12), (1, 1)], vec![(1, range(2, 6))], vec![0]),
+        (vec![(0, 9), (1, 9)], vec![], vec![0, 1]),
+    ];
+    for (held, expected, exact) in cases {
+        let held = at(&held);
+        let (lacks, floor) = delta.above(&held);
+        let expected: BTreeMap<_, _> = expected.into_iter().map(|(p, range)| (partition(p), range)).collect();
+        assert_eq!(lacks.ranges, expected, "{held:?}");
+        assert_eq!(floor.keys().cloned().collect::<Vec<_>>(), exact.iter().copied().map(partition).collect::<Vec<_>>());
+        if lacks.is_empty() {
+            continue;
+        }
+        assert_eq!(lacks.standing_following(&held, &floor), Standing::Ahead, "{held:?}");
+        assert_eq!(lacks.standing_following(&lacks.apply(&held), &floor), Standing::Behind, "{held:?}");
+        for partition in floor.keys() {
+            let mut lost = held.clone();
+            lost.insert(partition.clone(), Position::Offset(3));
+            assert_eq!(lacks.standing_following(&lost, &floor), Standing::Fenced, "it lost {partition} meanwhile");
+        }
     }
 }
