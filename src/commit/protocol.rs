@@ -1,7 +1,7 @@
 //! The state machine of one commit: prepare, submit, and look until it is known what became of it.
 //!
 //! Source: docs/protocol.md, "The state machine". The decisions are in `look`, `conflict` and `checkpoint`; this file moves
-//! between them and waits.
+//! between them, and `drive` counts the waits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,14 @@ use uuid::Uuid;
 
 use crate::catalog::{Catalog, Outcome};
 use crate::commit::checkpoint::{Chain, Taken};
+pub use crate::commit::drive::{Drive, Paused, stale_wait};
+use crate::commit::drive::{Step, Turn};
 use crate::commit::effect::{as_assumed, fit, metadata_effect, operator_effect, rebase};
 use crate::commit::look::{Effect, Rebase, Seen, Verdict, look};
+pub use crate::commit::pending::{Commit, Ending};
 use crate::commit::proof::{self, Leftover};
 use crate::commit::properties::CommitProperties;
-use crate::commit::snapshot::{ListCache, Prepared, Preparer, Written};
+use crate::commit::snapshot::{ListCache, Prepared, Preparer};
 use crate::commit::standing::{Ancestry, Question, Standing, Witness, standing};
 use crate::env::Env;
 use crate::error::{Directive, Error, ErrorKind, Result};
@@ -24,17 +27,13 @@ use crate::model::checkpoint;
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
 use crate::storage::Storage;
-use crate::storage::ledger::{Ledger, LedgerOwner};
+use crate::storage::ledger::Ledger;
 
 /// A body older than this is prepared anew instead of being submitted again: its timestamp would be refused.
 const YOUNG_MS: i64 = 30_000;
 /// Loads in a row that may be older than one already seen, before the catalog is not believed any more.
 const STALE_MAX: u32 = 20;
-/// Waits while a catalog or store does not answer.
-const WAIT_MIN: Duration = Duration::from_millis(200);
-const WAIT_MAX: Duration = Duration::from_secs(20);
-/// Waits in a row after which the caller is told, so that it can say so; it goes on with the same commit.
-const WAITS_MAX: u32 = 4;
+const FROM_THE_PAST: &str = "the catalog answers from the past";
 
 /// The commits of one table by this process: one at a time.
 #[derive(Debug)]
@@ -50,122 +49,10 @@ pub struct Committer {
     uuid: Option<Uuid>,
     /// The highest sequence number that a load of this table showed.
     seen_seq: i64,
+    /// Loads in a row that were older.
+    stale: u32,
     cache: ListCache,
     ancestry: Ancestry,
-}
-
-/// One change on its way, kept until its end is known.
-#[derive(Debug)]
-pub struct Commit {
-    change: Change,
-    written: Written,
-    /// Snapshot ids that it had before: landed, then rolled back.
-    retired: Vec<i64>,
-    /// Snapshot ids under which a body was submitted.
-    submitted_as: Vec<i64>,
-    /// The last body submitted.
-    last: Option<Prepared>,
-    /// The lowest and the highest sequence number that a submitted body assumed.
-    submitted_seqs: Option<(i64, i64)>,
-    /// Whether a body was submitted whose snapshot has no parent.
-    without_parent: bool,
-    /// Whether every answer so far was a definite no.
-    definite: bool,
-    /// What the catalog said when it last refused.
-    refusal: Option<String>,
-    /// Bodies sent.
-    attempts: u32,
-    /// No body is sent after this moment.
-    until_ms: Option<i64>,
-}
-
-/// How a commit ended.
-#[derive(Debug)]
-pub enum Ending {
-    /// The change is in the table.
-    Done {
-        /// The table with it.
-        state: Box<TableState>,
-        /// Whether it is certain that this commit did it; otherwise its files may be another's leftovers.
-        ours: bool,
-    },
-    /// Another instance has moved these positions: drop the epoch.
-    Fenced(Box<TableState>),
-    /// The staged files do not fit the table's layout any more: encode again, as a new change.
-    Rebuild(Box<TableState>),
-    /// The work is void.
-    Lost(Box<TableState>),
-    /// Not known. Go on with the same commit later; never start the next epoch, never clean up.
-    Unresolved(Error),
-    /// Refused each time. Go on with the same commit later, or give up.
-    Failed(Error),
-}
-
-/// Where the state machine is.
-enum Step {
-    Prepare(Box<TableState>),
-    Submit(Box<Prepared>),
-    Look,
-}
-
-impl Commit {
-    /// A commit of `change`.
-    pub fn new(change: Change) -> Self {
-        Self {
-            change,
-            written: Written::default(),
-            retired: Vec::new(),
-            submitted_as: Vec::new(),
-            last: None,
-            submitted_seqs: None,
-            without_parent: false,
-            definite: true,
-            refusal: None,
-            attempts: 0,
-            until_ms: None,
-        }
-    }
-
-    /// The same, of which no body is sent after `ms`: its files may not be there any more.
-    #[must_use]
-    pub fn until(mut self, ms: i64) -> Self {
-        self.until_ms = Some(ms);
-        self
-    }
-
-    /// The change.
-    pub fn change(&self) -> &Change {
-        &self.change
-    }
-
-    /// Bodies sent so far.
-    pub fn attempts(&self) -> u32 {
-        self.attempts
-    }
-
-    /// Under whom the ledger has this commit's objects.
-    pub fn owners(&self, table: &TableName) -> Vec<LedgerOwner> {
-        let ids = self.retired.iter().chain([&self.change.snapshot_id]);
-        ids.map(|id| LedgerOwner { table: table.clone(), snapshot_id: *id }).collect()
-    }
-
-    /// What this commit leaves behind when it is given up, to be deleted under proof.
-    pub fn into_leftover(self, table: &TableName) -> Leftover {
-        let owners = self.owners(table);
-        let mut files = self.written.objects;
-        if let Some(Data::Append(append)) = &self.change.data {
-            files.extend(append.files.iter().map(|f| f.file_path().to_owned()));
-        }
-        Leftover {
-            files,
-            snapshot_ids: self.submitted_as,
-            submitted_seqs: self.submitted_seqs,
-            without_parent: self.without_parent,
-            sealed: None,
-            elsewhere: Vec::new(),
-            owners,
-        }
-    }
 }
 
 impl Committer {
@@ -190,6 +77,7 @@ impl Committer {
             instance,
             uuid: None,
             seen_seq: -1,
+            stale: 0,
             cache: ListCache::default(),
             ancestry: Ancestry::default(),
         }
@@ -205,21 +93,37 @@ impl Committer {
         &self.storage
     }
 
-    /// Loads the table, never older than what was seen before.
+    /// Loads the table, never older than what was seen before: waits for a catalog that answers from the past.
+    ///
+    /// # Errors
+    /// As [`Committer::load_once`].
+    pub async fn load(&mut self) -> Result<TableState> {
+        loop {
+            if let Some(state) = self.load_once().await? {
+                return Ok(state);
+            }
+            self.env.sleep(stale_wait(&self.env, self.stale)).await;
+        }
+    }
+
+    /// Loads the table once; nothing when the answer is older than what was seen before.
     ///
     /// # Errors
     /// `NotFound` when it is gone, `Corrupt` when it is another table now or the catalog answers from the past for good.
-    pub async fn load(&mut self) -> Result<TableState> {
-        for attempt in 0..STALE_MAX {
-            let state = self.catalog.load(&self.table).await?;
-            self.recognise(&state)?;
-            self.storage = self.shared.vended(&state.config)?;
-            if state.metadata.last_sequence_number() >= self.seen_seq {
-                self.seen_seq = state.metadata.last_sequence_number();
-                return Ok(state);
-            }
-            self.env.sleep(self.env.backoff(WAIT_MIN, WAIT_MAX, attempt)).await;
+    pub async fn load_once(&mut self) -> Result<Option<TableState>> {
+        let state = self.catalog.load(&self.table).await?;
+        self.recognise(&state)?;
+        self.storage = self.shared.vended(&state.config)?;
+        if state.metadata.last_sequence_number() >= self.seen_seq {
+            self.seen_seq = state.metadata.last_sequence_number();
+            self.stale = 0;
+            return Ok(Some(state));
         }
+        self.stale += 1;
+        if self.stale < STALE_MAX {
+            return Ok(None);
+        }
+        self.stale = 0;
         Err(Error::new(
             ErrorKind::Corrupt,
             format!("table {}: the catalog answers with states older than ones it gave before", self.table),
@@ -267,14 +171,14 @@ impl Committer {
         standing(&self.storage, &self.ancestry, state, question).await
     }
 
-    /// Loads the table and decides where a pipeline stands in it, as `ask` puts it. What others expire meanwhile is no error.
+    /// Decides where a pipeline stands in the table, loaded as `state`. What others expire meanwhile is no error: it is decided on
+    /// the state that comes back.
     ///
     /// # Errors
     /// As `load` and `standing`; `NotFound` is the table's alone: a file that its newest state names and that is gone is `Corrupt`.
-    pub async fn locate<'q>(&mut self, ask: impl Fn(&TableState) -> Question<'q>) -> Result<(TableState, Standing)> {
-        let mut state = self.load().await?;
+    pub async fn locate(&mut self, mut state: TableState, question: Question<'_>) -> Result<(TableState, Standing)> {
         for _ in 0..STALE_MAX {
-            let error = match self.standing(&state, ask(&state)).await {
+            let error = match self.standing(&state, question).await {
                 Ok(standing) => return Ok((state, standing)),
                 Err(error) => error,
             };
@@ -292,67 +196,76 @@ impl Committer {
         Err(Error::new(ErrorKind::Unavailable, format!("table {} moves faster than it can be read", self.table)))
     }
 
-    /// Drives `commit` to its end, starting on `base` unless something was submitted before.
+    /// Begins to drive `commit`, on `base` unless something was submitted before.
+    ///
+    /// # Errors
+    /// `Config` for a table property that is none.
+    pub fn begin(&self, commit: &Commit, base: &TableState) -> Result<Drive> {
+        let mut drive = Drive {
+            base: base.clone(),
+            properties: CommitProperties::of(base)?,
+            started_ms: self.env.now_ms(),
+            conflicts: 0,
+            waits: 0,
+            step: Some(Step::Look),
+        };
+        drive.again(commit);
+        Ok(drive)
+    }
+
+    /// Drives `commit` until it is at its end or has to wait: then the table is anybody's until the wait is over.
     ///
     /// # Errors
     /// What halts: another table under this name, a record that cannot be read, a halt of the checkpoint table. The commit
     /// is kept, so that nothing staged is forgotten.
-    pub async fn run(&mut self, commit: &mut Commit, base: &TableState, cancel: &CancellationToken) -> Result<Ending> {
-        let started = self.env.now_ms();
-        let properties = CommitProperties::of(base)?;
-        let (mut conflicts, mut waits) = (0_u32, 0_u32);
-        let mut step = if commit.last.is_some() { Step::Look } else { Step::Prepare(Box::new(base.clone())) };
+    pub async fn turn(&mut self, drive: &mut Drive, commit: &mut Commit) -> Result<Paused> {
         loop {
-            let done = match step {
-                Step::Prepare(ref base) => self.prepare_or_reload(commit, base).await,
-                Step::Submit(_) if commit.until_ms.is_some_and(|until| self.env.now_ms() > until) => {
-                    return Ok(commit.give_back(format!("table {}: its files were staged too long ago", self.table)));
+            let done = match drive.step.take() {
+                Some(Step::Prepare(base)) => self.prepare_or_reload(commit, &base).await,
+                Some(Step::Submit(_)) if commit.until_ms.is_some_and(|until| self.env.now_ms() > until) => {
+                    let why = format!("table {}: its files were staged too long ago", self.table);
+                    return Ok(Paused::Ended(commit.give_back(why)));
                 }
-                Step::Submit(prepared) => Ok(self.submit(commit, *prepared).await),
-                Step::Look => self.look(commit).await,
+                Some(Step::Submit(prepared)) => Ok(self.submit(commit, *prepared).await),
+                Some(Step::Look) | None => self.look(commit).await,
             };
-            let wait = match done {
-                Ok(Turn::End(ending)) => return Ok(ending),
-                Ok(Turn::Next(next)) => {
-                    step = next;
-                    continue;
-                }
+            match done {
+                Ok(Turn::End(ending)) => return Ok(Paused::Ended(ending)),
+                Ok(Turn::Next(next)) => drive.step = Some(next),
                 Ok(Turn::Conflict(next)) => {
-                    step = next;
-                    conflicts += 1;
-                    let spent = self.env.now_ms().saturating_sub(started);
-                    let deadline = i64::try_from(properties.deadline.as_millis()).unwrap_or(i64::MAX);
-                    if conflicts > properties.retries || spent > deadline {
-                        return Ok(
-                            commit.give_back(format!("table {}: {conflicts} conflicts in {spent} ms", self.table))
-                        );
-                    }
-                    self.env.backoff(properties.wait_min, properties.wait_max, conflicts - 1)
+                    drive.step = Some(next);
+                    return Ok(drive.conflict(&self.env, commit, &self.table));
                 }
                 Ok(Turn::Wait(next, at_least, why)) => {
-                    step = next;
-                    waits += 1;
-                    tracing::warn!(table = %self.table, attempt = waits, "waiting: {why}");
-                    if waits > WAITS_MAX {
-                        return Ok(commit.give_back(format!("table {}: {why}", self.table)));
-                    }
-                    self.env.backoff(WAIT_MIN, WAIT_MAX, waits - 1).max(at_least)
+                    drive.step = Some(next);
+                    tracing::warn!(table = %self.table, attempt = drive.waits + 1, "waiting: {why}");
+                    return Ok(drive.wait(&self.env, commit, at_least, || format!("table {}: {why}", self.table)));
                 }
                 Err(error) if error.directive() == Directive::Retry => {
                     // A base to prepare on may be old by the time the store answers; submitting finds out.
-                    step = if commit.last.is_some() { Step::Look } else { Step::Prepare(Box::new(base.clone())) };
-                    waits += 1;
-                    tracing::warn!(table = %self.table, attempt = waits, "waiting: {error}");
-                    if waits > WAITS_MAX {
-                        return Ok(commit.give_back(error.to_string()));
-                    }
-                    self.env.backoff(WAIT_MIN, WAIT_MAX, waits - 1)
+                    drive.again(commit);
+                    tracing::warn!(table = %self.table, attempt = drive.waits + 1, "waiting: {error}");
+                    return Ok(drive.wait(&self.env, commit, Duration::ZERO, || error.to_string()));
                 }
                 Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Drives `commit` to its end, waits included: for whoever has the table to himself.
+    ///
+    /// # Errors
+    /// As [`Committer::begin`] and [`Committer::turn`].
+    pub async fn run(&mut self, commit: &mut Commit, base: &TableState, cancel: &CancellationToken) -> Result<Ending> {
+        let mut drive = self.begin(commit, base)?;
+        loop {
+            let wait = match self.turn(&mut drive, commit).await? {
+                Paused::Ended(ending) => return Ok(ending),
+                Paused::Waits(wait) => wait,
             };
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return Ok(commit.give_back(format!("table {}: stopped while waiting", self.table))),
+                () = cancel.cancelled() => return Ok(commit.stopped(&self.table)),
                 () = self.env.sleep(wait) => {}
             }
         }
@@ -374,7 +287,9 @@ impl Committer {
         if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) {
             return Ok(None);
         }
-        let head = self.load().await?;
+        let Some(head) = self.load_once().await? else {
+            return Err(Error::new(ErrorKind::Unavailable, format!("table {}: {FROM_THE_PAST}", self.table)));
+        };
         let same = head.metadata.last_updated_ms() == state.metadata.last_updated_ms()
             && head.metadata_location == state.metadata_location
             && head.config == state.config;
@@ -382,6 +297,9 @@ impl Committer {
     }
 
     async fn prepare(&mut self, commit: &mut Commit, base: &TableState) -> Result<Turn> {
+        // Another pipeline of this process was here meanwhile: no need to be refused for it.
+        let newer = if self.seen_seq > base.metadata.last_sequence_number() { self.load_once().await? } else { None };
+        let base = newer.as_ref().unwrap_or(base);
         self.recognise(base)?;
         self.storage = self.shared.vended(&base.config)?;
         let (effect, held) = self.held(&commit.change, base).await?;
@@ -464,8 +382,11 @@ impl Committer {
     }
 
     async fn look(&mut self, commit: &mut Commit) -> Result<Turn> {
-        let head = match self.load().await {
-            Ok(head) => head,
+        let head = match self.load_once().await {
+            Ok(Some(head)) => head,
+            Ok(None) => {
+                return Ok(Turn::Wait(Step::Look, Duration::ZERO, FROM_THE_PAST.to_owned()));
+            }
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Unsupported) => {
                 return Err(error);
             }
@@ -564,36 +485,6 @@ impl Committer {
                 Ok(())
             }
         }
-    }
-}
-
-/// What one step came to.
-enum Turn {
-    End(Ending),
-    Next(Step),
-    Conflict(Step),
-    Wait(Step, Duration, String),
-}
-
-impl Turn {
-    fn done(state: TableState, ours: bool) -> Self {
-        Self::End(Ending::Done { state: Box::new(state), ours })
-    }
-}
-
-impl Commit {
-    /// A new snapshot id; what carries the old one is written again.
-    fn renew(&mut self, snapshot_id: i64) {
-        self.retired.push(std::mem::replace(&mut self.change.snapshot_id, snapshot_id));
-        self.written.renew();
-    }
-
-    fn give_back(&self, mut why: String) -> Ending {
-        if let Some(refusal) = &self.refusal {
-            why = format!("{why}, the last refusal: {refusal}");
-        }
-        let error = Error::new(ErrorKind::Unavailable, why);
-        if self.definite { Ending::Failed(error) } else { Ending::Unresolved(error) }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::catalog::{Outcome, PreparedCommit};
 use crate::commit::checkpoint::Chain;
 use crate::commit::protocol::{Commit, Committer, Ending};
 use crate::config::{ColumnConfig, OnChange, OnRollback};
+use crate::daemon::outage::{FailingCatalog, Outage};
 use crate::env::virtual_time::on_virtual_time;
 use crate::model::change::{Append, Change, Data, OperatorEdit, PipelineDelta};
 use crate::model::checkpoint::{Checkpoint, Delta, Position};
@@ -369,5 +370,37 @@ fn which_files_a_table_beside_a_rewound_anchor_has_cannot_be_told_and_is_asked_f
             let found: usize = world.read(table).await.iter().map(|batch| batch.num_rows()).sum();
             assert_eq!(found, rows, "{table}");
         }
+    });
+}
+
+#[test]
+fn a_pipeline_that_waits_for_the_catalog_lets_the_others_of_its_table_commit() {
+    on_virtual_time(async {
+        let mut world = World::new(58);
+        let mut config = config("shop.events", None, 400);
+        rate(&mut config, 400, 100);
+        let settings = config.pipelines.values().next().expect("one").clone();
+        config.pipelines.insert(PipelineName::new("q"), settings);
+        let from = world.env.now_ms() + 1_500;
+        world.catalog = Arc::new(FailingCatalog {
+            inner: Arc::clone(&world.catalog),
+            outage: Outage { env: world.env.clone(), down_ms: from..from + 600_000 },
+            only: Some("frazil.checkpoint.p@main"),
+        });
+        let run = world.daemon(&config).await.run(CancellationToken::new());
+        tokio::pin!(run);
+        // 400 rows at 100 a second, and a few seconds to commit the last of them.
+        tokio::select! {
+            biased;
+            ended = &mut run => panic!("ended while p waits: {ended:?}"),
+            () = world.env.sleep(Duration::from_secs(10)) => {}
+        }
+        let state = world.state("shop.events").await;
+        let q = state.property("frazil.checkpoint.q@main").expect("q has begun");
+        assert!(q.contains(r#"{"0":399,"1":399}"#), "{q}");
+        let ended = world.env.timeout(Duration::from_secs(900), run).await.expect("ends once the catalog is back");
+        assert!(ended.values().all(Result::is_ok), "{ended:?}");
+        let found = world.positions(&["shop.events"]).await;
+        assert!(found.len() == 800 && found.values().all(|times| *times == 2), "each pipeline's rows are in once");
     });
 }

@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::commit::proof::Leftover;
-use crate::commit::protocol::{Commit, Committer, Ending};
+use crate::commit::protocol::{Commit, Committer, Drive, Ending, Paused, stale_wait};
 use crate::commit::standing::{Question, Standing, Witness};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,10 +29,10 @@ const LEFTOVERS_MAX: usize = 256;
 
 /// What the actor is asked.
 enum Request {
-    Load(oneshot::Sender<Result<TableState>>),
+    Load(oneshot::Sender<Result<Option<TableState>>>),
     Standing {
         asker: Asker,
-        reply: oneshot::Sender<Result<(TableState, Standing)>>,
+        reply: oneshot::Sender<Result<Option<(TableState, Standing)>>>,
     },
     Commit {
         commit: Box<Commit>,
@@ -57,6 +60,7 @@ pub struct Asker {
 #[derive(Debug, Clone)]
 pub struct TableHandle {
     name: TableName,
+    env: Env,
     requests: mpsc::Sender<Request>,
 }
 
@@ -65,8 +69,12 @@ impl TableHandle {
     pub fn start(env: Env, committer: Committer, ledger: Ledger) -> Self {
         let (requests, receiver) = mpsc::channel(QUEUE);
         let name = committer.table().clone();
-        tokio::spawn(TableActor { env, committer, ledger, leftovers: Vec::new(), cleaned_ms: 0 }.run(receiver));
-        Self { name, requests }
+        let handle = Self { name, env: env.clone(), requests };
+        let waiting = FuturesUnordered::new();
+        tokio::spawn(
+            TableActor { env, committer, ledger, waiting, leftovers: Vec::new(), cleaned_ms: 0 }.run(receiver),
+        );
+        handle
     }
 
     /// The table's name.
@@ -79,7 +87,7 @@ impl TableHandle {
     /// # Errors
     /// As `Committer::load`.
     pub async fn load(&self) -> Result<TableState> {
-        self.ask(Request::Load).await?
+        self.current(|| Request::Load).await
     }
 
     /// Loads the table and decides where a pipeline stands in it.
@@ -87,10 +95,29 @@ impl TableHandle {
     /// # Errors
     /// As `Committer::standing`.
     pub async fn standing(&self, asker: Asker) -> Result<(TableState, Standing)> {
-        self.ask(|reply| Request::Standing { asker, reply }).await?
+        self.current(|| {
+            let asker = asker.clone();
+            |reply| Request::Standing { asker, reply }
+        })
+        .await
     }
 
-    /// Drives a commit in its turn. The commit comes back whatever happens: it is not forgotten before its end is known.
+    /// Asks until the catalog no longer answers from the past; others have their turns between.
+    async fn current<T, R>(&self, request: impl Fn() -> R) -> Result<T>
+    where
+        R: FnOnce(oneshot::Sender<Result<Option<T>>>) -> Request,
+    {
+        let mut times = 0;
+        loop {
+            if let Some(answer) = self.ask(request()).await?? {
+                return Ok(answer);
+            }
+            times += 1;
+            self.env.sleep(stale_wait(&self.env, times)).await;
+        }
+    }
+
+    /// Drives a commit in turns: while it waits, others have theirs. The commit comes back whatever happens: it is not forgotten before its end is known.
     ///
     /// # Errors
     /// `Internal` when the actor is gone.
@@ -123,10 +150,20 @@ struct Candidate {
     proved_ms: Option<i64>,
 }
 
+/// A commit that is driven, and who waits for its end.
+struct Driven {
+    drive: Drive,
+    commit: Box<Commit>,
+    cancel: CancellationToken,
+    reply: oneshot::Sender<(Box<Commit>, Result<Ending>)>,
+}
+
 struct TableActor {
     env: Env,
     committer: Committer,
     ledger: Ledger,
+    /// Commits between two turns. At most one for each pipeline on this table.
+    waiting: FuturesUnordered<BoxFuture<'static, Driven>>,
     leftovers: Vec<Candidate>,
     /// When leftovers were last looked at.
     cleaned_ms: i64,
@@ -138,6 +175,7 @@ impl TableActor {
             let due = self.until_clean();
             tokio::select! {
                 biased;
+                Some(driven) = self.waiting.next() => self.go_on(driven).await,
                 request = requests.recv() => match request {
                     Some(request) => self.answer(request).await,
                     None => return,
@@ -160,15 +198,17 @@ impl TableActor {
         // Who asked may be gone by the time of the answer: nothing depends on it.
         match request {
             Request::Load(reply) => {
-                let _ = reply.send(self.committer.load().await);
+                let _ = reply.send(self.committer.load_once().await);
             }
             Request::Standing { asker, reply } => {
                 let _ = reply.send(self.standing(&asker).await);
             }
-            Request::Commit { mut commit, base, cancel, reply } => {
-                let ending = self.committer.run(&mut commit, &base, &cancel).await;
-                let _ = reply.send((commit, ending));
-            }
+            Request::Commit { commit, base, cancel, reply } => match self.committer.begin(&commit, &base) {
+                Ok(drive) => self.turn(Driven { drive, commit, cancel, reply }).await,
+                Err(error) => {
+                    let _ = reply.send((commit, Err(error)));
+                }
+            },
             Request::Leave(leftover) => {
                 if self.leftovers.len() < LEFTOVERS_MAX {
                     self.leftovers.push(Candidate { leftover, proved_ms: None });
@@ -178,20 +218,57 @@ impl TableActor {
         }
     }
 
-    async fn standing(&mut self, asker: &Asker) -> Result<(TableState, Standing)> {
-        let ask = |state: &TableState| Question {
+    /// After a wait, which a shutdown may have cut short.
+    async fn go_on(&mut self, driven: Driven) {
+        if driven.cancel.is_cancelled() {
+            let ending = driven.commit.stopped(self.committer.table());
+            let _ = driven.reply.send((driven.commit, Ok(ending)));
+        } else {
+            self.turn(driven).await;
+        }
+    }
+
+    /// A commit's turn, up to its end or to where it has to wait.
+    async fn turn(&mut self, mut driven: Driven) {
+        let ending = match self.committer.turn(&mut driven.drive, &mut driven.commit).await {
+            Ok(Paused::Waits(wait)) => {
+                let env = self.env.clone();
+                self.waiting.push(
+                    async move {
+                        tokio::select! {
+                            biased;
+                            () = driven.cancel.cancelled() => {}
+                            () = env.sleep(wait) => {}
+                        }
+                        driven
+                    }
+                    .boxed(),
+                );
+                return;
+            }
+            Ok(Paused::Ended(ending)) => Ok(ending),
+            Err(error) => Err(error),
+        };
+        let _ = driven.reply.send((driven.commit, ending));
+    }
+
+    async fn standing(&mut self, asker: &Asker) -> Result<Option<(TableState, Standing)>> {
+        let Some(state) = self.committer.load_once().await? else {
+            return Ok(None);
+        };
+        let question = Question {
             pipeline: &asker.pipeline,
             target: &asker.target,
             on_rollback: asker.on_rollback,
             witness: if asker.witnesses.contains(&state.metadata.uuid()) { Witness::Known } else { Witness::Files },
         };
-        self.committer.locate(ask).await
+        self.committer.locate(state, question).await.map(Some)
     }
 
     /// Deletes what is proved twice, a deadline apart; what was never submitted at once.
     async fn clean(&mut self) {
         self.cleaned_ms = self.env.now_ms();
-        let Ok(state) = self.committer.load().await else {
+        let Ok(Some(state)) = self.committer.load_once().await else {
             return;
         };
         let now = self.env.now_ms();

@@ -318,7 +318,7 @@ async fn outage(mut world: World, minutes: i64, fail: impl FnOnce(&mut World, Ou
 fn a_catalog_that_is_down_for_five_minutes_is_waited_for() {
     on_virtual_time(async {
         let open = outage(World::new(31), 5, |world, outage| {
-            world.catalog = Arc::new(FailingCatalog { inner: Arc::clone(&world.catalog), outage });
+            world.catalog = Arc::new(FailingCatalog { inner: Arc::clone(&world.catalog), outage, only: None });
         });
         assert_eq!(open.await, 0);
     });
@@ -350,7 +350,7 @@ fn a_shutdown_while_the_catalog_is_down_ends_within_its_grace() {
             }
             let from = world.env.now_ms() + after;
             let outage = Outage { env: world.env.clone(), down_ms: from..i64::MAX };
-            world.catalog = Arc::new(FailingCatalog { inner: Arc::clone(&world.catalog), outage });
+            world.catalog = Arc::new(FailingCatalog { inner: Arc::clone(&world.catalog), outage, only: None });
             let stop = CancellationToken::new();
             let run = world.daemon(&config).await.run(stop.clone());
             tokio::pin!(run);

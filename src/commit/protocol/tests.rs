@@ -638,13 +638,14 @@ fn a_pipeline_finds_its_place_while_others_expire_what_it_reads() {
         let question =
             Question { pipeline: &pipeline, target: MAIN, on_rollback: OnRollback::Halt, witness: Witness::Files };
         let mut committer = world.committer("a1");
-        let (state, standing) = committer.locate(|_| question).await.expect("found");
+        let loaded = committer.load().await.expect("answers");
+        let (state, standing) = committer.locate(loaded, question).await.expect("found");
         assert_eq!(state.metadata_location, world.truth().await.metadata_location);
         let Standing::At(taken) = standing else { panic!("{standing:?}") };
         assert_eq!(taken.checkpoint.positions[&PartitionId::new("0")], Position::Offset(5));
         // A file that is gone for good is not a table that is missing: that would begin at zero.
         world.storage.delete(state.head(MAIN).expect("a head").manifest_list()).await.expect("deletable");
-        let error = committer.locate(|_| question).await.expect_err("nothing to read");
+        let error = committer.locate(state, question).await.expect_err("nothing to read");
         assert!(error.kind() == ErrorKind::Corrupt && error.hint().is_some(), "{error:?}");
     });
 }
@@ -668,7 +669,8 @@ fn the_way_back_to_a_checkpoint_is_read_once() {
         let mut reads = Vec::new();
         for _ in 0..3 {
             let before = world.storage.counters().snapshot()[&counters::Operation::Get].ok;
-            let (_, standing) = committer.locate(|_| question).await.expect("found");
+            let loaded = committer.load().await.expect("answers");
+            let (_, standing) = committer.locate(loaded, question).await.expect("found");
             let Standing::At(Taken { warning: None, .. }) = standing else { panic!("{standing:?}") };
             reads.push(world.storage.counters().snapshot()[&counters::Operation::Get].ok - before);
         }

@@ -1,0 +1,135 @@
+//! One change on its way into a table, and how that may end.
+
+use crate::commit::proof::Leftover;
+use crate::commit::snapshot::{Prepared, Written};
+use crate::error::{Error, ErrorKind};
+use crate::model::change::{Change, Data};
+use crate::model::ids::TableName;
+use crate::model::table::TableState;
+use crate::storage::ledger::LedgerOwner;
+
+/// One change on its way, kept until its end is known.
+#[derive(Debug)]
+pub struct Commit {
+    pub(super) change: Change,
+    pub(super) written: Written,
+    /// Snapshot ids that it had before: landed, then rolled back.
+    pub(super) retired: Vec<i64>,
+    /// Snapshot ids under which a body was submitted.
+    pub(super) submitted_as: Vec<i64>,
+    /// The last body submitted.
+    pub(super) last: Option<Prepared>,
+    /// The lowest and the highest sequence number that a submitted body assumed.
+    pub(super) submitted_seqs: Option<(i64, i64)>,
+    /// Whether a body was submitted whose snapshot has no parent.
+    pub(super) without_parent: bool,
+    /// Whether every answer so far was a definite no.
+    pub(super) definite: bool,
+    /// What the catalog said when it last refused.
+    pub(super) refusal: Option<String>,
+    /// Bodies sent.
+    pub(super) attempts: u32,
+    /// No body is sent after this moment.
+    pub(super) until_ms: Option<i64>,
+}
+
+/// How a commit ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// The change is in the table.
+    Done {
+        /// The table with it.
+        state: Box<TableState>,
+        /// Whether it is certain that this commit did it; otherwise its files may be another's leftovers.
+        ours: bool,
+    },
+    /// Another instance has moved these positions: drop the epoch.
+    Fenced(Box<TableState>),
+    /// The staged files do not fit the table's layout any more: encode again, as a new change.
+    Rebuild(Box<TableState>),
+    /// The work is void.
+    Lost(Box<TableState>),
+    /// Not known. Go on with the same commit later; never start the next epoch, never clean up.
+    Unresolved(Error),
+    /// Refused each time. Go on with the same commit later, or give up.
+    Failed(Error),
+}
+
+impl Commit {
+    /// A commit of `change`.
+    pub fn new(change: Change) -> Self {
+        Self {
+            change,
+            written: Written::default(),
+            retired: Vec::new(),
+            submitted_as: Vec::new(),
+            last: None,
+            submitted_seqs: None,
+            without_parent: false,
+            definite: true,
+            refusal: None,
+            attempts: 0,
+            until_ms: None,
+        }
+    }
+
+    /// The same, of which no body is sent after `ms`: its files may not be there any more.
+    #[must_use]
+    pub fn until(mut self, ms: i64) -> Self {
+        self.until_ms = Some(ms);
+        self
+    }
+
+    /// The change.
+    pub fn change(&self) -> &Change {
+        &self.change
+    }
+
+    /// Bodies sent so far.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Under whom the ledger has this commit's objects.
+    pub fn owners(&self, table: &TableName) -> Vec<LedgerOwner> {
+        let ids = self.retired.iter().chain([&self.change.snapshot_id]);
+        ids.map(|id| LedgerOwner { table: table.clone(), snapshot_id: *id }).collect()
+    }
+
+    /// What this commit leaves behind when it is given up, to be deleted under proof.
+    pub fn into_leftover(self, table: &TableName) -> Leftover {
+        let owners = self.owners(table);
+        let mut files = self.written.objects;
+        if let Some(Data::Append(append)) = &self.change.data {
+            files.extend(append.files.iter().map(|f| f.file_path().to_owned()));
+        }
+        Leftover {
+            files,
+            snapshot_ids: self.submitted_as,
+            submitted_seqs: self.submitted_seqs,
+            without_parent: self.without_parent,
+            sealed: None,
+            elsewhere: Vec::new(),
+            owners,
+        }
+    }
+
+    /// A new snapshot id; what carries the old one is written again.
+    pub(super) fn renew(&mut self, snapshot_id: i64) {
+        self.retired.push(std::mem::replace(&mut self.change.snapshot_id, snapshot_id));
+        self.written.renew();
+    }
+
+    /// Given back because a shutdown does not wait.
+    pub(crate) fn stopped(&self, table: &TableName) -> Ending {
+        self.give_back(format!("table {table}: stopped while waiting"))
+    }
+
+    pub(super) fn give_back(&self, mut why: String) -> Ending {
+        if let Some(refusal) = &self.refusal {
+            why = format!("{why}, the last refusal: {refusal}");
+        }
+        let error = Error::new(ErrorKind::Unavailable, why);
+        if self.definite { Ending::Failed(error) } else { Ending::Unresolved(error) }
+    }
+}
