@@ -95,6 +95,9 @@ async fn finds(
     let mut read = BTreeSet::new();
     // Nothing of ours can stand in what was written before our first body.
     for snapshot in state.metadata.snapshots().filter(|s| s.sequence_number() >= first) {
+        if files.contains(snapshot.manifest_list()) {
+            return Ok(true);
+        }
         for manifest in manifests::list(storage, snapshot.manifest_list(), state.metadata.format_version()).await? {
             if manifest.sequence_number < first || !read.insert(manifest.manifest_path.clone()) {
                 continue;

@@ -3,6 +3,7 @@
 //! Source: docs/protocol.md, "The state machine". The decisions are in `look`, `conflict` and `checkpoint`; this file moves
 //! between them, and `drive` counts the waits.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ pub use crate::commit::drive::{Drive, Paused, stale_wait};
 use crate::commit::drive::{Step, Turn};
 use crate::commit::effect::{as_assumed, fit, metadata_effect, operator_effect, rebase};
 use crate::commit::look::{Effect, Rebase, Seen, Verdict, look};
+use crate::commit::manifests;
 pub use crate::commit::pending::{Commit, Ending};
 use crate::commit::proof::{self, Leftover};
 use crate::commit::properties::CommitProperties;
@@ -151,6 +153,33 @@ impl Committer {
             }
         }
         Ok(true)
+    }
+
+    /// What a commit that is in has written beside what its snapshot names: the lists of other attempts under the same id, and
+    /// manifests that only they name. To be deleted under proof, as a late body may still name them.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn losers(&self, commit: &Commit, state: &TableState) -> Result<Option<Leftover>> {
+        let landed = state.metadata.snapshot_by_id(commit.change.snapshot_id);
+        let Some(landed) = landed.filter(|_| commit.written.lists > 1) else {
+            return Ok(None);
+        };
+        let named = manifests::list(&self.storage, landed.manifest_list(), state.metadata.format_version()).await?;
+        let mut named: BTreeSet<&str> = named.iter().map(|manifest| manifest.manifest_path.as_str()).collect();
+        named.insert(landed.manifest_list());
+        let files: Vec<String> =
+            commit.written.objects.iter().filter(|object| !named.contains(object.as_str())).cloned().collect();
+        Ok((!files.is_empty()).then(|| Leftover {
+            files,
+            // Its own id is in: only the names of the files tell.
+            snapshot_ids: Vec::new(),
+            submitted_seqs: commit.submitted_seqs,
+            without_parent: commit.without_parent,
+            sealed: None,
+            elsewhere: Vec::new(),
+            owners: Vec::new(),
+        }))
     }
 
     /// Deletes a leftover's files; answers those that stay, each with the reason.

@@ -36,6 +36,8 @@ pub(crate) struct Written {
     added: Option<Vec<ManifestFile>>,
     /// A merge of small manifests, reused while its sources are in the head's list.
     merge: Option<Merge>,
+    /// Manifest lists written: one for each head that it was prepared on.
+    pub(crate) lists: u32,
     /// Every metadata object written for this change.
     pub(crate) objects: Vec<String>,
 }
@@ -170,6 +172,7 @@ impl Preparer<'_> {
         let location = scribe.location(&format!("snap-{}", change.snapshot_id));
         let (manifests, rows) = self.write_list(&scribe, &location, &list, [added, existing].concat()).await?;
         written.objects.push(location.clone());
+        written.lists += 1;
         *self.cache = ListCache { location: location.clone(), manifests };
         let mut summary = summary(append, parent.as_ref(), base)?;
         summary.additional_properties.extend(records.in_summary());

@@ -249,7 +249,27 @@ impl TableActor {
             Ok(Paused::Ended(ending)) => Ok(ending),
             Err(error) => Err(error),
         };
+        if let Ok(Ending::Done { state, ours: true }) = &ending {
+            self.lose(&driven.commit, state).await;
+        }
         let _ = driven.reply.send((driven.commit, ending));
+    }
+
+    /// Remembers the lists of attempts that did not land.
+    async fn lose(&mut self, commit: &Commit, state: &TableState) {
+        match self.committer.losers(commit, state).await {
+            Ok(None) => {}
+            Ok(Some(leftover)) if self.leftovers.len() < LEFTOVERS_MAX => {
+                self.leftovers.push(Candidate { leftover, proved_ms: None });
+            }
+            Ok(Some(leftover)) => {
+                let files = leftover.files.len();
+                tracing::debug!(table = %state.name, files, "lists of other attempts are left to the orphan sweep");
+            }
+            Err(error) => {
+                tracing::debug!(table = %state.name, "lists of other attempts are left to the orphan sweep: {error}");
+            }
+        }
     }
 
     async fn standing(&mut self, asker: &Asker) -> Result<Option<(TableState, Standing)>> {
