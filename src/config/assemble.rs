@@ -10,8 +10,8 @@ use crate::config::reading::Value;
 use crate::config::resolve::Resolved;
 use crate::config::{
     ApiConfig, CatalogConfig, ColumnConfig, CommitConfig, Config, CreateConfig, DecodeConfig, Epoch, FilesConfig,
-    Limits, MetadataColumn, OnChange, OnRollback, PipelineConfig, RejectsConfig, RejectsTo, ReplayConfig, RestAuth,
-    RestConfig, SchemaConfig, Secret, SourceConfig, StoreConfig, layout_text,
+    Limits, MetadataColumn, OnChange, OnRollback, PipelineConfig, RejectLimit, RejectsConfig, RejectsTo, ReplayConfig,
+    RestAuth, RestConfig, SchemaConfig, Secret, SourceConfig, StoreConfig, layout_text,
 };
 use crate::model::ids::PipelineName;
 
@@ -62,10 +62,12 @@ impl Section<'_> {
         Duration::from_millis(self.number(name))
     }
 
-    fn share(&self, name: &str) -> f64 {
+    fn reject_limit(&self, name: &str) -> RejectLimit {
         match self.value(name) {
-            Some(Value::Share(share)) => *share,
-            _ => 1.0,
+            Some(Value::Share(share, window)) => {
+                RejectLimit { share: *share, window: window.map(Duration::from_millis) }
+            }
+            _ => RejectLimit::NEVER,
         }
     }
 
@@ -250,7 +252,7 @@ fn pipeline(own: Section<'_>) -> PipelineConfig {
                 "halt" => RejectsTo::Halt,
                 _ => RejectsTo::Table,
             },
-            halt_above: own.share("rejects.halt_above"),
+            halt_above: own.reject_limit("rejects.halt_above"),
         },
         metadata: own.texts("metadata").into_iter().map(|(name, word)| (name, metadata_column(&word))).collect(),
         on_rollback: match own.text("on_rollback").as_str() {

@@ -318,8 +318,22 @@ pub struct CommitConfig {
 pub struct RejectsConfig {
     /// Where they go.
     pub to: RejectsTo,
-    /// Halt when more than this share of the rows of an epoch was rejected; 1.0 never halts.
-    pub halt_above: f64,
+    /// How many may be rejected before the pipeline halts.
+    pub halt_above: RejectLimit,
+}
+
+/// The share of rows above which rejects halt a pipeline.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RejectLimit {
+    /// The share, from 0 to 1; 1.0 never halts.
+    pub share: f64,
+    /// Of the rows that were read in so long a time; `None`: of the rows of each epoch.
+    pub window: Option<Duration>,
+}
+
+impl RejectLimit {
+    /// Any number.
+    pub const NEVER: Self = Self { share: 1.0, window: None };
 }
 
 /// Where rejects go.

@@ -52,6 +52,14 @@ pub fn share(text: &str) -> Option<f64> {
     (0.0..=1.0).contains(&value).then_some(value)
 }
 
+/// A share over a window, such as `1% in 5m`; the window in milliseconds, none where none is written.
+pub fn share_in(text: &str) -> Option<(f64, Option<u64>)> {
+    match text.split_once(" in ") {
+        None => Some((share(text)?, None)),
+        Some((of, window)) => Some((share(of)?, Some(millis(window)?))),
+    }
+}
+
 /// Bytes in the largest unit that loses nothing.
 pub fn show_bytes(value: u64) -> String {
     show(value, BYTE_UNITS.iter().filter(|(name, _)| name.ends_with("iB") || *name == "B"))
@@ -72,6 +80,12 @@ pub fn show_duration(value: Duration) -> String {
         3_600_000..86_400_000 => format!("{}h{:02}m", ms / 3_600_000, ms % 3_600_000 / 60_000),
         _ => format!("{}d{:02}h", ms / 86_400_000, ms % 86_400_000 / 3_600_000),
     }
+}
+
+/// A share and its window.
+pub fn show_share_in(value: f64, window: Option<u64>) -> String {
+    let share = show_share(value);
+    window.map_or_else(|| share.clone(), |window| format!("{share} in {}", show_millis(window)))
 }
 
 /// A share as a percentage.
@@ -138,5 +152,10 @@ mod tests {
         for bad in ["", "101%", "-1%", "2", "NaN", "1% in 5m"] {
             assert_eq!(share(bad), None, "{bad:?}");
         }
+        for bad in ["", "1% in", "1% in ", "in 5m", " in 5m", "1% in 5", "101% in 5m", "1%in5m", "1% in 5m in 5m"] {
+            assert_eq!(share_in(bad), None, "{bad:?}");
+        }
+        assert_eq!(share_in("1% in 5m"), Some((0.01, Some(300_000))));
+        assert_eq!((share_in("0.5 in 1h30m"), share_in(" 2% ")), (Some((0.5, Some(5_400_000))), Some((0.02, None))));
     }
 }

@@ -11,6 +11,9 @@ use crate::config::quantity::{self, BYTES_HINT, DURATION_HINT, show_bytes, show_
 use crate::config::reference::Kind;
 use crate::config::resolve::Surroundings;
 
+/// The shortest and the longest window that a share is taken over.
+const WINDOW_MS: (u64, u64) = (1_000, 86_400_000);
+
 /// A checked value.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
@@ -20,7 +23,8 @@ pub(crate) enum Value {
     Count(u64),
     Bytes(u64),
     Millis(u64),
-    Share(f64),
+    /// With its window in milliseconds.
+    Share(f64, Option<u64>),
     Secret(Secret),
     List(Vec<String>),
     Texts(BTreeMap<String, String>),
@@ -188,16 +192,22 @@ impl Reader<'_> {
 
     fn share(&mut self, node: &Node) -> Option<Value> {
         let value = match &node.shape {
-            Shape::Text(text) | Shape::Loose(text) => quantity::share(text),
+            Shape::Text(text) | Shape::Loose(text) => quantity::share_in(text),
             #[allow(clippy::cast_precision_loss)] // only 0 and 1 pass
-            Shape::Integer(value) => (0..=1).contains(value).then_some(*value as f64),
-            Shape::Float(value) => (0.0..=1.0).contains(value).then_some(*value),
+            Shape::Integer(value) => (0..=1).contains(value).then_some((*value as f64, None)),
+            Shape::Float(value) => (0.0..=1.0).contains(value).then_some((*value, None)),
             _ => None,
         };
-        if value.is_none() {
-            self.wrong(node, format!("{} is no share", node.shape.show()), "write it as \"1%\" or 0.01, at most 100%");
-        }
-        value.map(Value::Share)
+        let Some((share, window)) = value else {
+            let hint = "write it as \"1%\", \"1% in 5m\" or 0.01, at most 100%";
+            self.wrong(node, format!("{} is no share", node.shape.show()), hint);
+            return None;
+        };
+        let Some(window) = window else {
+            return Some(Value::Share(share, None));
+        };
+        let (low, high) = WINDOW_MS;
+        self.bounded(node, window, low, high, show_millis).map(|window| Value::Share(share, Some(window)))
     }
 
     fn choice(&mut self, node: &Node, words: &[&str]) -> Option<String> {

@@ -294,7 +294,8 @@ pub const FIELDS: &[Field] = &[
         "pipeline.*.rejects.halt_above",
         Share,
         Is("100%"),
-        "Halt when more than this share of an epoch's rows was rejected, such as `1%` or `0.01`; 100% never halts",
+        "Halt when more than this share of the rows was rejected: of those of an epoch (`1%`, `0.01`), or of those that this \
+         process read in a time (`1% in 5m`); 100% never halts",
     ),
     field(
         "pipeline.*.metadata",
@@ -347,7 +348,7 @@ impl Kind {
             Count(low, high) => format!("{low} to {high}"),
             Bytes(low, high) => format!("bytes, {} to {}", show_bytes(low), show_bytes(high)),
             Duration(low, high) => format!("duration, {} to {}", show_millis(low), show_millis(high)),
-            Share => "share, 0% to 100%".to_owned(),
+            Share => "share, 0% to 100%, alone or `in` 1s to 1d".to_owned(),
             Secret => "secret".to_owned(),
             Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
             Texts => "table of texts".to_owned(),

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::{Value as Json, json};
 
 use crate::config::problem::{Place, dotted, key_text};
-use crate::config::quantity::{show_bytes, show_millis, show_share};
+use crate::config::quantity::{show_bytes, show_millis, show_share_in};
 use crate::config::reading::Value;
 use crate::config::resolve::{Resolved, Scope, Setting};
 
@@ -76,7 +76,8 @@ fn json_value(value: &Value, store: bool) -> Json {
         Value::Count(count) => json!(count),
         Value::Bytes(bytes) => json!(show_bytes(*bytes)),
         Value::Millis(millis) => json!(show_millis(*millis)),
-        Value::Share(share) => json!(share),
+        Value::Share(share, None) => json!(share),
+        Value::Share(share, window) => json!(show_share_in(*share, *window)),
         Value::Secret(_) => json!("***"),
         Value::List(texts) => json!(texts),
         Value::Texts(texts) => json!(texts),
@@ -111,7 +112,7 @@ fn value(value: &Value) -> String {
         Value::Count(count) => count.to_string(),
         Value::Bytes(bytes) => quote(&show_bytes(*bytes)),
         Value::Millis(millis) => quote(&show_millis(*millis)),
-        Value::Share(share) => quote(&show_share(*share)),
+        Value::Share(share, window) => quote(&show_share_in(*share, *window)),
         Value::Secret(_) => quote("***"),
         Value::List(texts) => format!("[{}]", texts.iter().map(|text| quote(text)).collect::<Vec<_>>().join(", ")),
         Value::Texts(texts) => table(texts.iter().map(|(name, text)| (name, quote(text)))),

@@ -8,6 +8,7 @@ use crate::commit::proof::Leftover;
 use crate::commit::protocol::{Commit, Ending};
 use crate::commit::standing::Standing;
 use crate::config::RejectsTo;
+use crate::config::quantity::show_duration;
 use crate::daemon::pipeline::{Epoch, Pipeline, since};
 use crate::daemon::rebuild;
 use crate::daemon::sealed::{self, STAGED_MAX_MS, Sealed, SealedPart};
@@ -238,6 +239,9 @@ impl Pipeline {
 
     fn report(&mut self, parts: &[(TableName, Weight)], epoch: &Epoch, took: Duration) {
         self.cadence.committed(took);
+        if let Some(window) = &mut self.window {
+            window.add(self.shared.env.now_ms(), epoch.rows, epoch.rejects);
+        }
         for (table, weight) in parts {
             self.watch.table_committed(table, weight.rows, weight.files, weight.bytes);
         }
@@ -337,17 +341,24 @@ impl Pipeline {
         }
     }
 
-    fn within_reject_limit(&self) -> Result<()> {
-        let (rejects, rows) = (self.epoch.rejects, self.epoch.rows);
+    fn within_reject_limit(&mut self) -> Result<()> {
+        let (mut rejects, mut rows) = (self.epoch.rejects, self.epoch.rows);
         if self.config.rejects.to == RejectsTo::Count && rejects > 0 {
             tracing::warn!(pipeline = %self.name, rejects, "rejects were counted and dropped");
         }
-        if !quarantine::halts(rejects, rows, self.config.rejects.halt_above) {
+        let limit = self.config.rejects.halt_above;
+        let mut among = "an epoch".to_owned();
+        if let (Some(length), Some(window)) = (limit.window, &mut self.window) {
+            let (before, bad) = window.totals(self.shared.env.now_ms());
+            (rows, rejects) = (rows.saturating_add(before), rejects.saturating_add(bad));
+            among = format!("the last {}", show_duration(length));
+        }
+        if !quarantine::halts(rejects, rows, limit.share) {
             return Ok(());
         }
         Err(Error::new(
             ErrorKind::Corrupt,
-            format!("pipeline {}: {rejects} of {rows} rows of an epoch were rejected", self.name),
+            format!("pipeline {}: {rejects} of {rows} rows of {among} were rejected", self.name),
         )
         .with_hint("look at the reasons with --log-level debug, mend the source, or raise rejects.halt_above"))
     }

@@ -36,6 +36,7 @@ use crate::env::Env;
 use crate::error::{Context, Directive, Error, ErrorKind, Result};
 use crate::model::checkpoint::Positions;
 use crate::model::ids::{PipelineName, TableName};
+use crate::quality::quarantine::RejectWindow;
 use crate::source::Source;
 use crate::source::files::FilesSource;
 use crate::source::replay::ReplaySource;
@@ -334,6 +335,7 @@ fn pipeline(
         fresh: true,
         begun: Positions::new(),
         followers: BTreeSet::new(),
+        window: settings.rejects.halt_above.window.map(RejectWindow::new),
         watch,
         hard,
     })

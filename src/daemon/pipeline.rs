@@ -24,6 +24,7 @@ use crate::error::{Directive, Error, ErrorKind, Result};
 use crate::model::batch::{Batch, RawBatch, Reject};
 use crate::model::checkpoint::{Checkpoint, Delta, Positions, Range};
 use crate::model::ids::{PartitionId, PipelineName, TableName};
+use crate::quality::quarantine::RejectWindow;
 use crate::source::{Source, SourceEvent};
 use crate::storage::ledger::LedgerOwner;
 use crate::transform::route::Route;
@@ -64,6 +65,8 @@ pub(crate) struct Pipeline {
     pub(crate) begun: Positions,
     /// Tables beside the anchor that its epochs had rows for, as the anchor's record says.
     pub(crate) followers: BTreeSet<Uuid>,
+    /// Rows and rejects of late, where the limit is on a time.
+    pub(crate) window: Option<RejectWindow>,
     pub(crate) watch: Arc<Watch>,
     /// Ends waiting for good: the grace of a shutdown has passed.
     pub(crate) hard: CancellationToken,

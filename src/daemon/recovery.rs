@@ -8,7 +8,7 @@ use super::*;
 use crate::catalog::{Outcome, PreparedCommit};
 use crate::commit::checkpoint::Chain;
 use crate::commit::protocol::{Commit, Committer, Ending};
-use crate::config::{ColumnConfig, OnChange, OnRollback};
+use crate::config::{ColumnConfig, OnChange, OnRollback, RejectLimit};
 use crate::daemon::outage::{FailingCatalog, Outage};
 use crate::env::virtual_time::on_virtual_time;
 use crate::model::change::{Append, Change, Data, OperatorEdit, PipelineDelta};
@@ -402,5 +402,34 @@ fn a_pipeline_that_waits_for_the_catalog_lets_the_others_of_its_table_commit() {
         assert!(ended.values().all(Result::is_ok), "{ended:?}");
         let found = world.positions(&["shop.events"]).await;
         assert!(found.len() == 800 && found.values().all(|times| *times == 2), "each pipeline's rows are in once");
+    });
+}
+
+/// One bad row in a small epoch is no reason to halt where a share over minutes is allowed; too many over minutes are.
+#[test]
+fn a_share_of_rejects_is_taken_over_a_window_of_epochs() {
+    on_virtual_time(async {
+        for (window, bad_rows, halts) in
+            [(None, 1, true), (Some(300), 1, false), (Some(300), 9, true), (Some(5), 1, true)]
+        {
+            let world = World::new(59);
+            let mut config = files_by_number();
+            let pipeline = pipeline_of(&mut config);
+            pipeline.commit.freshness = Duration::from_secs(2);
+            pipeline.rejects.halt_above = RejectLimit { share: 0.05, window: window.map(Duration::from_secs) };
+            let good = "{\"t\":\"a\",\"v\":1}\n".repeat(100);
+            let bad = format!("{}{}", "{\"t\":\"a\",\"v\":2}\n", "nonsense\n".repeat(bad_rows));
+            world.storage.write("memory:///in/1", good.into()).await.expect("writable");
+            let run = world.daemon(&config).await.run(CancellationToken::new());
+            let later = async {
+                world.env.sleep(Duration::from_secs(30)).await;
+                world.storage.write("memory:///in/2", bad.into()).await.expect("writable");
+            };
+            let (ended, ()) = tokio::join!(world.env.timeout(Duration::from_secs(90), run), later);
+            assert_eq!(ended.is_some(), halts, "{window:?}, {bad_rows} bad rows");
+            let Some(mut ended) = ended else { continue };
+            let error = ended.remove(&PipelineName::new("p")).expect("ended").expect_err("halts");
+            assert!(error.to_string().contains("were rejected"), "{error}");
+        }
     });
 }

@@ -20,7 +20,7 @@ use crate::commit::manifests;
 use crate::commit::proof::Leftover;
 use crate::config::{
     ApiConfig, ColumnConfig, CommitConfig, CreateConfig, DecodeConfig, FilesConfig, Limits, MetadataColumn, OnChange,
-    OnRollback, RejectsConfig, RejectsTo, ReplayConfig, SchemaConfig,
+    OnRollback, RejectLimit, RejectsConfig, RejectsTo, ReplayConfig, SchemaConfig,
 };
 use crate::daemon::outage::{Answer, FailingCatalog, FailingStore, Outage};
 use crate::env::virtual_time::{on_virtual_time, simulated};
@@ -52,7 +52,7 @@ pub(super) fn config(table: &str, anchor: Option<&str>, rows: u64) -> Config {
             bytes_max: 1 << 30,
             target_file_size: None,
         },
-        rejects: RejectsConfig { to: RejectsTo::Table, halt_above: 1.0 },
+        rejects: RejectsConfig { to: RejectsTo::Table, halt_above: RejectLimit::NEVER },
         metadata: [
             ("_number".to_owned(), MetadataColumn::Number),
             ("_partition".to_owned(), MetadataColumn::Partition),

@@ -1,7 +1,8 @@
 //! The rejects table: `<table>__rejects`, one row per reject, written in the same epoch as its neighbours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Int64Array, LargeBinaryArray, RecordBatch, StringArray, TimestampMicrosecondArray};
 use iceberg::arrow::{UTC_TIME_ZONE, schema_to_arrow_schema};
@@ -83,7 +84,51 @@ pub fn by_stage(rejects: &[Reject]) -> BTreeMap<Stage, u64> {
     counts
 }
 
-/// Whether more than the share `halt_above` of an epoch's `rows`, rejects included, was rejected. 1.0 never halts.
+/// Parts of a window that are told from one another: it slides by so much of its length.
+const WINDOW_PARTS: i64 = 64;
+
+/// Rows and rejects of the time that has just passed.
+#[derive(Debug, Clone)]
+pub struct RejectWindow {
+    length_ms: i64,
+    /// When a part began, its rows, its rejects; oldest first.
+    parts: VecDeque<(i64, u64, u64)>,
+}
+
+impl RejectWindow {
+    /// A window of this length, in which nothing has happened.
+    pub fn new(length: Duration) -> Self {
+        Self { length_ms: i64::try_from(length.as_millis()).unwrap_or(i64::MAX), parts: VecDeque::new() }
+    }
+
+    /// Counts `rows`, of which so many were rejected.
+    pub fn add(&mut self, now_ms: i64, rows: u64, rejects: u64) {
+        self.slide(now_ms);
+        match self.parts.back_mut() {
+            // Also where the clock went back.
+            Some((began, of, bad)) if now_ms.saturating_sub(*began) < self.length_ms / WINDOW_PARTS => {
+                (*of, *bad) = (of.saturating_add(rows), bad.saturating_add(rejects));
+            }
+            _ => self.parts.push_back((now_ms, rows, rejects)),
+        }
+    }
+
+    /// Rows and rejects within the window that ends now.
+    pub fn totals(&mut self, now_ms: i64) -> (u64, u64) {
+        self.slide(now_ms);
+        self.parts
+            .iter()
+            .fold((0, 0), |(rows, rejects), (_, of, bad)| (rows.saturating_add(*of), rejects.saturating_add(*bad)))
+    }
+
+    fn slide(&mut self, now_ms: i64) {
+        while self.parts.front().is_some_and(|(began, ..)| now_ms.saturating_sub(*began) >= self.length_ms) {
+            self.parts.pop_front();
+        }
+    }
+}
+
+/// Whether more than the share `halt_above` of `rows`, rejects included, was rejected. 1.0 never halts.
 #[allow(clippy::cast_precision_loss)] // a share does not need more than 53 bits
 pub fn halts(rejects: u64, rows: u64, halt_above: f64) -> bool {
     rows > 0 && rejects as f64 / rows as f64 > halt_above
@@ -151,5 +196,25 @@ mod tests {
         ] {
             assert_eq!(halts(rejects, rows, share), expected, "{rejects} of {rows} above {share}");
         }
+    }
+
+    #[test]
+    fn a_window_forgets_what_is_older_than_itself_and_stays_small() {
+        let mut window = RejectWindow::new(Duration::from_secs(300));
+        assert_eq!(window.totals(0), (0, 0));
+        window.add(0, 1_000, 1);
+        window.add(1_000, 10, 5);
+        assert_eq!(window.totals(299_999), (1_010, 6));
+        window.add(200_000, 90, 0);
+        assert_eq!(window.totals(300_000), (90, 0), "a part of the window goes as a whole");
+        assert_eq!(window.totals(500_000), (0, 0));
+        for second in 0..10_000 {
+            window.add(second * 100, 1, 0);
+        }
+        assert!(window.parts.len() <= 65, "{}", window.parts.len());
+        let (rows, _) = window.totals(999_900);
+        assert!((2_900..=3_050).contains(&rows), "{rows}");
+        window.add(5, 7, 7);
+        assert_eq!(window.totals(999_900).1, 7, "a clock that goes back loses nothing");
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use frazil::config::{
     ApiConfig, ColumnConfig, CommitConfig, Config, CreateConfig, DecodeConfig, FilesConfig, Limits, MetadataColumn,
-    OnChange, OnRollback, PipelineConfig, RejectsConfig, RejectsTo, ReplayConfig, SchemaConfig, SourceConfig,
+    OnChange, OnRollback, PipelineConfig, RejectLimit, RejectsConfig, RejectsTo, ReplayConfig, SchemaConfig,
+    SourceConfig,
 };
 use frazil::env::Env;
 use frazil::model::ids::{MAIN, PipelineName, TableName};
@@ -244,7 +245,7 @@ impl Scenario {
                 bytes_max: 1 << 30,
                 target_file_size: None,
             },
-            rejects: RejectsConfig { to: RejectsTo::Table, halt_above: 1.0 },
+            rejects: RejectsConfig { to: RejectsTo::Table, halt_above: RejectLimit::NEVER },
             metadata: [
                 ("_number".to_owned(), MetadataColumn::Number),
                 ("_partition".to_owned(), MetadataColumn::Partition),
