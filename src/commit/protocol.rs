@@ -24,7 +24,7 @@ use crate::commit::snapshot::{ListCache, Prepared, Preparer};
 use crate::commit::standing::{Ancestry, Question, Standing, Witness, standing};
 use crate::env::Env;
 use crate::error::{Directive, Error, ErrorKind, Result};
-use crate::model::change::{Change, Data};
+use crate::model::change::Change;
 use crate::model::checkpoint;
 use crate::model::ids::TableName;
 use crate::model::table::TableState;

@@ -224,10 +224,10 @@ impl Pipeline {
                 return Err(undecided(&anchor, &ending));
             }
         }
-        if let Some((sealed, location)) = &sealed {
-            if let Err(error) = self.finish(sealed, location).await {
-                return Err(self.unless_forgotten(location, error).await);
-            }
+        if let Some((sealed, location)) = &sealed
+            && let Err(error) = self.finish(sealed, location).await
+        {
+            return Err(self.unless_forgotten(location, error).await);
         }
         self.settle(&owners).await;
         let location = sealed.map(|(_, location)| location);

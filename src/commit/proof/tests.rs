@@ -38,7 +38,8 @@ fn a_commit_is_swept_when_a_number_of_its_own_is_gone_and_so_is_a_file() {
         let gap = with_snapshots(&[(1, 1, None), (4, 4, Some(1))], 4);
         let whole = with_snapshots(&[(1, 1, None), (2, 2, Some(1)), (3, 3, Some(2))], 3);
         let (here, gone) = ("memory:///t/there", "memory:///t/gone");
-        let cases: [(&str, &TableState, &[&str], Option<(i64, i64)>, bool); 8] = [
+        type Case<'a> = (&'a str, &'a TableState, &'a [&'a str], Option<(i64, i64)>, bool);
+        let cases: [Case<'_>; 8] = [
             ("number and file are gone", &gap, &[gone], Some((2, 3)), true),
             ("one of its files is gone", &gap, &[here, gone], Some((2, 2)), true),
             ("the file is there", &gap, &[here], Some((2, 3)), false),

@@ -15,7 +15,7 @@ use crate::catalog::{CreateTable, PreparedCommit};
 use crate::commit::manifests;
 use crate::commit::records::{self, VERSION_KEY};
 use crate::env::virtual_time::{on_virtual_time, simulated};
-use crate::model::change::{Append, Evolve, OnRollback, OperatorEdit, PipelineDelta};
+use crate::model::change::{Append, Data, Evolve, OnRollback, OperatorEdit, PipelineDelta};
 use crate::model::checkpoint::{Checkpoint, Delta, Position, Range};
 use crate::model::ids::{MAIN, PartitionId, PipelineName};
 use crate::storage::{StorageOptions, counters};
