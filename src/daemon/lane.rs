@@ -268,6 +268,8 @@ impl Lane {
         WriterOptions {
             open_files_max: self.options.open_files_max,
             gather_bytes_max: self.shared.budget.limit() / 4,
+            // Never reached while the budget seals first.
+            held_bytes_max: self.shared.budget.limit(),
             sort_bytes_max: (self.shared.budget.limit() / 4).min(128 * 1024 * 1024),
             ..WriterOptions::default()
         }
