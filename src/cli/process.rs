@@ -12,6 +12,11 @@ use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::telemetry::metrics::Metrics;
 
+/// Threads for work off the async threads, beside one for each of those. The system's allocator gives each thread a heap of
+/// its own, in which what others freed is of no use: more threads than work for cores take memory and give nothing. Some
+/// more, because work that waits for a disk or for standard input holds a thread.
+const BLOCKING_MORE: usize = 2;
+
 /// A runtime of this process.
 pub(crate) struct Process {
     runtime: Runtime,
@@ -24,6 +29,7 @@ impl Process {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers.max(1))
+            .max_blocking_threads(workers.max(1).saturating_add(BLOCKING_MORE))
             .thread_name("frazil")
             .enable_all()
             .build()

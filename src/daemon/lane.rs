@@ -300,6 +300,8 @@ impl Lane {
             file_prefix: self.options.file_prefix.clone(),
             open_files_max: self.options.open_files_max,
             gather_bytes_max: self.shared.budget.limit() / 4,
+            // Never reached while the budget seals first.
+            held_bytes_max: self.shared.budget.limit(),
             sort_bytes_max: (self.shared.budget.limit() / 4).min(128 * 1024 * 1024),
             ..WriterOptions::default()
         }

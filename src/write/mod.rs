@@ -49,8 +49,11 @@ pub struct WriterOptions {
     pub file_prefix: String,
     /// Bytes of rows that a partition gathers before they are encoded.
     pub encode_bytes: u64,
-    /// Bytes of rows that all partitions together gather; over it the largest is encoded early.
+    /// Bytes of rows that all partitions together gather; over it the largest is encoded early, if it has `encode_bytes`.
+    /// Matters for tables with a sort order, whose partitions gather more than that.
     pub gather_bytes_max: u64,
+    /// Bytes in memory, over which the partition with the most is completed: an early file, in case nobody seals.
+    pub held_bytes_max: u64,
     /// Bytes of rows that share memory over partitions before each partition gets its own copy: so much memory may be
     /// held beyond what [`EpochWriter::memory`] says.
     pub shared_bytes_max: u64,
@@ -69,6 +72,7 @@ impl Default for WriterOptions {
             file_prefix: "00000".to_owned(),
             encode_bytes: 4 * MIB,
             gather_bytes_max: 256 * MIB,
+            held_bytes_max: 512 * MIB,
             shared_bytes_max: 16 * MIB,
             sort_bytes_max: 128 * MIB,
             finish_concurrency: 8,
@@ -159,6 +163,12 @@ struct Part {
     runs: u32,
 }
 
+impl Part {
+    fn memory(&self) -> u64 {
+        self.pending.bytes() + self.file.as_ref().map_or(0, DataFileWriter::memory)
+    }
+}
+
 impl EpochWriter {
     /// A writer for a table of this layout.
     ///
@@ -217,7 +227,7 @@ impl EpochWriter {
 
     /// Bytes in memory; what the budget counts.
     pub fn memory(&self) -> u64 {
-        self.open.values().map(|part| part.pending.bytes() + part.file.as_ref().map_or(0, DataFileWriter::memory)).sum()
+        self.open.values().map(Part::memory).sum()
     }
 
     /// Bytes of files so far, complete or not. Rows that wait count with their weight in memory, which is more than they
@@ -332,10 +342,18 @@ impl EpochWriter {
     async fn stay_within_limits(&mut self) -> Result<()> {
         while self.open.values().map(|part| part.pending.bytes()).sum::<u64>() > self.options.gather_bytes_max {
             let largest = self.open.iter().max_by_key(|(_, part)| part.pending.bytes());
-            let Some(key) = largest.map(|(key, _)| key.clone()) else {
+            // A Parquet writer keeps rows as they are until they fill a page, and more besides: encoding less frees nothing.
+            let worth = largest.filter(|(_, part)| part.pending.bytes() >= self.options.encode_bytes);
+            let Some(key) = worth.map(|(key, _)| key.clone()) else {
                 break;
             };
             self.encode(&key).await?;
+        }
+        while self.memory() > self.options.held_bytes_max {
+            let Some(key) = self.open.iter().max_by_key(|(_, part)| part.memory()).map(|(key, _)| key.clone()) else {
+                break;
+            };
+            self.complete(&key).await?;
         }
         while self.open.values().filter(|part| part.file.is_some()).count() > self.options.open_files_max {
             let size = |part: &Part| part.file.as_ref().map(DataFileWriter::bytes_written);

@@ -243,6 +243,42 @@ fn a_partitioned_table_has_one_file_per_partition() {
 }
 
 #[test]
+fn partitions_with_few_rows_wait_without_a_parquet_writer_however_many_they_are() {
+    let layout = events().partitioned(&[(1, "id", Transform::Identity)]);
+    let batch = event_rows(&layout, &(0..500).map(Some).collect::<Vec<_>>());
+    let begun_by = |encode_bytes| {
+        let (files, budget) = (MemoryFiles::default(), Budget::new(1 << 30));
+        let options = WriterOptions { gather_bytes_max: 1, encode_bytes, ..WriterOptions::default() };
+        let mut writer = EpochWriter::new(layout.clone(), files.files(), &budget, env(), options).expect("layout");
+        writer.write(batch.clone()).now_or_never().expect("nothing waits").expect("written");
+        *files.created.lock().expect("lock")
+    };
+    assert_eq!((begun_by(1 << 20), begun_by(1)), (0, 500));
+}
+
+#[test]
+fn a_writer_that_nobody_seals_holds_no_more_than_it_may() {
+    let layout = events().partitioned(&[(1, "id", Transform::Identity)]);
+    let ids: Vec<Option<i64>> = (0..100).map(|id| Some(id % 50)).collect();
+    let batches = vec![event_rows(&layout, &ids); 40];
+    let (files, budget) = (MemoryFiles::default(), Budget::new(1 << 30));
+    let options = WriterOptions { held_bytes_max: 100_000, ..WriterOptions::default() };
+    let mut writer = EpochWriter::new(layout, files.files(), &budget, env(), options).expect("layout");
+    for batch in &batches {
+        writer.write(batch.clone()).now_or_never().expect("nothing waits").expect("written");
+        assert!(writer.memory() <= 100_000, "{}", writer.memory());
+    }
+    let early = *files.created.lock().expect("lock");
+    let staged = writer.finish().now_or_never().expect("nothing waits").expect("written");
+    assert!(early > 0 && staged.files.len() > 50, "{early} of {}", staged.files.len());
+    let mut read: Vec<String> = staged.files.iter().flat_map(|file| rows_of(&files.read(file))).collect();
+    let mut expected = rows_of(&batches);
+    read.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(read, expected);
+}
+
+#[test]
 fn a_file_that_reaches_the_target_size_is_completed() {
     let layout = events().with_properties(&[("write.target-file-size-bytes", "20000")]);
     let batches = (0..20).map(|n| {

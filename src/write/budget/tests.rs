@@ -68,6 +68,18 @@ fn resizing_never_waits_and_is_counted() {
     assert_eq!((budget.used(), budget.over()), (0, false));
 }
 
+#[test]
+fn epochs_are_sealed_while_there_is_room_for_what_nobody_counts() {
+    const MIB: u64 = 1 << 20;
+    for (limit, most) in [(32, 16), (256, 144), (400, 288), (1000, 800)] {
+        let budget = Budget::new(limit * MIB);
+        let mut grant = budget.hold(most * MIB);
+        assert!(!budget.over(), "{limit}");
+        grant.resize(most * MIB + 1);
+        assert!(budget.over(), "{limit}");
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Ask(u64),
