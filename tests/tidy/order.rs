@@ -85,7 +85,6 @@ const NAMES_ICEBERG: &[&str] = &[
     "src/daemon/creation",
     "src/daemon/lane",
     "src/daemon/rebuild",
-    // A file of tests.
     // A test: what another engine does to a table.
     "src/daemon/recovery",
 ];
