@@ -93,13 +93,15 @@ class Storm:
             "region": self.tools["S3_REGION"],
         }
         for number, name in enumerate(("one", "two")):
-            doors = self.doors[2 * number : 2 * number + 2]
-            self.daemons.append(Daemon(self.frazil, name, self.folder, *doors, settings))
+            catalog, store = self.doors[2 * number : 2 * number + 2]
+            self.daemons.append(Daemon(self.frazil, name, self.folder, catalog, store, settings))
         self.input.start()
         for daemon in self.daemons:
             daemon.start()
-        self.first_commit()
+        # Spark needs a table, and some seconds to begin with it.
+        self.until("the first commit", lambda: self.statuses()[200])
         self.foreign.start()
+        self.until("Spark's first commit", lambda: self.foreign.done.total())
         for number in range(self.kills):
             self.kill(number)
         self.foreign.enough.set()
@@ -109,15 +111,12 @@ class Storm:
                 daemon.lives()
         return self.rest(doors)
 
-    def first_commit(self):
-        """Spark needs a table."""
-        deadline = time.monotonic() + 60
-        while not any(door.statuses[200] for door in self.doors):
+    def until(self, what, happened):
+        deadline = time.monotonic() + 120
+        while not happened():
             if time.monotonic() > deadline:
-                raise Died(f"no commit within a minute:\n{self.daemons[0].tail()}")
-            for daemon in self.daemons:
-                daemon.lives()
-            time.sleep(0.1)
+                raise Died(f"{what} did not come within two minutes:\n{self.daemons[0].tail()}")
+            self.wait(0.1)
 
     def kill(self, number):
         """One kill; every second one while a commit of the victim is on its way, some while the other is a zombie."""

@@ -210,10 +210,13 @@ impl TableActor {
                 }
             },
             Request::Leave(leftover) => {
-                if self.leftovers.len() < LEFTOVERS_MAX {
-                    self.leftovers.push(Candidate { leftover, proved_ms: None });
+                if self.leftovers.is_empty() {
+                    self.cleaned_ms = self.env.now_ms();
                 }
-                self.clean().await;
+                // The new one alone: a process that finds hundreds must not prove all again for each.
+                if self.leftovers.len() < LEFTOVERS_MAX {
+                    self.clean_these(vec![Candidate { leftover, proved_ms: None }]).await;
+                }
             }
         }
     }
@@ -285,15 +288,21 @@ impl TableActor {
         self.committer.locate(state, question).await.map(Some)
     }
 
-    /// Deletes what is proved twice, a deadline apart; what was never submitted at once.
     async fn clean(&mut self) {
         self.cleaned_ms = self.env.now_ms();
+        let all = std::mem::take(&mut self.leftovers);
+        self.clean_these(all).await;
+    }
+
+    /// Deletes what is proved twice, a deadline apart; what was never submitted at once. The rest is remembered.
+    async fn clean_these(&mut self, candidates: Vec<Candidate>) {
         let Ok(Some(state)) = self.committer.load_once().await else {
+            self.leftovers.extend(candidates);
             return;
         };
         let now = self.env.now_ms();
         let deadline = i64::try_from(DEADLINE.as_millis()).unwrap_or(i64::MAX);
-        for mut candidate in std::mem::take(&mut self.leftovers) {
+        for mut candidate in candidates {
             let proved = self.committer.never(&state, &candidate.leftover).await.unwrap_or(false);
             candidate.proved_ms = if proved { candidate.proved_ms.or(Some(now)) } else { None };
             let unsubmitted = candidate.leftover.submitted_seqs.is_none();

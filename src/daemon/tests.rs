@@ -26,6 +26,7 @@ use crate::daemon::outage::{Answer, FailingCatalog, FailingStore, Outage};
 use crate::env::virtual_time::{on_virtual_time, simulated};
 use crate::model::ids::MAIN;
 use crate::storage::MemoryStore;
+use crate::storage::counters::Operation;
 use crate::storage::disk::MemoryDisk;
 use crate::storage::ledger::LedgerOwner;
 
@@ -503,6 +504,27 @@ fn leftovers_of_a_table_that_is_never_idle_are_cleaned_up() {
             handle.load().await.expect("there");
         }
         assert!(!world.storage.exists(&file).await.expect("asked"));
+    });
+}
+
+#[test]
+fn each_of_many_leftovers_is_proved_once_when_it_is_left() {
+    on_virtual_time(async {
+        let world = World::new(5);
+        world.run(&config("shop.events", None, 100), None).await;
+        let daemon = world.daemon(&config("shop.events", None, 100)).await;
+        let table: TableName = "shop.events".parse().expect("valid");
+        let handle = daemon.shared().table("lake", &table).expect("a table");
+        let mut reads = Vec::new();
+        for id in 0..20 {
+            let owner = LedgerOwner { table: table.clone(), snapshot_id: id };
+            let file = format!("memory:///wh/left-{id}.parquet");
+            let before = world.storage.counters().snapshot()[&Operation::Get].ok;
+            handle.leave(Leftover { submitted_seqs: Some((1, 1)), ..Leftover::unsent(vec![file], owner) }).await;
+            handle.load().await.expect("there");
+            reads.push(world.storage.counters().snapshot()[&Operation::Get].ok - before);
+        }
+        assert!(reads[0] > 0 && reads.iter().all(|read| *read == reads[0]), "{reads:?}");
     });
 }
 
