@@ -139,6 +139,19 @@ pub struct Taken {
 impl Findings {
     /// The decision table, first match wins. Row 1 (unreadable records, another table) is an error before this is reached.
     pub fn decide(&self) -> Decision {
+        let decision = self.first_match();
+        let said = match &decision {
+            Decision::New => "new".to_owned(),
+            Decision::Take(taken) => taken.warning.unwrap_or("take").to_owned(),
+            Decision::Investigate => "investigate".to_owned(),
+            Decision::Halt(error) => error.to_string(),
+        };
+        let same = self.property.as_ref().map(|p| &p.origin) == self.ancestor.as_ref().map(|a| &a.origin);
+        tracing::trace!(same, "decided: {said}");
+        decision
+    }
+
+    fn first_match(&self) -> Decision {
         let (property, ancestor) = (self.property.as_ref(), self.ancestor.as_ref());
         let Some(head) = self.chain.first() else {
             return match property {

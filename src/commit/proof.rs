@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use iceberg::spec::ManifestFile;
+
 use crate::commit::manifests;
 use crate::error::Result;
 use crate::model::change::{Change, Data};
@@ -48,33 +50,41 @@ impl Leftover {
     }
 }
 
-/// Whether `state` proves that the leftover's commit is not in and can never land.
+/// Of which leftovers `state` proves that their commit is not in and can never land; history is read once for all of them.
 ///
 /// Must hold twice, one commit deadline apart, before anything is deleted.
 ///
 /// # Errors
 /// Whatever the store says: then there is no proof.
-pub async fn never(storage: &Storage, state: &TableState, leftover: &Leftover) -> Result<bool> {
-    let Some((first, last)) = leftover.submitted_seqs else {
-        return Ok(true); // no body ever left this process
+pub(crate) async fn never(storage: &Storage, state: &TableState, leftovers: &[&Leftover]) -> Result<Vec<bool>> {
+    let open = || leftovers.iter().filter(|leftover| may_be_never(state, leftover));
+    let submitted = || open().filter_map(|leftover| leftover.submitted_seqs.map(|(first, _)| (first, leftover)));
+    // Nothing of ours can stand in what was written before our first body.
+    let first = submitted().map(|(first, _)| first).min();
+    let mut wanted = Wanted::default();
+    for (_, leftover) in submitted() {
+        wanted.ids.extend(&leftover.snapshot_ids);
+        wanted.files.extend(leftover.files.iter().map(String::as_str));
+    }
+    let reached = match first {
+        Some(first) => Reached::of(storage, state, first, &wanted).await?,
+        None => Reached::default(), // no body ever left this process
     };
-    let known = leftover.snapshot_ids.iter().any(|id| state.metadata.snapshot_by_id(*id).is_some());
-    if known || leftover.without_parent || state.metadata.last_sequence_number() < last {
-        return Ok(false);
-    }
-    if leftover.sealed.as_ref().is_some_and(|location| is_decided(state, location)) {
-        return Ok(false);
-    }
-    let ids: BTreeSet<i64> = leftover.snapshot_ids.iter().copied().collect();
-    Ok(!finds(storage, state, first, &ids, &leftover.files).await?)
+    let proved = |leftover: &&Leftover| {
+        may_be_never(state, leftover)
+            && (leftover.submitted_seqs.is_none() || !reached.any(&leftover.snapshot_ids, &leftover.files))
+    };
+    Ok(leftovers.iter().map(proved).collect())
 }
 
-/// Whether any snapshot of `state` that is still there reaches one of `files`.
-///
-/// # Errors
-/// Whatever the store says.
-pub(crate) async fn reaches(storage: &Storage, state: &TableState, files: &[String]) -> Result<bool> {
-    finds(storage, state, 0, &BTreeSet::new(), files).await
+/// Whether the table's own metadata leaves the proof possible.
+fn may_be_never(state: &TableState, leftover: &Leftover) -> bool {
+    let Some((_, last)) = leftover.submitted_seqs else {
+        return true;
+    };
+    let known = leftover.snapshot_ids.iter().any(|id| state.metadata.snapshot_by_id(*id).is_some());
+    let possible = !known && !leftover.without_parent && state.metadata.last_sequence_number() >= last;
+    possible && !leftover.sealed.as_ref().is_some_and(|location| is_decided(state, location))
 }
 
 /// Whether a checkpoint names the sealed epoch: then it was decided, and will be finished from its files.
@@ -84,35 +94,64 @@ fn is_decided(state: &TableState, location: &String) -> bool {
     records.into_iter().any(|(_, text)| Record::parse(text).map_or(true, |record| record.sealed.contains(location)))
 }
 
-async fn finds(
-    storage: &Storage,
-    state: &TableState,
-    first: i64,
-    ids: &BTreeSet<i64>,
-    files: &[String],
-) -> Result<bool> {
-    let files: BTreeSet<&str> = files.iter().map(String::as_str).collect();
-    let mut read = BTreeSet::new();
-    // Nothing of ours can stand in what was written before our first body.
-    for snapshot in state.metadata.snapshots().filter(|s| s.sequence_number() >= first) {
-        if files.contains(snapshot.manifest_list()) {
-            return Ok(true);
-        }
-        for manifest in manifests::list(storage, snapshot.manifest_list(), state.metadata.format_version()).await? {
-            if manifest.sequence_number < first || !read.insert(manifest.manifest_path.clone()) {
-                continue;
+/// What is looked for in a table's history.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted<'a> {
+    /// Snapshots, by what they added.
+    pub(crate) ids: BTreeSet<i64>,
+    /// Data files, manifests and lists.
+    pub(crate) files: BTreeSet<&'a str>,
+}
+
+/// Of what was wanted, what some snapshot that is still there reaches.
+#[derive(Debug, Default)]
+pub(crate) struct Reached {
+    ids: BTreeSet<i64>,
+    files: BTreeSet<String>,
+}
+
+impl Reached {
+    /// Reads each manifest of all snapshots from sequence number `first` on once.
+    ///
+    /// # Errors
+    /// Whatever the store says.
+    pub(crate) async fn of(storage: &Storage, state: &TableState, first: i64, wanted: &Wanted<'_>) -> Result<Self> {
+        let mut reached = Self::default();
+        let mut read = BTreeSet::new();
+        for snapshot in state.metadata.snapshots().filter(|s| s.sequence_number() >= first) {
+            if wanted.files.contains(snapshot.manifest_list()) {
+                reached.files.insert(snapshot.manifest_list().to_owned());
             }
-            if files.contains(manifest.manifest_path.as_str()) || ids.contains(&manifest.added_snapshot_id) {
-                return Ok(true);
-            }
-            for entry in manifests::live_entries(storage, &manifest).await? {
-                if ids.contains(&entry.snapshot_id) || files.contains(entry.file.file_path()) {
-                    return Ok(true);
+            for manifest in manifests::list(storage, snapshot.manifest_list(), state.metadata.format_version()).await? {
+                if manifest.sequence_number >= first && read.insert(manifest.manifest_path.clone()) {
+                    reached.read(storage, &manifest, wanted).await?;
                 }
             }
         }
+        Ok(reached)
     }
-    Ok(false)
+
+    async fn read(&mut self, storage: &Storage, manifest: &ManifestFile, wanted: &Wanted<'_>) -> Result<()> {
+        self.meets(manifest.added_snapshot_id, &manifest.manifest_path, wanted);
+        for entry in manifests::live_entries(storage, manifest).await? {
+            self.meets(entry.snapshot_id, entry.file.file_path(), wanted);
+        }
+        Ok(())
+    }
+
+    fn meets(&mut self, id: i64, file: &str, wanted: &Wanted<'_>) {
+        if wanted.ids.contains(&id) {
+            self.ids.insert(id);
+        }
+        if wanted.files.contains(file) {
+            self.files.insert(file.to_owned());
+        }
+    }
+
+    /// Whether one of these was reached.
+    pub(crate) fn any(&self, ids: &[i64], files: &[String]) -> bool {
+        ids.iter().any(|id| self.ids.contains(id)) || files.iter().any(|file| self.files.contains(file))
+    }
 }
 
 /// Whether a change landed, was rolled back, and expired with its files, for all that can be seen: they can be in no commit

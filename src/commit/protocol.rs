@@ -3,7 +3,7 @@
 //! Source: docs/protocol.md, "The state machine". The decisions are in `look`, `conflict` and `checkpoint`; this file moves
 //! between them, and `drive` counts the waits.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::commit::effect::{as_assumed, fit, metadata_effect, operator_effect, r
 use crate::commit::look::{Effect, Rebase, Seen, Verdict, look};
 use crate::commit::manifests;
 pub use crate::commit::pending::{Commit, Ending};
-use crate::commit::proof::{self, Leftover};
+use crate::commit::proof::{self, Leftover, Reached, Wanted};
 use crate::commit::properties::CommitProperties;
 use crate::commit::snapshot::{ListCache, Prepared, Preparer};
 use crate::commit::standing::{Ancestry, Question, Standing, Witness, standing};
@@ -135,24 +135,34 @@ impl Committer {
         ))
     }
 
-    /// Whether `state` of this table, and the tables that a leftover has files in beside it, prove that it can never land.
+    /// Of which leftovers `state` of this table, and the tables that they have files in beside it, prove that they can never
+    /// land; each table's history is read once for all of them.
     ///
     /// # Errors
-    /// Whatever catalog and store say: then there is no proof.
-    pub async fn never(&self, state: &TableState, leftover: &Leftover) -> Result<bool> {
-        if !proof::never(&self.storage, state, leftover).await? {
-            return Ok(false);
-        }
-        for (table, files) in &leftover.elsewhere {
-            let state = match self.catalog.load(table).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-                loaded => loaded?,
-            };
-            if proof::reaches(&self.shared.vended(&state.config)?, &state, files).await? {
-                return Ok(false);
+    /// Whatever catalog and store say of this table: then there is no proof. What they say of another one leaves unproved what
+    /// has files there.
+    pub async fn never(&self, state: &TableState, leftovers: &[&Leftover]) -> Result<Vec<bool>> {
+        let mut never = proof::never(&self.storage, state, leftovers).await?;
+        let mut elsewhere: BTreeMap<&TableName, Wanted<'_>> = BTreeMap::new();
+        for (leftover, _) in leftovers.iter().zip(&never).filter(|(_, never)| **never) {
+            for (table, files) in &leftover.elsewhere {
+                elsewhere.entry(table).or_default().files.extend(files.iter().map(String::as_str));
             }
         }
-        Ok(true)
+        for (table, wanted) in elsewhere {
+            let reached = self.reached(table, &wanted).await.ok();
+            for (leftover, never) in leftovers.iter().zip(&mut never) {
+                let mut files = leftover.elsewhere.iter().filter(|(name, _)| name == table).map(|(_, files)| files);
+                *never &= files.all(|files| reached.as_ref().is_some_and(|reached| !reached.any(&[], files)));
+            }
+        }
+        Ok(never)
+    }
+
+    /// What any snapshot of another table reaches of `wanted`.
+    async fn reached(&self, table: &TableName, wanted: &Wanted<'_>) -> Result<Reached> {
+        let state = self.catalog.load(table).await?;
+        Reached::of(&self.shared.vended(&state.config)?, &state, 0, wanted).await
     }
 
     /// What a commit that is in has written beside what its snapshot names: the lists of other attempts under the same id, and
@@ -429,6 +439,7 @@ impl Committer {
             },
         };
         let verdict = look(&seen);
+        tracing::trace!(table = %self.table, instance = self.instance, ?verdict, "looked");
         if matches!(verdict, Verdict::Prepare | Verdict::Renew | Verdict::Rebuild)
             && proof::is_swept(&self.storage, &head, &commit.change, commit.submitted_seqs).await?
         {

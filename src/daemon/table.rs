@@ -24,6 +24,8 @@ use crate::storage::ledger::Ledger;
 const QUEUE: usize = 64;
 /// How long after a proof it must hold again: longer than any request of ours may be under way.
 const DEADLINE: Duration = Duration::from_secs(600);
+/// Leftovers are looked at in rounds: history is read once for all of a round.
+const ROUND_MS: i64 = 120_000;
 /// Given-up commits remembered; beyond it they are the orphan sweep's.
 const LEFTOVERS_MAX: usize = 256;
 
@@ -71,9 +73,7 @@ impl TableHandle {
         let name = committer.table().clone();
         let handle = Self { name, env: env.clone(), requests };
         let waiting = FuturesUnordered::new();
-        tokio::spawn(
-            TableActor { env, committer, ledger, waiting, leftovers: Vec::new(), cleaned_ms: 0 }.run(receiver),
-        );
+        tokio::spawn(TableActor { env, committer, ledger, waiting, leftovers: Vec::new() }.run(receiver));
         handle
     }
 
@@ -148,6 +148,8 @@ impl TableHandle {
 struct Candidate {
     leftover: Leftover,
     proved_ms: Option<i64>,
+    /// When it is looked at next.
+    due_ms: i64,
 }
 
 /// A commit that is driven, and who waits for its end.
@@ -158,6 +160,11 @@ struct Driven {
     reply: oneshot::Sender<(Box<Commit>, Result<Ending>)>,
 }
 
+/// The next round after `ms`.
+fn round(ms: i64) -> i64 {
+    ms.saturating_sub(ms.rem_euclid(ROUND_MS)).saturating_add(ROUND_MS)
+}
+
 struct TableActor {
     env: Env,
     committer: Committer,
@@ -165,8 +172,6 @@ struct TableActor {
     /// Commits between two turns. At most one for each pipeline on this table.
     waiting: FuturesUnordered<BoxFuture<'static, Driven>>,
     leftovers: Vec<Candidate>,
-    /// When leftovers were last looked at.
-    cleaned_ms: i64,
 }
 
 impl TableActor {
@@ -190,8 +195,8 @@ impl TableActor {
     }
 
     fn until_clean(&self) -> Option<Duration> {
-        let age = u64::try_from(self.env.now_ms().saturating_sub(self.cleaned_ms)).unwrap_or(0);
-        (!self.leftovers.is_empty()).then(|| DEADLINE.saturating_sub(Duration::from_millis(age)))
+        let due = self.leftovers.iter().map(|candidate| candidate.due_ms).min()?;
+        Some(Duration::from_millis(u64::try_from(due.saturating_sub(self.env.now_ms())).unwrap_or(0)))
     }
 
     async fn answer(&mut self, request: Request) {
@@ -210,12 +215,10 @@ impl TableActor {
                 }
             },
             Request::Leave(leftover) => {
-                if self.leftovers.is_empty() {
-                    self.cleaned_ms = self.env.now_ms();
-                }
-                // The new one alone: a process that finds hundreds must not prove all again for each.
                 if self.leftovers.len() < LEFTOVERS_MAX {
-                    self.clean_these(vec![Candidate { leftover, proved_ms: None }]).await;
+                    let now = self.env.now_ms();
+                    let due_ms = if leftover.submitted_seqs.is_none() { now } else { round(now) };
+                    self.leftovers.push(Candidate { leftover, proved_ms: None, due_ms });
                 }
             }
         }
@@ -263,7 +266,8 @@ impl TableActor {
         match self.committer.losers(commit, state).await {
             Ok(None) => {}
             Ok(Some(leftover)) if self.leftovers.len() < LEFTOVERS_MAX => {
-                self.leftovers.push(Candidate { leftover, proved_ms: None });
+                let due_ms = round(self.env.now_ms());
+                self.leftovers.push(Candidate { leftover, proved_ms: None, due_ms });
             }
             Ok(Some(leftover)) => {
                 let files = leftover.files.len();
@@ -289,36 +293,43 @@ impl TableActor {
     }
 
     async fn clean(&mut self) {
-        self.cleaned_ms = self.env.now_ms();
-        let all = std::mem::take(&mut self.leftovers);
-        self.clean_these(all).await;
-    }
-
-    /// Deletes what is proved twice, a deadline apart; what was never submitted at once. The rest is remembered.
-    async fn clean_these(&mut self, candidates: Vec<Candidate>) {
-        let Ok(Some(state)) = self.committer.load_once().await else {
-            self.leftovers.extend(candidates);
-            return;
-        };
         let now = self.env.now_ms();
-        let deadline = i64::try_from(DEADLINE.as_millis()).unwrap_or(i64::MAX);
-        for mut candidate in candidates {
-            let proved = self.committer.never(&state, &candidate.leftover).await.unwrap_or(false);
-            candidate.proved_ms = if proved { candidate.proved_ms.or(Some(now)) } else { None };
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.leftovers).into_iter().partition(|c| c.due_ms <= now);
+        self.leftovers = later;
+        let proved = match self.committer.load_once().await {
+            Ok(Some(state)) => {
+                let leftovers: Vec<&Leftover> = due.iter().map(|candidate| &candidate.leftover).collect();
+                self.committer.never(&state, &leftovers).await
+            }
+            Ok(None) => Ok(vec![false; due.len()]),
+            Err(error) => Err(error),
+        };
+        let proved = proved.unwrap_or_else(|_| vec![false; due.len()]);
+        // From the end of one look to the beginning of the next.
+        let (looked, deadline) = (self.env.now_ms(), i64::try_from(DEADLINE.as_millis()).unwrap_or(i64::MAX));
+        for (mut candidate, proved) in due.into_iter().zip(proved) {
+            candidate.due_ms = round(looked.saturating_add(deadline));
+            candidate.proved_ms = if proved { candidate.proved_ms.or(Some(looked)) } else { None };
             let unsubmitted = candidate.leftover.submitted_seqs.is_none();
             let twice = candidate.proved_ms.is_some_and(|at| now.saturating_sub(at) >= deadline);
-            if !(unsubmitted || twice) {
+            if proved && (unsubmitted || twice) {
+                self.remove(&candidate.leftover).await;
+            } else {
                 self.leftovers.push(candidate);
-                continue;
             }
-            let left = self.committer.remove(&candidate.leftover).await;
-            for (file, error) in &left {
-                tracing::warn!(table = %state.name, file, "a leftover stays: {error}");
-            }
-            for owner in candidate.leftover.owners.iter().filter(|_| left.is_empty()) {
-                if let Err(error) = self.ledger.settle(owner).await {
-                    tracing::warn!(table = %state.name, "the ledger keeps a settled entry: {error}");
-                }
+        }
+    }
+
+    async fn remove(&mut self, leftover: &Leftover) {
+        let table = self.committer.table().clone();
+        let left = self.committer.remove(leftover).await;
+        for (file, error) in &left {
+            tracing::warn!(%table, file, "a leftover stays: {error}");
+        }
+        for owner in leftover.owners.iter().filter(|_| left.is_empty()) {
+            if let Err(error) = self.ledger.settle(owner).await {
+                tracing::warn!(%table, "the ledger keeps a settled entry: {error}");
             }
         }
     }

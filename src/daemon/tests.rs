@@ -508,24 +508,33 @@ fn leftovers_of_a_table_that_is_never_idle_are_cleaned_up() {
 }
 
 #[test]
-fn each_of_many_leftovers_is_proved_once_when_it_is_left() {
-    on_virtual_time(async {
-        let world = World::new(5);
-        world.run(&config("shop.events", None, 100), None).await;
-        let daemon = world.daemon(&config("shop.events", None, 100)).await;
-        let table: TableName = "shop.events".parse().expect("valid");
-        let handle = daemon.shared().table("lake", &table).expect("a table");
-        let mut reads = Vec::new();
-        for id in 0..20 {
-            let owner = LedgerOwner { table: table.clone(), snapshot_id: id };
-            let file = format!("memory:///wh/left-{id}.parquet");
-            let before = world.storage.counters().snapshot()[&Operation::Get].ok;
-            handle.leave(Leftover { submitted_seqs: Some((1, 1)), ..Leftover::unsent(vec![file], owner) }).await;
+fn many_leftovers_are_proved_together_and_leaving_them_reads_nothing() {
+    let reads = |leftovers: i64| {
+        let (told, read) = std::sync::mpsc::channel();
+        on_virtual_time(async move {
+            let world = World::new(5);
+            world.run(&config("shop.events", None, 100), None).await;
+            let daemon = world.daemon(&config("shop.events", None, 100)).await;
+            let table: TableName = "shop.events".parse().expect("valid");
+            let handle = daemon.shared().table("lake", &table).expect("a table");
+            let count = || world.storage.counters().snapshot()[&Operation::Get].ok;
+            let before = count();
+            for id in 0..leftovers {
+                let owner = LedgerOwner { table: table.clone(), snapshot_id: id };
+                let file = format!("memory:///wh/left-{id}.parquet");
+                handle.leave(Leftover { submitted_seqs: Some((1, 1)), ..Leftover::unsent(vec![file], owner) }).await;
+            }
             handle.load().await.expect("there");
-            reads.push(world.storage.counters().snapshot()[&Operation::Get].ok - before);
-        }
-        assert!(reads[0] > 0 && reads.iter().all(|read| *read == reads[0]), "{reads:?}");
-    });
+            assert_eq!(count(), before);
+            world.env.sleep(Duration::from_secs(700)).await;
+            handle.load().await.expect("there");
+            told.send(count() - before).expect("heard");
+        });
+        read.recv().expect("told")
+    };
+    let one = reads(1);
+    assert!(one > 0);
+    assert_eq!(reads(20), one);
 }
 
 #[test]

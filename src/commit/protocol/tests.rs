@@ -742,11 +742,11 @@ fn the_lists_of_attempts_that_did_not_land_are_deleted_under_proof() {
         let landed = state.head(MAIN).expect("a head").manifest_list().to_owned();
         assert_eq!(losers.files.len(), 1);
         assert!(losers.files[0].contains("/snap-") && losers.files[0] != landed, "{losers:?}");
-        assert!(committer.never(&state, &losers).await.expect("asked"));
+        assert!(committer.never(&state, &[&losers]).await.expect("asked")[0]);
         // As long as the refused body may land, or a snapshot names the list, nothing is deleted.
-        assert!(!committer.never(&base, &losers).await.expect("asked"));
+        assert!(!committer.never(&base, &[&losers]).await.expect("asked")[0]);
         let named = Leftover { files: vec![landed], ..losers.clone() };
-        assert!(!committer.never(&state, &named).await.expect("asked"));
+        assert!(!committer.never(&state, &[&named]).await.expect("asked")[0]);
         assert!(committer.remove(&losers).await.is_empty());
         assert_eq!(world.rows().await.last(), Some(&("a".to_owned(), 6, 7)));
         // One attempt leaves nothing.

@@ -139,6 +139,10 @@ impl Auditor {
             if seen.snapshots.contains_key(&id) {
                 continue;
             }
+            let parent = snapshot.parent_snapshot_id().and_then(|id| metadata.snapshot_by_id(id));
+            if parent.is_some_and(|parent| parent.timestamp_ms() > snapshot.timestamp_ms()) {
+                return Err(format!("{name}: snapshot {id:x} of {actor} is older than its parent"));
+            }
             let manifests = self.manifests_of(world, snapshot.manifest_list(), metadata.format_version()).await;
             let manifests = manifests.map_err(|e| format!("{name}: snapshot {id:x} of {actor}: {e}"))?;
             for manifest in &manifests {
@@ -171,6 +175,7 @@ impl Auditor {
         let mut paths = Vec::new();
         for manifest in manifests {
             let path = key(&manifest.manifest_path).to_string();
+            // What was once read never changes, but it must still be there.
             let bytes = object(world, &path).await?;
             if !self.manifests.contains_key(&path) {
                 let parsed = Manifest::parse_avro(&bytes).map_err(|e| format!("{path}: {e}"))?;
@@ -279,6 +284,13 @@ impl Auditor {
         let known = snapshot.and_then(|id| self.tables.get(table).and_then(|t| t.snapshots.get(&id)));
         let files = known.into_iter().flat_map(|k| k.manifests.iter()).flat_map(|m| self.manifests[m].iter());
         files.filter_map(|f| self.files.get(f)).flat_map(|rows| rows.iter().copied()).collect()
+    }
+
+    /// The rows of every snapshot from `head` down to `target`: a rollback also takes back a deletion of what it takes away.
+    pub fn rows_since(&self, table: &TableName, head: i64, target: i64) -> BTreeSet<Row> {
+        let chain = self.tables.get(table).into_iter().flat_map(|seen| seen.chain(Some(head)));
+        let above: Vec<i64> = chain.map(|(id, _)| id).take_while(|id| *id != target).collect();
+        above.into_iter().flat_map(|id| self.rows_at(table, Some(id))).collect()
     }
 
     fn deleted_rows(&self) -> BTreeSet<Row> {

@@ -16,6 +16,8 @@ use crate::world::{World, lost};
 
 /// How long a client waits for an answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long each way to and from a slow catalog takes.
+const SLOW: Duration = Duration::from_millis(2_500);
 /// How late a request may arrive.
 const LATE_MAX: Duration = Duration::from_secs(400);
 
@@ -73,8 +75,13 @@ impl NetworkCatalog {
     }
 
     fn draw(&self, call: &str) -> Fault {
+        if self.world.rates().slow && self.world.happens(50) {
+            self.world.cover("catalog × slow, throttled");
+            return Fault::Throttled;
+        }
         let fault = if self.world.happens(self.world.rates().catalog) {
-            FAULTS[usize::try_from(self.world.env.below(FAULTS.len() as u64)).unwrap_or(0)]
+            let fault = FAULTS[usize::try_from(self.world.env.below(FAULTS.len() as u64)).unwrap_or(0)];
+            if self.world.step() { fault } else { Fault::None }
         } else {
             Fault::None
         };
@@ -83,6 +90,9 @@ impl NetworkCatalog {
     }
 
     async fn network(&self) {
+        if self.world.rates().slow {
+            tokio::time::sleep(SLOW).await;
+        }
         if self.world.happens(50) {
             tokio::time::sleep(self.world.time(Duration::from_millis(120))).await;
         }
@@ -109,7 +119,7 @@ impl NetworkCatalog {
     {
         let name = &self.process.name;
         if fault != Fault::None {
-            self.world.note(name, &format!("{what} meets {fault:?}"));
+            self.world.note(name, &format!("{what} meets {fault:?} (step {})", self.world.steps()));
         }
         match fault {
             Fault::NotSent => return Outcome::NotSent(lost()),
@@ -162,11 +172,12 @@ impl Catalog for NetworkCatalog {
         self.process.pass().await;
         self.network().await;
         let rates = self.world.rates();
-        let answer = if self.world.happens(rates.catalog / 3) {
+        let answer = if self.world.happens(rates.catalog / 3) && self.world.step() {
             self.world.note(&self.process.name, &format!("load of {table} fails"));
             self.world.cover("catalog load × fails");
             Err(lost())
         } else if self.world.happens(rates.stale)
+            && self.world.step()
             && let Some(stale) = self.world.stale(table, Duration::from_secs(5))
         {
             let seq = stale.metadata.last_sequence_number();
@@ -178,6 +189,9 @@ impl Catalog for NetworkCatalog {
         };
         self.network().await;
         self.process.pass().await;
+        if let Ok(state) = &answer {
+            self.world.shows(&self.process.name, state);
+        }
         answer
     }
 
@@ -185,6 +199,11 @@ impl Catalog for NetworkCatalog {
         self.process.pass().await;
         self.network().await;
         let fault = self.draw("commit");
+        self.world.sends(commit);
+        if !matches!(fault, Fault::NotSent | Fault::Throttled) {
+            self.world.sends_again(&self.process.name, commit);
+        }
+        self.world.met_fault(&self.process.name, &commit.table, format!("{fault:?}"));
         let request = || {
             let (world, name, commit) = (Arc::clone(&self.world), self.process.name.clone(), commit.clone());
             async move { world.arrives(&name, &commit).await }

@@ -11,7 +11,7 @@ use iceberg::io::{FileIO, FileWrite};
 use iceberg::spec::{
     DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, Manifest, ManifestFile, ManifestList,
     ManifestListWriter, ManifestWriterBuilder, NestedField, Operation, PrimitiveType, Schema, Snapshot,
-    SnapshotReference, SnapshotRetention, Struct, Summary, Type,
+    SnapshotReference, SnapshotRetention, Struct, Summary, Transform, Type, UnboundPartitionSpec,
 };
 use iceberg::{TableRequirement, TableUpdate};
 use object_store::path::Path;
@@ -42,6 +42,10 @@ pub enum Deed {
     Branch,
     /// Sets a property.
     Property,
+    /// Publishes a snapshot that was staged beside the branch.
+    CherryPick,
+    /// Lays the table out anew: another default partition spec.
+    Spec,
     /// Removes all metadata documents but the current one.
     CleanDocuments,
 }
@@ -53,6 +57,16 @@ pub async fn act(world: &World, table: &TableName, deed: Deed) -> Option<()> {
     let (requirements, updates) = match deed {
         Deed::Append => engine.append(MAIN).await?,
         Deed::Branch => engine.append("audit").await?,
+        Deed::CherryPick => {
+            let (requirements, mut updates) = engine.append(MAIN).await?;
+            for update in &mut updates {
+                if let TableUpdate::AddSnapshot { snapshot } = update {
+                    *snapshot = picked(snapshot, world.env.snapshot_id());
+                }
+            }
+            (requirements, updates)
+        }
+        Deed::Spec => engine.spec()?,
         Deed::Compact => engine.compact().await?,
         Deed::Delete => engine.delete().await?,
         Deed::Expire => return engine.expire().await,
@@ -121,7 +135,11 @@ impl Engine<'_> {
     async fn compact(&self) -> Option<Request> {
         let head = self.state.head(MAIN)?.clone();
         let mut files = Vec::new();
+        let spec = self.state.metadata.default_partition_spec_id();
         for manifest in self.manifests(head.manifest_list()).await? {
+            if manifest.partition_spec_id != spec {
+                return None; // files keep the values of their own layout
+            }
             for entry in self.entries(&manifest.manifest_path).await?.entries().iter().filter(|e| e.is_alive()) {
                 let old = entry.data_file();
                 let path = format!("{}/data/foreign-{}.parquet", self.state.metadata.location(), self.world.env.uuid());
@@ -186,7 +204,7 @@ impl Engine<'_> {
             let pick = self.world.env.below((targets.len() as u64).min(6));
             let target = *targets.get(usize::try_from(pick).ok()?)?;
             let stay: BTreeSet<_> = a.rows_at(name, Some(target)).into_iter().collect();
-            let gone: Vec<_> = a.rows_at(name, Some(head)).into_iter().filter(|r| !stay.contains(r)).collect();
+            let gone: Vec<_> = a.rows_since(name, head, target).into_iter().filter(|r| !stay.contains(r)).collect();
             a.rolled_back.extend(gone);
             a.rollbacks += 1;
             Some(target)
@@ -210,6 +228,23 @@ impl Engine<'_> {
             TableRequirement::CurrentSchemaIdMatch { current_schema_id: metadata.current_schema_id() },
         ];
         Some((requirements, vec![TableUpdate::AddSchema { schema }, TableUpdate::SetCurrentSchema { schema_id: -1 }]))
+    }
+
+    /// By another number of buckets; files of both layouts stay.
+    fn spec(&self) -> Option<Request> {
+        let metadata = &self.state.metadata;
+        let column = metadata.current_schema().field_by_name("customer_id")?;
+        if metadata.partition_specs_iter().count() > 4 {
+            return None;
+        }
+        let buckets = 2 + u32::try_from(self.world.env.below(6)).unwrap_or(0);
+        let builder = UnboundPartitionSpec::builder();
+        let name = format!("customer_id_bucket_{buckets}");
+        let spec = builder.add_partition_field(column.id, name, Transform::Bucket(buckets)).ok()?.build();
+        let requirements = vec![TableRequirement::LastAssignedPartitionIdMatch {
+            last_assigned_partition_id: metadata.last_partition_id(),
+        }];
+        Some((requirements, vec![TableUpdate::AddSpec { spec }, TableUpdate::SetDefaultSpec { spec_id: -1 }]))
     }
 
     async fn clean_documents(&self) -> Option<()> {
@@ -335,6 +370,24 @@ impl Engine<'_> {
 
     async fn put(&self, location: &str, bytes: Bytes) {
         let _ = self.world.objects.put(&key(location), PutPayload::from(bytes)).await;
+    }
+}
+
+/// The same snapshot as a cherry-pick of another one.
+fn picked(snapshot: &Snapshot, source: i64) -> Snapshot {
+    let mut summary = snapshot.summary().clone();
+    summary.additional_properties.insert("source-snapshot-id".to_owned(), source.to_string());
+    let builder = Snapshot::builder()
+        .with_snapshot_id(snapshot.snapshot_id())
+        .with_parent_snapshot_id(snapshot.parent_snapshot_id())
+        .with_sequence_number(snapshot.sequence_number())
+        .with_timestamp_ms(snapshot.timestamp_ms())
+        .with_manifest_list(snapshot.manifest_list())
+        .with_summary(summary)
+        .with_schema_id(snapshot.schema_id().unwrap_or(0));
+    match snapshot.row_range() {
+        Some((first, count)) => builder.with_row_range(first, count).build(),
+        None => builder.build(),
     }
 }
 

@@ -9,11 +9,14 @@
 
 pub mod audit;
 pub mod catalog;
+pub mod coverage;
 pub mod foreign;
 pub mod interpose;
 pub mod life;
+pub mod met;
 pub mod process;
 pub mod run;
 pub mod scenario;
+pub mod shrink;
 pub mod store;
 pub mod world;

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::NetworkCatalog;
+use crate::foreign;
 use crate::process::{Process, ProcessClock};
 use crate::scenario::{IDLER, Scenario};
 use crate::store::{NetworkStore, ProcessDisk};
@@ -102,9 +103,11 @@ impl Instance {
         for _ in 0..self.scenario.lives {
             let world = Arc::clone(&self.world);
             let calls = if world.env.below(3) > 0 { 10 + world.env.below(1_500) } else { u64::MAX };
+            let calls = if calls == u64::MAX || world.step() { calls } else { u64::MAX };
             let mut life = self.begin(calls);
             let time = Duration::from_secs(5 + world.env.below(60));
-            match world.env.below(4) {
+            let end = world.env.below(4);
+            match if end > 1 || world.step() { end } else { 3 } {
                 0 => {
                     self.watched(&mut life, time).await;
                     world.note(&life.process.name, "is held");
@@ -225,6 +228,10 @@ impl Instance {
                 };
                 if !health.is_empty() && watched.all(over) {
                     world.note(&life.process.name, "is at rest");
+                    // A proof needs a table that goes on.
+                    for table in self.scenario.tables() {
+                        foreign::act(&world, &table, foreign::Deed::Append).await;
+                    }
                     tokio::time::sleep(grace).await;
                     self.end(life).await;
                     return;

@@ -1,7 +1,7 @@
 //! One seed from its first call to rest.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
@@ -18,13 +18,14 @@ use crate::audit::{Watched, event_id};
 use crate::foreign;
 use crate::interpose;
 use crate::life::{Instance, Policy};
+use crate::met;
 use crate::scenario::Scenario;
-use crate::world::World;
+use crate::world::{Figures, World};
 
 /// How long after the last fault every row is in.
 const REST_WITHIN: Duration = Duration::from_secs(3_600);
 /// How long after that leftovers under proof are gone: two proofs are a deadline of ten minutes apart.
-const GRACE: Duration = Duration::from_secs(1_900);
+const GRACE: Duration = Duration::from_secs(2_600);
 
 thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -45,10 +46,12 @@ pub struct Report {
     pub violation: Option<String>,
     /// What was met, and how often.
     pub coverage: BTreeMap<String, u64>,
-    /// Commits that reached the catalog.
-    pub attempts: u64,
+    /// What the daemons asked of catalog and store.
+    pub figures: Figures,
     /// Virtual time.
     pub elapsed: Duration,
+    /// Steps that the story may do without.
+    pub steps: u64,
 }
 
 /// Runs a seed in a thread of its own.
@@ -56,6 +59,26 @@ pub struct Report {
 /// # Panics
 /// When the thread cannot be started.
 pub fn seed(seed: u64) -> Report {
+    seed_without(seed, BTreeSet::new())
+}
+
+/// Runs this scenario instead of the seed's own.
+///
+/// # Panics
+/// When the thread cannot be started.
+pub fn scenario(seed: u64, given: Scenario) -> Report {
+    in_thread(seed, BTreeSet::new(), Some(given))
+}
+
+/// Runs a seed without some of its steps.
+///
+/// # Panics
+/// When the thread cannot be started.
+pub fn seed_without(seed: u64, without: BTreeSet<u64>) -> Report {
+    in_thread(seed, without, None)
+}
+
+fn in_thread(seed: u64, without: BTreeSet<u64>, given: Option<Scenario>) -> Report {
     hear_panics();
     let thread = std::thread::Builder::new().name(format!("seed-{seed}")).stack_size(16 << 20);
     let running = thread.spawn(move || {
@@ -64,7 +87,7 @@ pub fn seed(seed: u64) -> Report {
         let runtime = runtime.enable_time().start_paused(true).build().expect("a runtime");
         let report = runtime.block_on(async {
             interpose::start_clock();
-            simulate(seed).await
+            simulate(seed, &without, given).await
         });
         drop(runtime);
         interpose::disarm();
@@ -77,8 +100,9 @@ pub fn seed(seed: u64) -> Report {
         hash: 0,
         violation: Some("the simulation itself panicked".to_owned()),
         coverage: BTreeMap::new(),
-        attempts: 0,
+        figures: Figures::default(),
         elapsed: Duration::ZERO,
+        steps: 0,
     })
 }
 
@@ -96,10 +120,11 @@ fn hear_panics() {
     });
 }
 
-async fn simulate(seed: u64) -> Report {
+async fn simulate(seed: u64, without: &BTreeSet<u64>, given: Option<Scenario>) -> Report {
     let draw = Env::simulated(Arc::new(frazil::env::SystemClock), seed);
-    let scenario = Scenario::draw(&draw);
-    let world = World::new(seed, scenario.rates);
+    let scenario = given.unwrap_or_else(|| Scenario::draw(&draw));
+    let world = World::new(seed, scenario.rates, without);
+    let _met = met::hear(Arc::clone(&world));
     let text = format!("{scenario:?}");
     world.note("world", &text);
     tokio::select! {
@@ -110,9 +135,19 @@ async fn simulate(seed: u64) -> Report {
     if let Some(panic) = PANIC.with_borrow_mut(Option::take) {
         world.violation(format!("a panic: {panic}"));
     }
-    let (trace, hash, coverage, attempts) = world.story();
+    let (trace, hash, coverage, figures) = world.story();
     let elapsed = world.clock.elapsed();
-    Report { seed, scenario: text, trace, hash, violation: world.violated(), coverage, attempts, elapsed }
+    Report {
+        seed,
+        scenario: text,
+        trace,
+        hash,
+        violation: world.violated(),
+        coverage,
+        figures,
+        elapsed,
+        steps: world.steps(),
+    }
 }
 
 async fn play(world: &Arc<World>, scenario: &Scenario) {
@@ -124,10 +159,14 @@ async fn play(world: &Arc<World>, scenario: &Scenario) {
         .take(usize::try_from(scenario.instances).unwrap_or(1))
         .map(|name| Instance::new(Arc::clone(world), scenario.clone(), Arc::clone(&policy), name))
         .collect();
-    let foreign = tokio::spawn(foreign_engine(Arc::clone(world), scenario.clone()));
+    let writers: Vec<_> =
+        (0..scenario.writers).map(|_| tokio::spawn(foreign_engine(Arc::clone(world), scenario.clone()))).collect();
     futures::future::join_all(instances.iter_mut().map(Instance::troubled)).await;
-    foreign.abort();
-    world.calm();
+    // Where nothing goes wrong, other writers are what is to be seen.
+    if scenario.lives > 0 {
+        writers.iter().for_each(tokio::task::JoinHandle::abort);
+        world.calm();
+    }
     futures::future::join_all(instances.iter_mut().map(|i| i.recover(REST_WITHIN, GRACE))).await;
     if world.violated().is_some() {
         return;
@@ -177,6 +216,9 @@ async fn foreign_engine(world: Arc<World>, scenario: Scenario) {
         let mut pick = world.env.below(total);
         let table = &tables[usize::try_from(world.env.below(tables.len() as u64)).unwrap_or(0)];
         for (deed, weight) in &scenario.habits {
+            if pick < *weight && !world.step() {
+                break;
+            }
             if pick < *weight {
                 foreign::act(&world, table, *deed).await;
                 break;
@@ -190,10 +232,14 @@ async fn foreign_engine(world: Arc<World>, scenario: Scenario) {
 async fn left_behind(world: &World, instances: &[Instance]) {
     for instance in instances {
         let ledger = Ledger::open(instance.disk(), ENTRIES_MAX).await;
-        let open = ledger.map(|l| l.open_entries().len()).unwrap_or_default();
+        let open = ledger.as_ref().map(|l| l.open_entries().len()).unwrap_or_default();
         world.cover(if open == 0 { "rest × ledger empty" } else { "rest × ledger holds leftovers" });
         if open > 0 {
             world.note("oracle", &format!("a ledger still holds {open} entries"));
+            for entry in ledger.iter().flat_map(Ledger::open_entries) {
+                world
+                    .note("oracle", &format!("{} {:x} {}", entry.owner.table, entry.owner.snapshot_id, entry.location));
+            }
         }
     }
     let objects: Vec<_> = world.objects.list(None).try_collect().await.unwrap_or_default();

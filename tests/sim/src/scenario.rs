@@ -55,14 +55,18 @@ pub struct Scenario {
     pub on_rollback: OnRollback,
     /// What the foreign engine does.
     pub habits: Habits,
-    /// How much it does in all.
+    /// Foreign engines at work.
+    pub writers: u64,
+    /// How much each does in all.
     pub deeds: u64,
     /// Its longest rest between two deeds.
     pub foreign_rest: Duration,
     /// Whether a process may be away for days.
     pub idles: bool,
-    freshness: Duration,
-    partition_by: Vec<String>,
+    /// How long an epoch may stay open.
+    pub freshness: Duration,
+    /// How tables are laid out.
+    pub partition_by: Vec<String>,
     merge_count: u64,
 }
 
@@ -78,13 +82,14 @@ impl Scenario {
         let evolves = shape != Rejecting && env.below(5) == 0;
         let partitions = 1 + u32::try_from(env.below(2)).unwrap_or(0);
         let rate = pick(env, &[4, 8, 15]);
-        let rows = 150 + u32::try_from(env.below(250)).unwrap_or(0);
+        let rows = 250 + u32::try_from(env.below(300)).unwrap_or(0);
         let trouble = pick(env, &[0, 5, 15, 30, 50]);
         let rates = Rates {
             catalog: trouble,
             store: pick(env, &[0, 1, 4]).min(trouble),
             disk: pick(env, &[0, 0, 1]).min(trouble),
             stale: pick(env, &[0, 0, 0, 10]).min(trouble),
+            slow: env.below(16) == 0,
         };
         let mut habits = Habits::new();
         if env.below(8) > 0 {
@@ -110,13 +115,14 @@ impl Scenario {
             evolves,
             format: if env.below(2) == 0 { 2 } else { 3 },
             instances: 1 + env.below(2),
-            lives: 2 + env.below(6),
+            lives: 3 + env.below(6),
             partitions,
             rows,
             rate,
             rates,
             on_rollback: pick(env, &[OnRollback::Halt, OnRollback::Rewind, OnRollback::Keep]),
             habits,
+            writers: 1,
             deeds: 20 + env.below(60),
             foreign_rest: Duration::from_secs(pick(env, &[2, 8, 20])),
             idles: env.below(4) == 0,
@@ -134,7 +140,15 @@ impl Scenario {
     /// Whether this halt is one that the protocol asks for in this scenario, with no way out that a program could take.
     pub fn is_due(&self, halt: &str) -> bool {
         let forgets = self.habits.contains_key(&Deed::Expire);
-        (forgets && halt.contains("nothing shows whether its rows are in"))
+        if self.habits.contains_key(&Deed::CherryPick) && halt.contains("cherry-picked snapshot newer") {
+            return true;
+        }
+        let unknown = [
+            "nothing shows whether its rows are in",
+            "history is cut short",
+            "rolled back to before this pipeline's first checkpoint",
+        ];
+        (forgets && unknown.iter().any(|text| halt.contains(text)))
             || (forgets && self.habits.contains_key(&Deed::Reset) && halt.contains("has written here before"))
             || (self.idles && self.seals() && halt.contains("more than a day ago"))
     }
@@ -256,7 +270,9 @@ impl Scenario {
     }
 }
 
-const DEEDS: [Deed; 11] = [
+const DEEDS: [Deed; 13] = [
+    Deed::CherryPick,
+    Deed::Spec,
     Deed::Append,
     Deed::Compact,
     Deed::Delete,

@@ -40,11 +40,22 @@ impl NetworkStore {
     }
 
     async fn call<T>(&self, op: &str, path: &Path, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.call_with(op, path, 0, work).await
+    }
+
+    async fn call_with<T>(
+        &self,
+        op: &str,
+        path: &Path,
+        bytes: usize,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         self.process.pass().await;
+        self.world.requests(op, path, bytes as u64);
         if self.world.happens(10) {
             tokio::time::sleep(self.world.time(Duration::from_millis(300))).await;
         }
-        let answer = if self.world.happens(self.world.rates().store) {
+        let answer = if self.world.happens(self.world.rates().store) && self.world.step() {
             let done = self.world.happens(50);
             self.world.cover(format!("store {op} × {}", if done { "done, answer lost" } else { "not done" }));
             self.world.note(
@@ -79,7 +90,8 @@ impl fmt::Display for NetworkStore {
 #[async_trait]
 impl ObjectStore for NetworkStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        self.call("put", location, self.inner.put_opts(location, payload, opts)).await
+        let bytes = payload.content_length();
+        self.call_with("put", location, bytes, self.inner.put_opts(location, payload, opts)).await
     }
 
     async fn put_multipart_opts(&self, path: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -142,7 +154,8 @@ impl MultipartStore for NetworkStore {
     }
 
     async fn put_part(&self, path: &Path, id: &MultipartId, index: usize, data: PutPayload) -> Result<PartId> {
-        self.call("put part", path, self.inner.put_part(path, id, index, data)).await
+        let bytes = data.content_length();
+        self.call_with("put part", path, bytes, self.inner.put_part(path, id, index, data)).await
     }
 
     async fn complete_multipart(&self, path: &Path, id: &MultipartId, parts: Vec<PartId>) -> Result<PutResult> {
@@ -174,7 +187,7 @@ impl ProcessDisk {
         work: impl Future<Output = frazil::error::Result<T>>,
     ) -> frazil::error::Result<T> {
         self.process.pass().await;
-        let answer = if self.world.happens(self.world.rates().disk) {
+        let answer = if self.world.happens(self.world.rates().disk) && self.world.step() {
             let done = self.world.happens(50);
             self.world.cover(format!("disk {op} × {}", if done { "done, fails" } else { "not done" }));
             self.world.note(&self.process.name, &format!("disk fails to {op}, done: {done}"));

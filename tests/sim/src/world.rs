@@ -13,7 +13,8 @@ use frazil::error::{Error, ErrorKind};
 use frazil::model::ids::TableName;
 use frazil::model::table::TableState;
 use frazil::storage::MemoryStore;
-use iceberg::TableUpdate;
+use iceberg::spec::Operation;
+use iceberg::{TableRequirement, TableUpdate};
 use object_store::path::Path;
 use object_store::{ObjectStore, PutOptions, PutPayload};
 
@@ -39,6 +40,27 @@ pub struct Rates {
     pub disk: u64,
     /// Loads that may be answered from the past.
     pub stale: u64,
+    /// Whether the catalog takes five seconds for each answer, and asks every second commit to come later.
+    pub slow: bool,
+}
+
+/// What the daemons of a seed asked of catalog and store.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Figures {
+    /// Commits sent.
+    pub attempts: u64,
+    /// Commits of theirs that came in.
+    pub commits: u64,
+    /// Reads from the store, listings included.
+    pub reads: u64,
+    /// Data files written, and their bytes.
+    pub data_files: u64,
+    /// Bytes of them.
+    pub data_bytes: u64,
+    /// Other objects written.
+    pub metadata_files: u64,
+    /// Bytes of them.
+    pub metadata_bytes: u64,
 }
 
 /// Everything that all processes of one seed share.
@@ -68,13 +90,23 @@ struct Inner {
     violation: Option<String>,
     past: BTreeMap<TableName, VecDeque<(Duration, TableState)>>,
     coverage: BTreeMap<String, u64>,
-    attempts: u64,
     given_up: BTreeSet<String>,
+    /// Steps that are left out of the story, by their numbers.
+    without: BTreeSet<u64>,
+    steps: u64,
+    /// The last fault that an instance's commit to a table met.
+    last_fault: BTreeMap<(String, TableName), String>,
+    /// What a snapshot was first submitted on: parent and schema.
+    first_base: BTreeMap<i64, (Option<i64>, Option<i32>)>,
+    figures: Figures,
+    /// The manifest list that a process last sent for a snapshot, and the last sequence number that a load showed it.
+    sent: BTreeMap<(String, i64), String>,
+    shown: BTreeMap<(String, TableName), i64>,
 }
 
 impl World {
     /// An empty world, to be made on the simulation's thread.
-    pub fn new(seed: u64, rates: Rates) -> Arc<Self> {
+    pub fn new(seed: u64, rates: Rates, without: &BTreeSet<u64>) -> Arc<Self> {
         let clock = VirtualClock::start();
         let env = Env::simulated(Arc::new(clock), seed ^ 0x5eed);
         Arc::new(Self {
@@ -83,7 +115,12 @@ impl World {
             truth: MemoryCatalog::new(env.clone(), WAREHOUSE),
             objects: MemoryStore::new(env.clone()),
             env,
-            inner: Mutex::new(Inner { rates, hash: 0xcbf2_9ce4_8422_2325, ..Inner::default() }),
+            inner: Mutex::new(Inner {
+                rates,
+                hash: 0xcbf2_9ce4_8422_2325,
+                without: without.clone(),
+                ..Inner::default()
+            }),
             auditor: Mutex::default(),
             wrong: tokio::sync::Notify::new(),
         })
@@ -96,6 +133,108 @@ impl World {
     /// Whether something happens that has `percent` percent of chance.
     pub fn happens(&self, percent: u64) -> bool {
         percent > 0 && self.env.below(100) < percent
+    }
+
+    /// A step that the story may do without: a fault, a deed, a crash. Says whether it happens.
+    pub fn step(&self) -> bool {
+        let mut inner = self.inner();
+        inner.steps += 1;
+        !inner.without.contains(&inner.steps)
+    }
+
+    /// Steps so far, those left out included.
+    pub fn steps(&self) -> u64 {
+        self.inner().steps
+    }
+
+    /// An instance's commit met a fault, or none.
+    pub fn met_fault(&self, process: &str, table: &TableName, fault: String) {
+        let instance = process.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned();
+        self.inner().last_fault.insert((instance, table.clone()), fault);
+    }
+
+    /// A daemon sends a commit: counted, and remembered by what it stands on.
+    pub fn sends(&self, commit: &PreparedCommit) {
+        let mut inner = self.inner();
+        inner.figures.attempts += 1;
+        if let Some((id, parent, schema)) = stands_on(commit) {
+            inner.first_base.entry(id).or_insert((parent, schema));
+        }
+    }
+
+    /// The identical body goes again only while the table's sequence number is what it assumed.
+    pub fn sends_again(&self, process: &str, commit: &PreparedCommit) {
+        let added = commit.updates.iter().find_map(|update| match update {
+            TableUpdate::AddSnapshot { snapshot } => Some(snapshot),
+            _ => None,
+        });
+        let Some(snapshot) = added else { return };
+        let (shown, before) = {
+            let mut inner = self.inner();
+            let shown = inner.shown.get(&(process.to_owned(), commit.table.clone())).copied();
+            let key = (process.to_owned(), snapshot.snapshot_id());
+            (shown, inner.sent.insert(key, snapshot.manifest_list().to_owned()))
+        };
+        let again = before.as_deref() == Some(snapshot.manifest_list());
+        if again && shown.is_some_and(|shown| shown >= snapshot.sequence_number()) {
+            let (id, seq) = (snapshot.snapshot_id(), snapshot.sequence_number());
+            self.violation(format!(
+                "{process} sends snapshot {id:x} once more with sequence number {seq}, which it was shown to be past"
+            ));
+        }
+    }
+
+    /// A load was answered.
+    pub fn shows(&self, process: &str, state: &TableState) {
+        let seq = state.metadata.last_sequence_number();
+        self.inner().shown.insert((process.to_owned(), state.name.clone()), seq);
+    }
+
+    /// A daemon asks the store for something.
+    pub fn requests(&self, op: &str, path: &Path, bytes: u64) {
+        let mut inner = self.inner();
+        let figures = &mut inner.figures;
+        match op {
+            "get" | "list" => figures.reads += 1,
+            "put" | "put part" if path.as_ref().ends_with(".parquet") => {
+                figures.data_files += 1;
+                figures.data_bytes += bytes;
+            }
+            "put" => {
+                figures.metadata_files += 1;
+                figures.metadata_bytes += bytes;
+            }
+            _ => {}
+        }
+    }
+
+    /// Which cells of the conflict table a commit that has landed went through since it was first submitted.
+    fn cover_conflicts(&self, commit: &PreparedCommit, state: &TableState) {
+        let Some((id, parent, schema)) = stands_on(commit) else { return };
+        let Some((first, first_schema)) = self.inner().first_base.get(&id).copied() else { return };
+        let mut met = BTreeSet::new();
+        if schema != first_schema {
+            met.insert("layout");
+        }
+        let mut at = parent;
+        while at != first {
+            let Some(between) = at.and_then(|id| state.metadata.snapshot_by_id(id)) else {
+                met.insert("rollback");
+                break;
+            };
+            met.insert(if between.summary().operation == Operation::Append { "append" } else { "removal" });
+            at = between.parent_snapshot_id();
+        }
+        for theirs in met {
+            self.cover(format!("conflict table × Append × {theirs}"));
+        }
+    }
+
+    /// An instance has looked at a table, and decided what follows from its last commit.
+    pub fn looked(&self, instance: &str, table: &str, verdict: &str) {
+        let Ok(table) = table.parse::<TableName>() else { return };
+        let fault = self.inner().last_fault.get(&(instance.to_owned(), table)).cloned();
+        self.cover(format!("look × {} → {verdict}", fault.as_deref().unwrap_or("None")));
     }
 
     /// A time below `max`.
@@ -168,9 +307,9 @@ impl World {
     }
 
     /// The trace, its hash, what was covered, and how many commits were attempted.
-    pub fn story(&self) -> (Vec<String>, u64, BTreeMap<String, u64>, u64) {
+    pub fn story(&self) -> (Vec<String>, u64, BTreeMap<String, u64>, Figures) {
         let inner = self.inner();
-        (inner.trace.clone(), inner.hash, inner.coverage.clone(), inner.attempts)
+        (inner.trace.clone(), inner.hash, inner.coverage.clone(), inner.figures)
     }
 
     /// The table as it is.
@@ -190,7 +329,6 @@ impl World {
 
     /// A commit arrives at the catalog. All oracles are asked before anything else happens.
     pub async fn arrives(&self, actor: &str, commit: &PreparedCommit) -> Outcome {
-        self.inner().attempts += 1;
         let outcome = self.truth.commit(commit).await;
         let what = describe(commit);
         match &outcome {
@@ -199,6 +337,8 @@ impl World {
                     actor,
                     &format!("{} is at seq {}: {what}", state.name, state.metadata.last_sequence_number()),
                 );
+                self.inner().figures.commits += u64::from(actor != "foreign");
+                self.cover_conflicts(commit, state);
                 self.changed(actor, state).await;
             }
             Outcome::Refused(error) => {
@@ -270,6 +410,18 @@ impl World {
             self.violation(format!("{actor} deleted {path}, which {who} names"));
         }
     }
+}
+
+/// The snapshot that a commit adds, its parent, and the schema that it asks for.
+fn stands_on(commit: &PreparedCommit) -> Option<(i64, Option<i64>, Option<i32>)> {
+    let schema = commit.requirements.iter().find_map(|requirement| match requirement {
+        TableRequirement::CurrentSchemaIdMatch { current_schema_id } => Some(*current_schema_id),
+        _ => None,
+    });
+    commit.updates.iter().find_map(|update| match update {
+        TableUpdate::AddSnapshot { snapshot } => Some((snapshot.snapshot_id(), snapshot.parent_snapshot_id(), schema)),
+        _ => None,
+    })
 }
 
 /// The store's key of a location.

@@ -27,7 +27,7 @@ fn the_same_seed_gives_the_same_trace_in_another_thread() {
         assert_eq!(differs, None);
         assert_eq!((first.hash, first.trace.len()), (other.hash, other.trace.len()));
     }
-    assert!(first.attempts > 20, "only {} commits", first.attempts);
+    assert!(first.figures.attempts > 20, "only {} commits", first.figures.attempts);
 }
 
 #[test]

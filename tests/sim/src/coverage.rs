@@ -1,0 +1,117 @@
+//! Everything that 2,000 seeds must meet, in one place: an entry never met is a simulator that does not look there any more.
+
+use std::collections::BTreeMap;
+
+/// Seeds after which an entry that was never met is a failure.
+pub const JUDGED_FROM: u64 = 2_000;
+
+/// What is expected, group by group: a prefix, and what follows it.
+const EXPECTED: &[(&str, &[&str])] = &[
+    (
+        "catalog commit × ",
+        &[
+            "None",
+            "AnswerLost",
+            "RequestLost",
+            "Refused",
+            "OwnConflict",
+            "Repeated",
+            "Late",
+            "Slow",
+            "NotSent",
+            "Throttled",
+            "OddYes",
+        ],
+    ),
+    (
+        "catalog create × ",
+        &["None", "AnswerLost", "RequestLost", "Refused", "OwnConflict", "Late", "NotSent", "Throttled"],
+    ),
+    ("catalog load × ", &["fails", "stale"]),
+    ("store put × ", &["done, answer lost", "not done"]),
+    ("store get × ", &["done, answer lost", "not done"]),
+    ("store delete × ", &["done, answer lost", "not done"]),
+    ("disk append × ", &["done, fails", "not done"]),
+    ("disk sync × ", &["done, fails", "not done"]),
+    // The state machine: what the last submission met, and what a look at the table then decided.
+    (
+        "look × ",
+        &[
+            "None → Prepare",
+            "None → Fenced",
+            "None → Rebuild",
+            "None → Ours",
+            "None → Done",
+            "AnswerLost → Ours",
+            "AnswerLost → Prepare",
+            "AnswerLost → Fenced",
+            "RequestLost → Resubmit",
+            "RequestLost → Prepare",
+            "RequestLost → Fenced",
+            "Refused → Resubmit",
+            "Refused → Prepare",
+            "Refused → Fenced",
+            "OwnConflict → Ours",
+            "OwnConflict → Prepare",
+            "OwnConflict → Fenced",
+            "Late → Resubmit",
+            "Late → Prepare",
+            "Late → Ours",
+            "Slow → Prepare",
+            "Slow → Fenced",
+            "OddYes → Ours",
+            "NotSent → Resubmit",
+            "NotSent → Prepare",
+            "Throttled → Resubmit",
+            "Throttled → Prepare",
+        ],
+    ),
+    (
+        "checkpoint table × row ",
+        &[
+            "3 new",
+            "5 same origin",
+            "6 property absent",
+            "7 property's snapshot is in",
+            "9 halt",
+            "9 rewind",
+            "9 keep",
+            "10 investigated",
+            "10 live entry",
+            "10 halt",
+        ],
+    ),
+    // The conflict table: an append, and what others committed between its first submission and the one that landed.
+    ("conflict table × Append × ", &["append", "removal", "layout", "rollback"]),
+    (
+        "foreign ",
+        &[
+            "Append × done",
+            "Compact × done",
+            "Delete × done",
+            "Expire × done",
+            "RollBack × done",
+            "Reset × done",
+            "AddColumn × done",
+            "Tag × done",
+            "Branch × done",
+            "Property × done",
+            "CleanDocuments × done",
+            "CherryPick × done",
+            "Spec × done",
+        ],
+    ),
+    (
+        "operator × ",
+        &["crash", "holds", "orderly end", "away for long", "rollback, then Keep", "rollback, then Rewind"],
+    ),
+    ("catalog × ", &["slow, throttled"]),
+    ("rest × ", &["ledger empty"]),
+];
+
+/// Every expected entry with how often it was met.
+pub fn table(met: &BTreeMap<String, u64>) -> Vec<(String, u64)> {
+    let entries =
+        EXPECTED.iter().flat_map(|(group, entries)| entries.iter().map(move |entry| format!("{group}{entry}")));
+    entries.map(|entry| (met.get(&entry).copied().unwrap_or(0), entry)).map(|(times, entry)| (entry, times)).collect()
+}

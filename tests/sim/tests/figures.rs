@@ -1,0 +1,67 @@
+//! What a commit costs beside other writers and on a slow catalog: attempts, requests, bytes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use frazil::env::{Env, SystemClock};
+use frazil_sim::foreign::Deed;
+use frazil_sim::run::{self, Report};
+use frazil_sim::scenario::{Scenario, Shape};
+use frazil_sim::world::Rates;
+
+/// One pipeline into one table, and nothing goes wrong.
+fn calm() -> Scenario {
+    let mut scenario = Scenario::draw(&Env::simulated(Arc::new(SystemClock), 1));
+    scenario.shape = Shape::Single;
+    (scenario.evolves, scenario.format, scenario.idles) = (false, 2, false);
+    (scenario.instances, scenario.lives) = (1, 0);
+    (scenario.partitions, scenario.rows, scenario.rate) = (1, 300, 4);
+    (scenario.rates, scenario.habits, scenario.deeds) = (Rates::default(), [].into(), 0);
+    (scenario.freshness, scenario.partition_by) = (Duration::from_secs(1), vec![]);
+    scenario
+}
+
+fn ends_well(report: &Report) {
+    assert_eq!(report.violation, None, "{}", report.trace.join("\n"));
+}
+
+#[test]
+fn no_attempt_uploads_data_again_or_reads_history_again() {
+    run::seed(7);
+    let mut alone = None;
+    for writers in [0, 1, 2, 8] {
+        let mut scenario = calm();
+        (scenario.writers, scenario.habits, scenario.deeds) = (writers, [(Deed::Append, 1)].into(), 60);
+        scenario.foreign_rest = Duration::from_secs(2);
+        let report = run::scenario(3, scenario);
+        ends_well(&report);
+        let f = report.figures;
+        println!(
+            "{writers} foreign writers: {} commits, {} attempts, {} reads, {} data files of {} bytes, {} other objects of {} bytes",
+            f.commits, f.attempts, f.reads, f.data_files, f.data_bytes, f.metadata_files, f.metadata_bytes
+        );
+        assert!(f.commits > 20, "{f:?}");
+        let retries = f.attempts - f.commits;
+        // A file for each commit but the start records; a list for each attempt, and manifests that are merged.
+        assert!(f.data_files <= f.commits, "{f:?}");
+        let before = *alone.get_or_insert(f);
+        // Beside others each commit has their manifests to merge, and each further attempt a list to read; never history.
+        let allowed = before.reads * f.commits / before.commits + 8 * (f.commits + retries);
+        assert!(f.reads <= allowed, "{f:?}, at most {allowed} reads");
+    }
+}
+
+#[test]
+fn a_slow_catalog_that_throttles_gets_fewer_and_larger_commits_and_never_a_standstill() {
+    run::seed(7);
+    let quick = run::scenario(3, calm());
+    ends_well(&quick);
+    let mut scenario = calm();
+    scenario.rates.slow = true;
+    let slow = run::scenario(3, scenario);
+    ends_well(&slow);
+    let (quick, slow) = (quick.figures, slow.figures);
+    println!("a quick catalog: {} commits; a slow one: {}, {} attempts", quick.commits, slow.commits, slow.attempts);
+    assert!(slow.commits * 2 < quick.commits, "{quick:?} {slow:?}");
+    assert!(slow.commits >= 3, "{slow:?}");
+}
