@@ -292,6 +292,7 @@ impl TableActor {
         self.committer.locate(state, question).await.map(Some)
     }
 
+    /// Deletes what is proved twice, a deadline apart; what was never submitted at once.
     async fn clean(&mut self) {
         let now = self.env.now_ms();
         let (due, later): (Vec<_>, Vec<_>) =
