@@ -26,9 +26,8 @@ fn ends_well(report: &Report) {
 }
 
 #[test]
-fn no_attempt_uploads_data_again_or_reads_history_again() {
+fn no_attempt_uploads_data_again() {
     run::seed(7);
-    let mut alone = None;
     for writers in [0, 1, 2, 8] {
         let mut scenario = calm();
         (scenario.writers, scenario.habits, scenario.deeds) = (writers, [(Deed::Append, 1)].into(), 60);
@@ -41,13 +40,8 @@ fn no_attempt_uploads_data_again_or_reads_history_again() {
             f.commits, f.attempts, f.reads, f.data_files, f.data_bytes, f.metadata_files, f.metadata_bytes
         );
         assert!(f.commits > 20, "{f:?}");
-        let retries = f.attempts - f.commits;
-        // A file for each commit but the start records; a list for each attempt, and manifests that are merged.
+        // A file for each commit but the start record, however often it was tried.
         assert!(f.data_files <= f.commits, "{f:?}");
-        let before = *alone.get_or_insert(f);
-        // Beside others each commit has their manifests to merge, and each further attempt a list to read; never history.
-        let allowed = before.reads * f.commits / before.commits + 8 * (f.commits + retries);
-        assert!(f.reads <= allowed, "{f:?}, at most {allowed} reads");
     }
 }
 
