@@ -280,7 +280,7 @@ impl Auditor {
     }
 
     /// The rows that can be read at a snapshot of a table.
-    pub fn rows_at<'a>(&'a self, table: &TableName, snapshot: Option<i64>) -> Vec<Row> {
+    pub fn rows_at(&self, table: &TableName, snapshot: Option<i64>) -> Vec<Row> {
         let known = snapshot.and_then(|id| self.tables.get(table).and_then(|t| t.snapshots.get(&id)));
         let files = known.into_iter().flat_map(|k| k.manifests.iter()).flat_map(|m| self.manifests[m].iter());
         files.filter_map(|f| self.files.get(f)).flat_map(|rows| rows.iter().copied()).collect()
