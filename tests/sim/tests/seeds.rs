@@ -1,4 +1,6 @@
 //! What the simulator promises of itself, and the seeds that once found something.
+// Threads of the test itself, beside the simulation's.
+#![allow(clippy::disallowed_methods)]
 
 use std::process::Command;
 
