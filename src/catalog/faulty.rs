@@ -1,4 +1,5 @@
 //! A catalog that loses answers, lies about its own success, and applies requests minutes late: for tests.
+#![cfg(test)]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};

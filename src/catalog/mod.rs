@@ -14,7 +14,6 @@ pub mod connect;
 pub mod document;
 pub mod documents;
 pub mod embedded;
-#[cfg(test)]
 pub(crate) mod faulty;
 mod http;
 pub mod memory;

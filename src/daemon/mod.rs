@@ -341,9 +341,7 @@ fn pipeline(
     })
 }
 
-#[cfg(test)]
 mod outage;
-#[cfg(test)]
 mod recovery;
 #[cfg(test)]
 mod tests;

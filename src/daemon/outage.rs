@@ -1,4 +1,5 @@
 //! Trouble outside, on virtual time: a store and a catalog that fail for minutes, then come back. For tests.
+#![cfg(test)]
 
 use std::collections::BTreeMap;
 use std::fmt;

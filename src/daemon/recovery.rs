@@ -1,4 +1,5 @@
 //! The whole daemon after others have dealt with its tables: records gone, tables dropped, branches rolled back.
+#![cfg(test)]
 
 use iceberg::spec::{Operation, Snapshot, SnapshotReference, SnapshotRetention, Summary};
 use iceberg::{TableRequirement, TableUpdate};

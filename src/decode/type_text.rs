@@ -129,7 +129,7 @@ impl<'t> Parser<'t> {
         found
     }
 
-    fn expect(&mut self, mark: char) -> Result<()> {
+    fn require(&mut self, mark: char) -> Result<()> {
         if self.take(mark) { Ok(()) } else { Err(self.wrong(&format!("{mark:?}"))) }
     }
 
@@ -156,7 +156,7 @@ impl<'t> Parser<'t> {
                 return Err(Error::new(ErrorKind::Config, format!("nested deeper than {} levels", DEPTH_MAX / 2)));
             }
             self.depth += 1;
-            self.expect('<')?;
+            self.require('<')?;
             let kind = match word.as_str() {
                 "struct" => self.fields()?,
                 "list" => {
@@ -166,7 +166,7 @@ impl<'t> Parser<'t> {
                 }
                 _ => self.map()?,
             };
-            self.expect('>')?;
+            self.require('>')?;
             self.depth -= 1;
             return Ok(kind);
         }
@@ -219,7 +219,7 @@ impl<'t> Parser<'t> {
                 self.at = start;
                 return Err(self.wrong("a name that did not occur yet"));
             }
-            self.expect(':')?;
+            self.require(':')?;
             let id = self.claim()?;
             let (kind, required) = self.nested()?;
             fields.push(Arc::new(NestedField::new(id, name, kind, required)));
@@ -257,7 +257,7 @@ impl<'t> Parser<'t> {
             self.at = start;
             return Err(self.wrong("a primitive type as the map's key"));
         }
-        self.expect(',')?;
+        self.require(',')?;
         let (value, required) = self.nested()?;
         Ok(Type::Map(MapType::new(
             Arc::new(NestedField::map_key_element(key_id, key)),
@@ -278,7 +278,7 @@ impl<'t> Parser<'t> {
     }
 
     fn decimal(&mut self) -> Result<PrimitiveType> {
-        self.expect('(')?;
+        self.require('(')?;
         self.space();
         let start = self.at;
         let precision = self.number(38)?;
@@ -287,7 +287,7 @@ impl<'t> Parser<'t> {
             return Err(self.wrong("a precision from 1"));
         }
         let scale = if self.take(',') { self.number(precision)? } else { 0 };
-        self.expect(')')?;
+        self.require(')')?;
         Ok(PrimitiveType::Decimal { precision, scale })
     }
 
@@ -295,11 +295,11 @@ impl<'t> Parser<'t> {
         let close = if self.take('[') {
             ']'
         } else {
-            self.expect('(')?;
+            self.require('(')?;
             ')'
         };
         let length = self.number(i32::MAX.cast_unsigned())?;
-        self.expect(close)?;
+        self.require(close)?;
         Ok(PrimitiveType::Fixed(u64::from(length)))
     }
 }

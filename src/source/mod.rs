@@ -86,5 +86,4 @@ pub trait Source: Send {
     }
 }
 
-#[cfg(test)]
 mod testing;

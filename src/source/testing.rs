@@ -1,4 +1,5 @@
 //! What the tests of sources share: a clock that is only as late as somebody slept, and a way to drain a source.
+#![cfg(test)]
 
 use std::fmt;
 use std::sync::Arc;

@@ -62,7 +62,7 @@ impl Text {
         if self.is_tests() {
             return Vec::new();
         }
-        self.text.lines().take_while(|line| *line != "#[cfg(test)]").collect()
+        self.text.lines().take_while(|line| !["#[cfg(test)]", "#![cfg(test)]"].contains(line)).collect()
     }
 
     /// The lines of tests, each with its number from 1.
