@@ -22,6 +22,37 @@ pub(crate) const SMALL_MAX: i64 = 256 * 1024;
 /// Entries in one manifest of added files: about 8 MiB compressed.
 const ENTRIES_MAX: usize = 20_000;
 
+/// How the names of manifest lists begin.
+const LIST: &str = "snap-";
+/// What the name of the list of a snapshot without a parent says.
+const START: &str = "-start-";
+
+/// The stem of a snapshot's manifest list's name.
+pub(crate) fn list_stem(snapshot_id: i64, parent: Option<i64>) -> String {
+    let start = if parent.is_none() { START.trim_end_matches('-') } else { "" };
+    format!("{LIST}{snapshot_id}{start}")
+}
+
+/// Whether an object that this program wrote is a manifest list.
+pub(crate) fn is_list(location: &str) -> bool {
+    avro_name(location).is_some_and(|name| name.starts_with(LIST))
+}
+
+/// Whether an object that this program wrote is the manifest list of a snapshot without a parent.
+pub(crate) fn is_start_list(location: &str) -> bool {
+    is_list(location) && location.rsplit('/').next().is_some_and(|name| name.contains(START))
+}
+
+/// Whether an object that this program wrote is a manifest.
+pub(crate) fn is_manifest(location: &str) -> bool {
+    avro_name(location).is_some_and(|name| !name.starts_with(LIST))
+}
+
+/// Its name, if it is either: data files are Parquet, and are called so.
+fn avro_name(location: &str) -> Option<&str> {
+    location.rsplit('/').next().filter(|name| name.ends_with(".avro"))
+}
+
 /// Where and as whom manifests are written.
 #[derive(Debug)]
 pub(crate) struct ManifestScribe<'a> {

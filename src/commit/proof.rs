@@ -25,7 +25,8 @@ pub struct Leftover {
     pub snapshot_ids: Vec<i64>,
     /// The lowest and the highest sequence number of its bodies; `None` when none was submitted.
     pub submitted_seqs: Option<(i64, i64)>,
-    /// Whether a body had no parent: then nothing guards its sequence number.
+    /// Whether a body had no parent: then nothing guards its sequence number, and there is no proof. Such a body is a start
+    /// record, which has no rows: its list is left to the orphan sweep.
     pub without_parent: bool,
     /// The sealed epoch that its commit would decide.
     pub sealed: Option<String>,
@@ -50,14 +51,23 @@ impl Leftover {
     }
 }
 
-/// Of which leftovers `state` proves that their commit is not in and can never land; history is read once for all of them.
-///
-/// Must hold twice, one commit deadline apart, before anything is deleted.
+/// What a table shows of a leftover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// Its commit is not in and can never land. Must hold twice, one commit deadline apart, before anything is deleted.
+    Never,
+    /// A snapshot has it: its files are that snapshot's, and whoever removes that removes them.
+    In,
+    /// It may still land, or was decided and is being finished.
+    Open,
+}
+
+/// What `state` shows of each leftover; history is read once for all of them.
 ///
 /// # Errors
 /// Whatever the store says: then there is no proof.
-pub(crate) async fn never(storage: &Storage, state: &TableState, leftovers: &[&Leftover]) -> Result<Vec<bool>> {
-    let open = || leftovers.iter().filter(|leftover| may_be_never(state, leftover));
+pub(crate) async fn prove(storage: &Storage, state: &TableState, leftovers: &[&Leftover]) -> Result<Vec<Proof>> {
+    let open = || leftovers.iter().filter(|leftover| by_metadata(state, leftover) == Proof::Never);
     let submitted = || open().filter_map(|leftover| leftover.submitted_seqs.map(|(first, _)| (first, leftover)));
     // Nothing of ours can stand in what was written before our first body.
     let first = submitted().map(|(first, _)| first).min();
@@ -70,21 +80,27 @@ pub(crate) async fn never(storage: &Storage, state: &TableState, leftovers: &[&L
         Some(first) => Reached::of(storage, state, first, &wanted).await?,
         None => Reached::default(), // no body ever left this process
     };
-    let proved = |leftover: &&Leftover| {
-        may_be_never(state, leftover)
-            && (leftover.submitted_seqs.is_none() || !reached.any(&leftover.snapshot_ids, &leftover.files))
+    let proved = |leftover: &&Leftover| match by_metadata(state, leftover) {
+        // Nothing but its own commit names its files.
+        Proof::Never if leftover.submitted_seqs.is_some() && reached.any(&leftover.snapshot_ids, &leftover.files) => {
+            Proof::In
+        }
+        proof => proof,
     };
     Ok(leftovers.iter().map(proved).collect())
 }
 
-/// Whether the table's own metadata leaves the proof possible.
-fn may_be_never(state: &TableState, leftover: &Leftover) -> bool {
+/// What the table's own metadata shows; a proof of never then depends on what its snapshots reach.
+fn by_metadata(state: &TableState, leftover: &Leftover) -> Proof {
     let Some((_, last)) = leftover.submitted_seqs else {
-        return true;
+        return Proof::Never;
     };
-    let known = leftover.snapshot_ids.iter().any(|id| state.metadata.snapshot_by_id(*id).is_some());
-    let possible = !known && !leftover.without_parent && state.metadata.last_sequence_number() >= last;
-    possible && !leftover.sealed.as_ref().is_some_and(|location| is_decided(state, location))
+    if leftover.snapshot_ids.iter().any(|id| state.metadata.snapshot_by_id(*id).is_some()) {
+        return Proof::In;
+    }
+    let possible = !leftover.without_parent && state.metadata.last_sequence_number() >= last;
+    let decided = leftover.sealed.as_ref().is_some_and(|location| is_decided(state, location));
+    if possible && !decided { Proof::Never } else { Proof::Open }
 }
 
 /// Whether a checkpoint names the sealed epoch: then it was decided, and will be finished from its files.
@@ -103,6 +119,26 @@ pub(crate) struct Wanted<'a> {
     pub(crate) files: BTreeSet<&'a str>,
 }
 
+/// Where the names of what is wanted stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Depth {
+    Metadata,
+    Lists,
+    Manifests,
+}
+
+impl Wanted<'_> {
+    fn depth(&self) -> Depth {
+        let of = |file: &&str| match file {
+            file if manifests::is_list(file) => Depth::Metadata,
+            file if manifests::is_manifest(file) => Depth::Lists,
+            _ => Depth::Manifests,
+        };
+        let files = self.files.iter().map(of).max().unwrap_or(Depth::Metadata);
+        if self.ids.is_empty() { files } else { Depth::Manifests }
+    }
+}
+
 /// Of what was wanted, what some snapshot that is still there reaches.
 #[derive(Debug, Default)]
 pub(crate) struct Reached {
@@ -111,19 +147,28 @@ pub(crate) struct Reached {
 }
 
 impl Reached {
-    /// Reads each manifest of all snapshots from sequence number `first` on once.
+    /// Looks through all snapshots from sequence number `first` on, no deeper than it must: lists stand in the table's
+    /// metadata, manifests in lists, all else in manifests, each of which is read once.
     ///
     /// # Errors
     /// Whatever the store says.
     pub(crate) async fn of(storage: &Storage, state: &TableState, first: i64, wanted: &Wanted<'_>) -> Result<Self> {
         let mut reached = Self::default();
-        let mut read = BTreeSet::new();
+        let mut seen = BTreeSet::new();
+        let depth = wanted.depth();
         for snapshot in state.metadata.snapshots().filter(|s| s.sequence_number() >= first) {
             if wanted.files.contains(snapshot.manifest_list()) {
                 reached.files.insert(snapshot.manifest_list().to_owned());
             }
+            if depth == Depth::Metadata {
+                continue;
+            }
             for manifest in manifests::list(storage, snapshot.manifest_list(), state.metadata.format_version()).await? {
-                if manifest.sequence_number >= first && read.insert(manifest.manifest_path.clone()) {
+                if manifest.sequence_number < first || !seen.insert(manifest.manifest_path.clone()) {
+                    continue;
+                }
+                reached.meets(manifest.added_snapshot_id, &manifest.manifest_path, wanted);
+                if depth == Depth::Manifests {
                     reached.read(storage, &manifest, wanted).await?;
                 }
             }
@@ -132,7 +177,6 @@ impl Reached {
     }
 
     async fn read(&mut self, storage: &Storage, manifest: &ManifestFile, wanted: &Wanted<'_>) -> Result<()> {
-        self.meets(manifest.added_snapshot_id, &manifest.manifest_path, wanted);
         for entry in manifests::live_entries(storage, manifest).await? {
             self.meets(entry.snapshot_id, entry.file.file_path(), wanted);
         }

@@ -18,9 +18,9 @@ use crate::commit::effect::{as_assumed, fit, metadata_effect, operator_effect, r
 use crate::commit::look::{Effect, Rebase, Seen, Verdict, look};
 use crate::commit::manifests;
 pub use crate::commit::pending::{Commit, Ending};
-use crate::commit::proof::{self, Leftover, Reached, Wanted};
+use crate::commit::proof::{self, Leftover, Proof, Reached, Wanted};
 use crate::commit::properties::CommitProperties;
-use crate::commit::snapshot::{ListCache, Prepared, Preparer};
+use crate::commit::snapshot::{ListCache, Prepared, Preparer, parent};
 use crate::commit::standing::{Ancestry, Question, Standing, Witness, standing};
 use crate::env::Env;
 use crate::error::{Directive, Error, ErrorKind, Result};
@@ -135,28 +135,33 @@ impl Committer {
         ))
     }
 
-    /// Of which leftovers `state` of this table, and the tables that they have files in beside it, prove that they can never
-    /// land; each table's history is read once for all of them.
+    /// What `state` of this table, and the tables that they have files in beside it, show of each leftover; each table's
+    /// history is read once for all of them.
     ///
     /// # Errors
     /// Whatever catalog and store say of this table: then there is no proof. What they say of another one leaves unproved what
     /// has files there.
-    pub async fn never(&self, state: &TableState, leftovers: &[&Leftover]) -> Result<Vec<bool>> {
-        let mut never = proof::never(&self.storage, state, leftovers).await?;
+    pub async fn prove(&self, state: &TableState, leftovers: &[&Leftover]) -> Result<Vec<Proof>> {
+        let mut proofs = proof::prove(&self.storage, state, leftovers).await?;
         let mut elsewhere: BTreeMap<&TableName, Wanted<'_>> = BTreeMap::new();
-        for (leftover, _) in leftovers.iter().zip(&never).filter(|(_, never)| **never) {
+        for (leftover, _) in leftovers.iter().zip(&proofs).filter(|(_, proof)| **proof == Proof::Never) {
             for (table, files) in &leftover.elsewhere {
                 elsewhere.entry(table).or_default().files.extend(files.iter().map(String::as_str));
             }
         }
         for (table, wanted) in elsewhere {
             let reached = self.reached(table, &wanted).await.ok();
-            for (leftover, never) in leftovers.iter().zip(&mut never) {
-                let mut files = leftover.elsewhere.iter().filter(|(name, _)| name == table).map(|(_, files)| files);
-                *never &= files.all(|files| reached.as_ref().is_some_and(|reached| !reached.any(&[], files)));
+            for (leftover, proof) in leftovers.iter().zip(&mut proofs).filter(|(_, proof)| **proof == Proof::Never) {
+                for (_, files) in leftover.elsewhere.iter().filter(|(name, _)| name == table) {
+                    *proof = match &reached {
+                        Some(reached) if !reached.any(&[], files) => *proof,
+                        Some(_) => Proof::In,
+                        None => Proof::Open,
+                    };
+                }
             }
         }
-        Ok(never)
+        Ok(proofs)
     }
 
     /// What any snapshot of another table reaches of `wanted`.
@@ -170,12 +175,21 @@ impl Committer {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn losers(&self, commit: &Commit, state: &TableState) -> Result<Option<Leftover>> {
+    pub async fn losers(&self, commit: &Commit, state: &TableState, ours: bool) -> Result<Option<Leftover>> {
         let landed = state.metadata.snapshot_by_id(commit.change.snapshot_id);
-        let Some(landed) = landed.filter(|_| commit.written.lists > 1) else {
+        // Another instance that finished the same sealed epoch did it under the same id, with a list and manifests of its own.
+        let Some(landed) = landed.filter(|_| commit.written.lists > u32::from(ours)) else {
             return Ok(None);
         };
-        let named = manifests::list(&self.storage, landed.manifest_list(), state.metadata.format_version()).await?;
+        let read;
+        let named = match self.cache.get(landed.manifest_list()) {
+            Some(named) => named,
+            None => {
+                let format = state.metadata.format_version();
+                read = manifests::list(&self.storage, landed.manifest_list(), format).await?;
+                &read
+            }
+        };
         let mut named: BTreeSet<&str> = named.iter().map(|manifest| manifest.manifest_path.as_str()).collect();
         named.insert(landed.manifest_list());
         let files: Vec<String> =
@@ -399,7 +413,7 @@ impl Committer {
         if commit.submitted_as.last() != Some(&commit.change.snapshot_id) {
             commit.submitted_as.push(commit.change.snapshot_id);
         }
-        commit.without_parent |= prepared.base.head(&commit.change.target).is_none();
+        commit.without_parent |= parent(&prepared.base, &commit.change.target).is_none();
         commit.last = Some(prepared);
         turn
     }

@@ -3,7 +3,7 @@
 //! What depends on the change alone is written once; the list, the sequence number, the first row id and the timestamp are
 //! made anew for each head.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -49,11 +49,31 @@ impl Written {
     }
 }
 
-/// A manifest list that was read or written last: the next commit's base, more often than not.
+/// The manifest lists that were read or written last, newest last: one of them is the next commit's base, more often than not.
+/// A list never changes, so each is read once. Holds at most [`LISTS_MAX`] lists, and more than one only up to
+/// [`LISTED_MAX`] manifests in all.
 #[derive(Debug, Default)]
 pub(crate) struct ListCache {
-    location: String,
-    manifests: Vec<ManifestFile>,
+    lists: VecDeque<(String, Vec<ManifestFile>)>,
+}
+
+/// Lists remembered of a table: the head, and those of attempts that others were faster than.
+const LISTS_MAX: usize = 8;
+/// Manifests in them, of about half a kilobyte each.
+const LISTED_MAX: usize = 20_000;
+
+impl ListCache {
+    pub(crate) fn get(&self, location: &str) -> Option<&[ManifestFile]> {
+        self.lists.iter().find(|(held, _)| held == location).map(|(_, manifests)| manifests.as_slice())
+    }
+
+    fn put(&mut self, location: String, manifests: Vec<ManifestFile>) {
+        self.lists.push_back((location, manifests));
+        let listed = |lists: &VecDeque<(String, Vec<ManifestFile>)>| lists.iter().map(|(_, m)| m.len()).sum::<usize>();
+        while self.lists.len() > LISTS_MAX || (self.lists.len() > 1 && listed(&self.lists) > LISTED_MAX) {
+            self.lists.pop_front();
+        }
+    }
 }
 
 /// A change, ready to submit on one head.
@@ -169,11 +189,11 @@ impl Preparer<'_> {
         let seq = metadata.next_sequence_number();
         let records = Records::collect(self, change, base, seq).await?;
         let list = ListSpec { parent: parent.as_ref().map(|s| s.snapshot_id()), seq, base, header: records.in_list() };
-        let location = scribe.location(&format!("snap-{}", change.snapshot_id));
+        let location = scribe.location(&manifests::list_stem(change.snapshot_id, list.parent));
         let (manifests, rows) = self.write_list(&scribe, &location, &list, [added, existing].concat()).await?;
         written.objects.push(location.clone());
         written.lists += 1;
-        *self.cache = ListCache { location: location.clone(), manifests };
+        self.cache.put(location.clone(), manifests);
         let mut summary = summary(append, parent.as_ref(), base)?;
         summary.additional_properties.extend(records.in_summary());
         updates.extend(records.property());
@@ -195,13 +215,14 @@ impl Preparer<'_> {
         let Some(parent) = parent else {
             return Ok(Vec::new());
         };
-        if self.cache.location != parent.manifest_list() {
+        if self.cache.get(parent.manifest_list()).is_none() {
             let manifests = manifests::list(self.storage, parent.manifest_list(), format).await?;
-            *self.cache = ListCache { location: parent.manifest_list().to_owned(), manifests };
+            self.cache.put(parent.manifest_list().to_owned(), manifests);
         }
         // A manifest without live entries says nothing that a reader of this snapshot needs.
         let live = |m: &&ManifestFile| m.has_added_files() || m.has_existing_files();
-        Ok(self.cache.manifests.iter().filter(live).cloned().collect())
+        let manifests = self.cache.get(parent.manifest_list()).unwrap_or_default();
+        Ok(manifests.iter().filter(live).cloned().collect())
     }
 
     async fn added(

@@ -84,11 +84,14 @@ impl Pipeline {
         part.is_of(&base)?;
         let mut staged = part.staged()?;
         let mut change = sealed.change(part, staged.clone(), self.config.on_rollback);
+        let mut owners = Vec::new();
         loop {
             let (commit, ending) = self.drive(handle, change, base, Some((sealed, location))).await?;
+            // What was encoded again stays another instance's to commit: what it leaves is the orphan sweep's.
+            owners.extend(commit.owners(handle.name()));
             match ending {
                 Ending::Done { state, .. } => {
-                    self.settle(&commit.owners(handle.name())).await;
+                    self.settle(&owners).await;
                     return Ok(*state);
                 }
                 Ending::Rebuild(head) => {

@@ -1,22 +1,27 @@
 //! What an earlier process of this instance began and did not settle: settled when it is in, deleted under proof when not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::commit::manifests;
 use crate::commit::proof::Leftover;
 use crate::daemon::sealed;
 use crate::daemon::tables::Shared;
 use crate::daemon::watch::Watch;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Directive, ErrorKind, Result};
 use crate::model::ids::TableName;
+use crate::model::table::TableState;
 use crate::storage::Storage;
 use crate::storage::ledger::{LedgerEntry, LedgerOwner};
 
 /// How often the pipelines are asked whether they have finished what was decided.
 const ASK: Duration = Duration::from_secs(1);
+/// How long to wait for a catalog or store that does not answer.
+const AGAIN_MIN: Duration = Duration::from_secs(5);
+const AGAIN_MAX: Duration = Duration::from_secs(300);
 /// Of tables with more snapshots the leftovers are the orphan sweep's: the proof reads each of them.
 const SNAPSHOTS_MAX: usize = 1000;
 
@@ -32,14 +37,21 @@ pub(crate) async fn clean(
     while !entries.is_empty() && !stop.is_cancelled() && !watches.iter().all(|watch| watch.has_started()) {
         shared.env.sleep(ASK).await;
     }
-    for left in by_decision(entries) {
-        if stop.is_cancelled() {
-            return;
+    let mut all = by_decision(entries);
+    let mut attempt = 0;
+    while !all.is_empty() && !stop.is_cancelled() {
+        let mut later = Vec::new();
+        for left in all {
+            let Err(error) = clean_one(&shared, &left).await else { continue };
+            let (table, snapshot) = (&left.owner.table, left.owner.snapshot_id);
+            tracing::warn!(%table, snapshot, "leftovers stay for now: {error}");
+            if error.directive() == Directive::Retry {
+                later.push(left);
+            }
         }
-        let owner = left.owner.clone();
-        if let Err(error) = clean_one(&shared, left).await {
-            tracing::warn!(table = %owner.table, snapshot = owner.snapshot_id, "leftovers stay: {error}");
-        }
+        all = later;
+        shared.env.sleep(shared.env.backoff(AGAIN_MIN, AGAIN_MAX, attempt)).await;
+        attempt = attempt.saturating_add(1);
     }
 }
 
@@ -79,7 +91,7 @@ fn by_decision(entries: Vec<LedgerEntry>) -> Vec<Left> {
     all
 }
 
-async fn clean_one(shared: &Shared, left: Left) -> Result<()> {
+async fn clean_one(shared: &Shared, left: &Left) -> Result<()> {
     let Left { owner, entries, sealed, elsewhere } = left;
     let beside = elsewhere.keys().map(|table| LedgerOwner { table: table.clone(), snapshot_id: owner.snapshot_id });
     let owners: Vec<LedgerOwner> = beside.chain([owner.clone()]).collect();
@@ -94,33 +106,61 @@ async fn clean_one(shared: &Shared, left: Left) -> Result<()> {
             tracing::info!(table = %owner.table, files = entries.len(), "leftovers are the orphan sweep's");
         }
         if many || state.metadata.snapshot_by_id(owner.snapshot_id).is_some() {
-            for owner in &owners {
+            let beside = if many { Vec::new() } else { unnamed(shared, &state, owner, entries).await? };
+            let settled = owners.iter().filter(|settled| beside.is_empty() || *settled != owner);
+            for owner in settled {
                 shared.ledger.settle(owner).await?;
+            }
+            if !beside.is_empty() {
+                let left = left_by(&state, Leftover::unsent(beside, owner.clone()));
+                shared.table(catalog, &owner.table)?.leave(left).await;
             }
             return Ok(());
         }
-        abort_uploads(&shared.storage.vended(&state.config)?, &entries).await?;
-        let names = |entries: Vec<LedgerEntry>| entries.into_iter().map(|entry| entry.location).collect();
-        for (table, entries) in &elsewhere {
+        abort_uploads(&shared.storage.vended(&state.config)?, entries).await?;
+        let names = |entries: &Vec<LedgerEntry>| entries.iter().map(|entry| entry.location.clone()).collect();
+        for (table, entries) in elsewhere {
             let state = source.load(table).await?;
             abort_uploads(&shared.storage.vended(&state.config)?, entries).await?;
         }
-        let handle = shared.table(catalog, &owner.table)?;
-        handle
-            .leave(Leftover {
-                files: names(entries),
-                snapshot_ids: vec![owner.snapshot_id],
-                // The process that died submitted on a state that is no newer than this one.
-                submitted_seqs: Some((0, state.metadata.next_sequence_number())),
-                without_parent: false,
-                sealed,
-                elsewhere: elsewhere.into_iter().map(|(table, entries)| (table, names(entries))).collect(),
-                owners,
-            })
-            .await;
+        let left = Leftover {
+            snapshot_ids: [owner.snapshot_id].into_iter().filter(|id| *id > 0).collect(),
+            without_parent: entries.iter().any(|entry| manifests::is_start_list(&entry.location)),
+            sealed: sealed.clone(),
+            elsewhere: elsewhere.iter().map(|(table, entries)| (table.clone(), names(entries))).collect(),
+            owners,
+            ..Leftover::unsent(names(entries), owner.clone())
+        };
+        shared.table(catalog, &owner.table)?.leave(left_by(&state, left)).await;
         return Ok(());
     }
     Ok(())
+}
+
+/// The process that died submitted on a state that is no newer than `state`.
+fn left_by(state: &TableState, left: Leftover) -> Leftover {
+    Leftover { submitted_seqs: Some((0, state.metadata.next_sequence_number())), ..left }
+}
+
+/// The manifests and lists of a commit that is in which its snapshot does not name: those of other attempts under the same id.
+async fn unnamed(
+    shared: &Shared,
+    state: &TableState,
+    owner: &LedgerOwner,
+    entries: &[LedgerEntry],
+) -> Result<Vec<String>> {
+    let Some(snapshot) = state.metadata.snapshot_by_id(owner.snapshot_id) else { return Ok(Vec::new()) };
+    let written = entries.iter().map(|entry| &entry.location);
+    let mut left: BTreeSet<&String> =
+        written.filter(|at| manifests::is_list(at) || manifests::is_manifest(at)).collect();
+    left.retain(|location| *location != snapshot.manifest_list());
+    if left.is_empty() || left.iter().any(|location| manifests::is_start_list(location)) {
+        return Ok(Vec::new());
+    }
+    let storage = shared.storage.vended(&state.config)?;
+    let named = manifests::list(&storage, snapshot.manifest_list(), state.metadata.format_version()).await?;
+    left.retain(|location| !named.iter().any(|manifest| manifest.manifest_path == **location));
+    Ok(left.into_iter().cloned().collect())
 }
 
 async fn abort_uploads(storage: &Storage, entries: &[LedgerEntry]) -> Result<()> {

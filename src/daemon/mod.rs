@@ -203,6 +203,9 @@ impl Daemon {
         measuring.abort();
         drop(claims);
         cleaning.abort();
+        if let Err(error) = shared.ledger.sync().await {
+            tracing::warn!("the next process looks once more at what is settled: {error}");
+        }
         ended
     }
 }

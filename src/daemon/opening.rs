@@ -172,11 +172,16 @@ impl Pipeline {
         change.data = Some(Data::Append(lane::append(&state, None)));
         change.delta = Some(delta);
         let (commit, ending) = self.drive(handle, change, state, None).await?;
+        let ours = matches!(ending, Ending::Done { ours: true, .. });
+        if ours {
+            self.settle(&commit.owners(handle.name())).await;
+        } else {
+            handle.leave(commit.into_leftover(handle.name())).await;
+        }
         let Ending::Done { state, .. } = ending else {
             let text = format!("table {}: a record without rows met another instance", handle.name());
             return Err(Error::new(ErrorKind::Fenced, text));
         };
-        self.settle(&commit.owners(handle.name())).await;
         Ok(*state)
     }
 

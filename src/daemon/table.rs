@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::commit::proof::Leftover;
+use crate::commit::proof::{Leftover, Proof};
 use crate::commit::protocol::{Commit, Committer, Drive, Ending, Paused, stale_wait};
 use crate::commit::standing::{Question, Standing, Witness};
 use crate::env::Env;
@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::change::OnRollback;
 use crate::model::ids::{PipelineName, TableName};
 use crate::model::table::TableState;
-use crate::storage::ledger::Ledger;
+use crate::storage::ledger::{Ledger, LedgerOwner};
 
 /// Commits that may wait for their turn.
 const QUEUE: usize = 64;
@@ -215,7 +215,10 @@ impl TableActor {
                 }
             },
             Request::Leave(leftover) => {
-                if self.leftovers.len() < LEFTOVERS_MAX {
+                if leftover.without_parent {
+                    tracing::debug!(table = %self.committer.table(), "the list of a start record is the orphan sweep's");
+                    self.settle(&leftover).await;
+                } else if self.leftovers.len() < LEFTOVERS_MAX {
                     let now = self.env.now_ms();
                     let due_ms = if leftover.submitted_seqs.is_none() { now } else { round(now) };
                     self.leftovers.push(Candidate { leftover, proved_ms: None, due_ms });
@@ -255,17 +258,25 @@ impl TableActor {
             Ok(Paused::Ended(ending)) => Ok(ending),
             Err(error) => Err(error),
         };
-        if let Ok(Ending::Done { state, ours: true }) = &ending {
-            self.lose(&driven.commit, state).await;
+        if let Ok(Ending::Done { state, ours }) = &ending {
+            self.lose(&driven.commit, state, *ours).await;
         }
         let _ = driven.reply.send((driven.commit, ending));
     }
 
     /// Remembers the lists of attempts that did not land.
-    async fn lose(&mut self, commit: &Commit, state: &TableState) {
-        match self.committer.losers(commit, state).await {
+    async fn lose(&mut self, commit: &Commit, state: &TableState, ours: bool) {
+        match self.committer.losers(commit, state, ours).await {
             Ok(None) => {}
-            Ok(Some(leftover)) if self.leftovers.len() < LEFTOVERS_MAX => {
+            Ok(Some(mut leftover)) if self.leftovers.len() < LEFTOVERS_MAX => {
+                // The commit's own entries are settled: what outlives this process needs one of its own, of no snapshot.
+                let none = commit.change().snapshot_id.checked_neg().unwrap_or(i64::MIN);
+                let owner = LedgerOwner { table: state.name.clone(), snapshot_id: none };
+                let files: Vec<&str> = leftover.files.iter().map(String::as_str).collect();
+                if let Err(error) = self.ledger.stage_all(&owner, &files).await {
+                    tracing::debug!(table = %state.name, "lists of other attempts are not in the ledger: {error}");
+                }
+                leftover.owners.push(owner);
                 let due_ms = round(self.env.now_ms());
                 self.leftovers.push(Candidate { leftover, proved_ms: None, due_ms });
             }
@@ -292,7 +303,7 @@ impl TableActor {
         self.committer.locate(state, question).await.map(Some)
     }
 
-    /// Deletes what is proved twice, a deadline apart; what was never submitted at once.
+    /// Deletes what is proved twice, a deadline apart; what was never submitted at once. What is in is settled.
     async fn clean(&mut self) {
         let now = self.env.now_ms();
         let (due, later): (Vec<_>, Vec<_>) =
@@ -301,15 +312,20 @@ impl TableActor {
         let proved = match self.committer.load_once().await {
             Ok(Some(state)) => {
                 let leftovers: Vec<&Leftover> = due.iter().map(|candidate| &candidate.leftover).collect();
-                self.committer.never(&state, &leftovers).await
+                self.committer.prove(&state, &leftovers).await
             }
-            Ok(None) => Ok(vec![false; due.len()]),
+            Ok(None) => Ok(vec![Proof::Open; due.len()]),
             Err(error) => Err(error),
         };
-        let proved = proved.unwrap_or_else(|_| vec![false; due.len()]);
+        let proved = proved.unwrap_or_else(|_| vec![Proof::Open; due.len()]);
         // From the end of one look to the beginning of the next.
         let (looked, deadline) = (self.env.now_ms(), i64::try_from(DEADLINE.as_millis()).unwrap_or(i64::MAX));
         for (mut candidate, proved) in due.into_iter().zip(proved) {
+            if proved == Proof::In {
+                self.settle(&candidate.leftover).await;
+                continue;
+            }
+            let proved = proved == Proof::Never;
             candidate.due_ms = round(looked.saturating_add(deadline));
             candidate.proved_ms = if proved { candidate.proved_ms.or(Some(looked)) } else { None };
             let unsubmitted = candidate.leftover.submitted_seqs.is_none();
@@ -328,9 +344,15 @@ impl TableActor {
         for (file, error) in &left {
             tracing::warn!(%table, file, "a leftover stays: {error}");
         }
-        for owner in leftover.owners.iter().filter(|_| left.is_empty()) {
+        if left.is_empty() {
+            self.settle(leftover).await;
+        }
+    }
+
+    async fn settle(&mut self, leftover: &Leftover) {
+        for owner in &leftover.owners {
             if let Err(error) = self.ledger.settle(owner).await {
-                tracing::warn!(%table, "the ledger keeps a settled entry: {error}");
+                tracing::warn!(table = %owner.table, "the ledger keeps a settled entry: {error}");
             }
         }
     }

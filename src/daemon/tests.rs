@@ -724,3 +724,30 @@ impl MultipartStore for FaultyStore {
         self.inner.abort_multipart(at, id).await
     }
 }
+
+/// A body without a parent may land as long as the branch can go: nothing proves that it will not. Its list, which is all that
+/// it has, stays for the orphan sweep, and the ledger lets go of it at once, in the process that wrote it and in the next one.
+#[test]
+fn the_list_of_a_start_record_that_was_not_needed_is_left_to_the_orphan_sweep() {
+    on_virtual_time(async {
+        let world = World::new(10);
+        let mut config = config("shop.events", None, 100);
+        world.run(&config, None).await;
+        let owner = |id| LedgerOwner { table: "shop.events".parse().expect("valid"), snapshot_id: id };
+        let (start, list) = ("memory:///wh/snap-7-start-x.avro", "memory:///wh/snap-8-x.avro");
+        let ledger = Ledger::open(world.disk.clone(), ENTRIES_MAX).await.expect("a ledger");
+        for (id, file) in [(7, start), (8, list)] {
+            world.storage.write(file, "x".into()).await.expect("writable");
+            ledger.stage(&owner(id), file).await.expect("noted");
+        }
+        drop(ledger);
+        rate(&mut config, 12_000, 1);
+        pipeline_of(&mut config).commit.freshness = Duration::from_secs(300);
+        world.run(&config, Some(Duration::from_secs(2_500))).await;
+        let there = [start, list].map(|file| world.storage.exists(file));
+        assert_eq!(futures::future::try_join_all(there).await.expect("asked"), [true, false]);
+        world.disk.crash();
+        let ledger = Ledger::open(world.disk.clone(), ENTRIES_MAX).await.expect("a ledger");
+        assert_eq!(ledger.open_entries(), []);
+    });
+}

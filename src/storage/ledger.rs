@@ -31,7 +31,7 @@ const LINES_MIN: usize = 4096;
 pub struct LedgerOwner {
     /// The table.
     pub table: TableName,
-    /// The snapshot that shall have them.
+    /// The snapshot that shall have them. Negative: none shall; they are left of other attempts to commit that snapshot.
     pub snapshot_id: i64,
 }
 
@@ -176,6 +176,15 @@ impl Ledger {
             state.noted
         };
         self.flush(upto, false).await
+    }
+
+    /// Makes durable what was settled, so that the next process need not look at it once more: at an orderly end.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub async fn sync(&self) -> Result<()> {
+        let upto = self.state().noted;
+        self.flush(upto, true).await
     }
 
     /// All that is open, in the order of owners and locations.

@@ -7,6 +7,7 @@ use crate::env::virtual_time::{on_virtual_time, simulated};
 use crate::model::change::Append;
 use crate::model::table::tests::with_snapshots;
 use crate::storage::StorageOptions;
+use crate::storage::counters::Operation;
 
 /// An append of these files.
 fn append(head: &TableState, files: &[&str]) -> Change {
@@ -55,5 +56,42 @@ fn a_commit_is_swept_when_a_number_of_its_own_is_gone_and_so_is_a_file() {
         }
         let without_data = Change::new(99);
         assert!(!is_swept(&storage, &gap, &without_data, Some((2, 3))).await.expect("asked"));
+    });
+}
+
+/// A list stands in the table's metadata: what is wanted no deeper reads nothing. Without a parent there is no proof, and what
+/// is in is no leftover.
+#[test]
+fn a_leftover_is_proved_by_what_must_be_read_and_no_more() {
+    on_virtual_time(async {
+        let storage = Storage::new(StorageOptions::default(), simulated(1));
+        let state = with_snapshots(&[(1, 1, None), (2, 2, Some(1)), (3, 3, Some(2))], 3);
+        let reads =
+            || storage.counters().snapshot().get(&Operation::Get).map_or(0, |counts| counts.ok + counts.missing);
+        let owner = LedgerOwner { table: state.name.clone(), snapshot_id: 9 };
+        let list = |id: i64| format!("memory:///t/metadata/snap-{id}.avro");
+        let sent = |files: &[String]| Leftover {
+            submitted_seqs: Some((2, 3)),
+            ..Leftover::unsent(files.to_vec(), owner.clone())
+        };
+        let gone = Leftover { snapshot_ids: vec![3], ..sent(&[list(9)]) };
+        let (late, start) =
+            (Leftover { submitted_seqs: Some((2, 4)), ..sent(&[]) }, Leftover { without_parent: true, ..sent(&[]) });
+        let unsent = Leftover::unsent(vec!["memory:///t/data/1.parquet".to_owned()], owner.clone());
+        for (case, leftover, expected) in [
+            ("another attempt's list", sent(&[list(9)]), Proof::Never),
+            ("a list that a snapshot has", sent(&[list(9), list(2)]), Proof::In),
+            ("its snapshot is there", gone, Proof::In),
+            ("its number is yet to come", late, Proof::Open),
+            ("a body without a parent", start, Proof::Open),
+            ("never sent", unsent, Proof::Never),
+        ] {
+            assert_eq!(prove(&storage, &state, &[&leftover]).await.expect("asked"), [expected], "{case}");
+        }
+        assert_eq!(reads(), 0, "nothing but the metadata was needed");
+        // A manifest stands in a list, a data file in a manifest: here there is none to be read, so there is no proof.
+        for file in ["memory:///t/metadata/9-x.avro", "memory:///t/data/1.parquet"] {
+            assert!(prove(&storage, &state, &[&sent(&[file.to_owned()])]).await.is_err(), "{file}");
+        }
     });
 }

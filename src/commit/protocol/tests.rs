@@ -738,21 +738,21 @@ fn the_lists_of_attempts_that_did_not_land_are_deleted_under_proof() {
         let done = committer.run(&mut commit, &base, &CancellationToken::new()).await.expect("never halts here");
         let Ending::Done { state, ours: true } = done else { panic!("{done:?}") };
         assert_eq!(commit.attempts(), 2, "the first one met the other engine's");
-        let losers = committer.losers(&commit, &state).await.expect("asked").expect("one list too many");
+        let losers = committer.losers(&commit, &state, true).await.expect("asked").expect("one list too many");
         let landed = state.head(MAIN).expect("a head").manifest_list().to_owned();
         assert_eq!(losers.files.len(), 1);
         assert!(losers.files[0].contains("/snap-") && losers.files[0] != landed, "{losers:?}");
-        assert!(committer.never(&state, &[&losers]).await.expect("asked")[0]);
+        assert_eq!(committer.prove(&state, &[&losers]).await.expect("asked"), [Proof::Never]);
         // As long as the refused body may land, or a snapshot names the list, nothing is deleted.
-        assert!(!committer.never(&base, &[&losers]).await.expect("asked")[0]);
+        assert_eq!(committer.prove(&base, &[&losers]).await.expect("asked"), [Proof::Open]);
         let named = Leftover { files: vec![landed], ..losers.clone() };
-        assert!(!committer.never(&state, &[&named]).await.expect("asked")[0]);
+        assert_eq!(committer.prove(&state, &[&named]).await.expect("asked"), [Proof::In]);
         assert!(committer.remove(&losers).await.is_empty());
         assert_eq!(world.rows().await.last(), Some(&("a".to_owned(), 6, 7)));
         // One attempt leaves nothing.
         let mut commit = Commit::new(world.change("a", "a1", &state, Some(7), 9));
         let done = committer.run(&mut commit, &state, &CancellationToken::new()).await.expect("never halts here");
         let Ending::Done { state, ours: true } = done else { panic!("{done:?}") };
-        assert_eq!(committer.losers(&commit, &state).await.expect("asked"), None);
+        assert_eq!(committer.losers(&commit, &state, true).await.expect("asked"), None);
     });
 }

@@ -41,6 +41,21 @@ async fn what_was_staged_is_there_after_a_crash_until_it_is_settled() {
 }
 
 #[tokio::test]
+async fn what_was_settled_before_an_orderly_end_is_not_looked_at_again() {
+    for synced in [false, true] {
+        let disk = Arc::new(MemoryDisk::new());
+        let ledger = reopened(&disk).await;
+        ledger.stage(&owner(1), "s3://b/1").await.expect("stage");
+        ledger.settle(&owner(1)).await.expect("settle");
+        if synced {
+            ledger.sync().await.expect("synced");
+        }
+        disk.crash();
+        assert_eq!(open(&reopened(&disk).await).is_empty(), synced);
+    }
+}
+
+#[tokio::test]
 async fn an_upload_id_is_there_after_a_crash() {
     let disk = Arc::new(MemoryDisk::new());
     let ledger = reopened(&disk).await;

@@ -228,11 +228,13 @@ impl Instance {
                 };
                 if !health.is_empty() && watched.all(over) {
                     world.note(&life.process.name, "is at rest");
-                    // A proof needs a table that goes on.
-                    for table in self.scenario.tables() {
-                        foreign::act(&world, &table, foreign::Deed::Append).await;
+                    // A proof needs a table that goes on, also after the other instance has come to rest.
+                    for rest in [grace / 4, grace - grace / 4] {
+                        for table in self.scenario.tables() {
+                            foreign::act(&world, &table, foreign::Deed::Append).await;
+                        }
+                        tokio::time::sleep(rest).await;
                     }
-                    tokio::time::sleep(grace).await;
                     self.end(life).await;
                     return;
                 }
