@@ -27,6 +27,7 @@ impl Process {
     pub(crate) fn start(workers: usize) -> Result<Self> {
         // A second call in one process finds the provider in place.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        crate::commit::avro_names::install();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers.max(1))
             .max_blocking_threads(workers.max(1).saturating_add(BLOCKING_MORE))

@@ -13,15 +13,15 @@ use flate2::write::DeflateEncoder;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 const MAGIC: &[u8] = b"Obj\x01";
-const CODEC: &str = "avro.codec";
+pub(crate) const CODEC: &str = "avro.codec";
 /// A header larger than this is not one of a manifest or list.
 const HEADER_ENTRIES_MAX: usize = 10_000;
 
 /// A container taken apart as far as its blocks.
-struct Container<'a> {
-    header: BTreeMap<String, Vec<u8>>,
-    sync: [u8; 16],
-    blocks: &'a [u8],
+pub(crate) struct Container<'a> {
+    pub(crate) header: BTreeMap<String, Vec<u8>>,
+    pub(crate) sync: [u8; 16],
+    pub(crate) blocks: &'a [u8],
 }
 
 /// The header entries of a container.
@@ -77,7 +77,7 @@ fn deflate(block: &[u8]) -> Result<Vec<u8>> {
 }
 
 impl<'a> Container<'a> {
-    fn parse(bytes: &'a [u8]) -> Result<Self> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self> {
         let mut cursor = Cursor(bytes);
         if cursor.take(MAGIC.len())? != MAGIC {
             return Err(broken("does not begin as one"));
@@ -106,17 +106,17 @@ impl<'a> Container<'a> {
 }
 
 /// The rest of the input.
-struct Cursor<'a>(&'a [u8]);
+pub(crate) struct Cursor<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Cursor<'a> {
-    fn take(&mut self, n: usize) -> Result<&'a [u8]> {
+    pub(crate) fn take(&mut self, n: usize) -> Result<&'a [u8]> {
         let (head, tail) = self.0.split_at_checked(n).ok_or_else(|| broken("ends early"))?;
         self.0 = tail;
         Ok(head)
     }
 
     /// A zig-zag varint.
-    fn long(&mut self) -> Result<i64> {
+    pub(crate) fn long(&mut self) -> Result<i64> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
             let byte = self.take(1)?[0];
@@ -128,7 +128,7 @@ impl<'a> Cursor<'a> {
         Err(broken("has a number that does not end"))
     }
 
-    fn bytes(&mut self) -> Result<&'a [u8]> {
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8]> {
         let n = self.long()?;
         self.take(usize::try_from(n).map_err(|_| broken("has a negative length"))?)
     }
@@ -148,7 +148,7 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn broken(how: impl std::fmt::Display) -> Error {
+pub(crate) fn broken(how: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Corrupt, format!("an Avro container {how}"))
 }
 

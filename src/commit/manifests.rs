@@ -11,6 +11,7 @@ use iceberg::spec::{
 };
 
 use crate::commit::avro;
+use crate::commit::skim::{self, Plans};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::table::TableState;
@@ -197,7 +198,7 @@ pub(crate) async fn any_live(storage: &Storage, file: &ManifestFile, wanted: imp
     if file.content != ManifestContentType::Data || !(file.has_added_files() || file.has_existing_files()) {
         return Ok(false);
     }
-    let named = named(storage, &file.manifest_path).await?;
+    let named = named(storage, &file.manifest_path, &Plans::default()).await?;
     Ok(named.iter().any(|file| file.live && wanted(&file.location)))
 }
 
@@ -208,17 +209,23 @@ pub(crate) struct Named {
     pub(crate) bytes: u64,
     /// Whether the entry is live: ADDED or EXISTING.
     pub(crate) live: bool,
+    /// The snapshot that added it; `None`: the one that added the manifest.
+    pub(crate) snapshot_id: Option<i64>,
 }
 
 /// Every file that a manifest names, live or not.
-pub(crate) async fn named(storage: &Storage, location: &str) -> Result<Vec<Named>> {
+pub(crate) async fn named(storage: &Storage, location: &str, plans: &Plans) -> Result<Vec<Named>> {
     let bytes = storage.read(location).await?;
+    if let Some(named) = skim::named(&bytes, plans).context(ErrorKind::Corrupt, || format!("manifest {location}"))? {
+        return Ok(named);
+    }
     let manifest = Manifest::parse_avro(&bytes).context(ErrorKind::Corrupt, || format!("manifest {location}"))?;
     let entries = manifest.entries().iter();
     let named = entries.map(|entry| Named {
         location: entry.file_path().to_owned(),
         bytes: entry.data_file().file_size_in_bytes(),
         live: entry.is_alive(),
+        snapshot_id: entry.snapshot_id(),
     });
     Ok(named.collect())
 }

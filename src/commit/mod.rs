@@ -3,11 +3,13 @@
 //! docs/protocol.md is the specification; each of its tables is a pure function here, golden-tested row by row.
 
 pub(crate) mod avro;
+pub mod avro_names;
 pub mod checkpoint;
 pub mod conflict;
 pub mod create;
 mod drive;
 mod effect;
+mod history;
 pub mod look;
 pub mod manifests;
 pub(crate) mod pending;
@@ -15,5 +17,6 @@ pub mod proof;
 pub mod properties;
 pub mod protocol;
 pub(crate) mod records;
+pub(crate) mod skim;
 pub(crate) mod snapshot;
 pub mod standing;

@@ -5,8 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use iceberg::spec::ManifestFile;
-
+use crate::commit::history::{History, Name};
 use crate::commit::manifests;
 use crate::error::Result;
 use crate::model::change::{Change, Data};
@@ -66,18 +65,23 @@ pub enum Proof {
 ///
 /// # Errors
 /// Whatever the store says: then there is no proof.
-pub(crate) async fn prove(storage: &Storage, state: &TableState, leftovers: &[&Leftover]) -> Result<Vec<Proof>> {
+pub(crate) async fn prove(
+    history: &History,
+    storage: &Storage,
+    state: &TableState,
+    leftovers: &[&Leftover],
+) -> Result<Vec<Proof>> {
     let open = || leftovers.iter().filter(|leftover| by_metadata(state, leftover) == Proof::Never);
     let submitted = || open().filter_map(|leftover| leftover.submitted_seqs.map(|(first, _)| (first, leftover)));
     // Nothing of ours can stand in what was written before our first body.
     let first = submitted().map(|(first, _)| first).min();
     let mut wanted = Wanted::default();
     for (_, leftover) in submitted() {
-        wanted.ids.extend(&leftover.snapshot_ids);
-        wanted.files.extend(leftover.files.iter().map(String::as_str));
+        wanted.ids(&leftover.snapshot_ids);
+        wanted.files(&leftover.files);
     }
     let reached = match first {
-        Some(first) => Reached::of(storage, state, first, &wanted).await?,
+        Some(first) => Reached::of(history, storage, state, first, &wanted).await?,
         None => Reached::default(), // no body ever left this process
     };
     let proved = |leftover: &&Leftover| match by_metadata(state, leftover) {
@@ -112,30 +116,43 @@ fn is_decided(state: &TableState, location: &String) -> bool {
 
 /// What is looked for in a table's history.
 #[derive(Debug, Default)]
-pub(crate) struct Wanted<'a> {
+pub(crate) struct Wanted {
     /// Snapshots, by what they added.
-    pub(crate) ids: BTreeSet<i64>,
+    ids: BTreeSet<i64>,
     /// Data files, manifests and lists.
-    pub(crate) files: BTreeSet<&'a str>,
+    files: BTreeSet<Name>,
+    /// Where the deepest of them would stand.
+    depth: Depth,
 }
 
 /// Where the names of what is wanted stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Depth {
+    #[default]
     Metadata,
     Lists,
     Manifests,
 }
 
-impl Wanted<'_> {
-    fn depth(&self) -> Depth {
-        let of = |file: &&str| match file {
-            file if manifests::is_list(file) => Depth::Metadata,
-            file if manifests::is_manifest(file) => Depth::Lists,
-            _ => Depth::Manifests,
-        };
-        let files = self.files.iter().map(of).max().unwrap_or(Depth::Metadata);
-        if self.ids.is_empty() { files } else { Depth::Manifests }
+impl Wanted {
+    /// Also looks for these files.
+    pub(crate) fn files(&mut self, files: &[String]) {
+        for file in files {
+            self.files.insert(Name::of(file));
+            self.depth = self.depth.max(match file {
+                file if manifests::is_list(file) => Depth::Metadata,
+                file if manifests::is_manifest(file) => Depth::Lists,
+                _ => Depth::Manifests,
+            });
+        }
+    }
+
+    /// Also looks for what these snapshots added.
+    fn ids(&mut self, ids: &[i64]) {
+        self.ids.extend(ids);
+        if !ids.is_empty() {
+            self.depth = Depth::Manifests;
+        }
     }
 }
 
@@ -143,58 +160,50 @@ impl Wanted<'_> {
 #[derive(Debug, Default)]
 pub(crate) struct Reached {
     ids: BTreeSet<i64>,
-    files: BTreeSet<String>,
+    files: BTreeSet<Name>,
 }
 
 impl Reached {
     /// Looks through all snapshots from sequence number `first` on, no deeper than it must: lists stand in the table's
-    /// metadata, manifests in lists, all else in manifests, each of which is read once.
+    /// metadata, manifests in lists, all else in manifests. What `history` has of them is not read again.
     ///
     /// # Errors
     /// Whatever the store says.
-    pub(crate) async fn of(storage: &Storage, state: &TableState, first: i64, wanted: &Wanted<'_>) -> Result<Self> {
+    pub(crate) async fn of(
+        history: &History,
+        storage: &Storage,
+        state: &TableState,
+        first: i64,
+        wanted: &Wanted,
+    ) -> Result<Self> {
         let mut reached = Self::default();
         let mut seen = BTreeSet::new();
-        let depth = wanted.depth();
+        let format = state.metadata.format_version();
         for snapshot in state.metadata.snapshots().filter(|s| s.sequence_number() >= first) {
-            if wanted.files.contains(snapshot.manifest_list()) {
-                reached.files.insert(snapshot.manifest_list().to_owned());
-            }
-            if depth == Depth::Metadata {
+            let list = snapshot.manifest_list();
+            reached.files.extend(wanted.files.get(&Name::of(list)));
+            if wanted.depth == Depth::Metadata {
                 continue;
             }
-            for manifest in manifests::list(storage, snapshot.manifest_list(), state.metadata.format_version()).await? {
-                if manifest.sequence_number < first || !seen.insert(manifest.manifest_path.clone()) {
+            for manifest in history.listed(storage, list, format).await? {
+                if manifest.seq < first || !seen.insert(manifest.name) {
                     continue;
                 }
-                reached.meets(manifest.added_snapshot_id, &manifest.manifest_path, wanted);
-                if depth == Depth::Manifests {
-                    reached.read(storage, &manifest, wanted).await?;
+                reached.ids.extend(wanted.ids.get(&manifest.snapshot_id));
+                reached.files.extend(wanted.files.get(&manifest.name));
+                if wanted.depth == Depth::Manifests {
+                    let entries = history.entries(storage, &manifest).await?;
+                    reached.ids.extend(entries.snapshots.intersection(&wanted.ids));
+                    reached.files.extend(entries.files.iter().filter(|file| wanted.files.contains(file)));
                 }
             }
         }
         Ok(reached)
     }
 
-    async fn read(&mut self, storage: &Storage, manifest: &ManifestFile, wanted: &Wanted<'_>) -> Result<()> {
-        for entry in manifests::live_entries(storage, manifest).await? {
-            self.meets(entry.snapshot_id, entry.file.file_path(), wanted);
-        }
-        Ok(())
-    }
-
-    fn meets(&mut self, id: i64, file: &str, wanted: &Wanted<'_>) {
-        if wanted.ids.contains(&id) {
-            self.ids.insert(id);
-        }
-        if wanted.files.contains(file) {
-            self.files.insert(file.to_owned());
-        }
-    }
-
     /// Whether one of these was reached.
     pub(crate) fn any(&self, ids: &[i64], files: &[String]) -> bool {
-        ids.iter().any(|id| self.ids.contains(id)) || files.iter().any(|file| self.files.contains(file))
+        ids.iter().any(|id| self.ids.contains(id)) || files.iter().any(|file| self.files.contains(&Name::of(file)))
     }
 }
 

@@ -15,6 +15,7 @@ use crate::commit::checkpoint::{Chain, Taken};
 pub use crate::commit::drive::{Drive, Paused, stale_wait};
 use crate::commit::drive::{Step, Turn};
 use crate::commit::effect::{as_assumed, fit, metadata_effect, operator_effect, rebase};
+use crate::commit::history::History;
 use crate::commit::look::{Effect, Rebase, Seen, Verdict, look};
 use crate::commit::manifests;
 pub use crate::commit::pending::{Commit, Ending};
@@ -54,6 +55,8 @@ pub struct Committer {
     /// Loads in a row that were older.
     stale: u32,
     cache: ListCache,
+    /// What proofs have read.
+    history: History,
     ancestry: Ancestry,
 }
 
@@ -81,6 +84,7 @@ impl Committer {
             seen_seq: -1,
             stale: 0,
             cache: ListCache::default(),
+            history: History::default(),
             ancestry: Ancestry::default(),
         }
     }
@@ -142,11 +146,11 @@ impl Committer {
     /// Whatever catalog and store say of this table: then there is no proof. What they say of another one leaves unproved what
     /// has files there.
     pub async fn prove(&self, state: &TableState, leftovers: &[&Leftover]) -> Result<Vec<Proof>> {
-        let mut proofs = proof::prove(&self.storage, state, leftovers).await?;
-        let mut elsewhere: BTreeMap<&TableName, Wanted<'_>> = BTreeMap::new();
+        let mut proofs = proof::prove(&self.history, &self.storage, state, leftovers).await?;
+        let mut elsewhere: BTreeMap<&TableName, Wanted> = BTreeMap::new();
         for (leftover, _) in leftovers.iter().zip(&proofs).filter(|(_, proof)| **proof == Proof::Never) {
             for (table, files) in &leftover.elsewhere {
-                elsewhere.entry(table).or_default().files.extend(files.iter().map(String::as_str));
+                elsewhere.entry(table).or_default().files(files);
             }
         }
         for (table, wanted) in elsewhere {
@@ -165,9 +169,9 @@ impl Committer {
     }
 
     /// What any snapshot of another table reaches of `wanted`.
-    async fn reached(&self, table: &TableName, wanted: &Wanted<'_>) -> Result<Reached> {
+    async fn reached(&self, table: &TableName, wanted: &Wanted) -> Result<Reached> {
         let state = self.catalog.load(table).await?;
-        Reached::of(&self.shared.vended(&state.config)?, &state, 0, wanted).await
+        Reached::of(&self.history, &self.shared.vended(&state.config)?, &state, 0, wanted).await
     }
 
     /// What a commit that is in has written beside what its snapshot names: the lists of other attempts under the same id, and

@@ -11,6 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::commit::manifests;
+use crate::commit::skim::Plans;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::table::TableState;
 use crate::storage::Storage;
@@ -100,9 +101,10 @@ pub async fn dead(
     let mut theirs = manifests_of(storage, state, gone.lists.iter(), parallel, Some(&mut dead.unreadable)).await?;
     theirs.retain(|object, _| !kept.contains_key(object));
 
-    let mut files = named_by(storage, &theirs, parallel, &mut dead.unreadable).await?;
+    let plans = &Plans::default();
+    let mut files = named_by(storage, &theirs, parallel, plans, &mut dead.unreadable).await?;
     let mut live = stream::iter(kept.values().filter(|_| !files.is_empty()).cloned().collect::<Vec<_>>())
-        .map(|location| async move { manifests::named(storage, &location).await })
+        .map(|location| async move { manifests::named(storage, &location, plans).await })
         .buffer_unordered(parallel.max(1));
     while let Some(named) = live.try_next().await? {
         for file in named.iter().filter(|file| file.live) {
@@ -168,11 +170,12 @@ async fn named_by(
     storage: &Storage,
     manifests: &BTreeMap<Object, String>,
     parallel: usize,
+    plans: &Plans,
     missing: &mut Vec<String>,
 ) -> Result<BTreeMap<Object, (String, u64)>> {
     let mut files = BTreeMap::new();
     let mut reads = stream::iter(manifests.values().cloned().collect::<Vec<_>>())
-        .map(|location| async move { (manifests::named(storage, &location).await, location) })
+        .map(|location| async move { (manifests::named(storage, &location, plans).await, location) })
         .buffer_unordered(parallel.max(1));
     while let Some((read, location)) = reads.next().await {
         match read {

@@ -86,12 +86,19 @@ fn a_leftover_is_proved_by_what_must_be_read_and_no_more() {
             ("a body without a parent", start, Proof::Open),
             ("never sent", unsent, Proof::Never),
         ] {
-            assert_eq!(prove(&storage, &state, &[&leftover]).await.expect("asked"), [expected], "{case}");
+            assert_eq!(
+                prove(&History::default(), &storage, &state, &[&leftover]).await.expect("asked"),
+                [expected],
+                "{case}"
+            );
         }
         assert_eq!(reads(), 0, "nothing but the metadata was needed");
         // A manifest stands in a list, a data file in a manifest: here there is none to be read, so there is no proof.
         for file in ["memory:///t/metadata/9-x.avro", "memory:///t/data/1.parquet"] {
-            assert!(prove(&storage, &state, &[&sent(&[file.to_owned()])]).await.is_err(), "{file}");
+            assert!(
+                prove(&History::default(), &storage, &state, &[&sent(&[file.to_owned()])]).await.is_err(),
+                "{file}"
+            );
         }
     });
 }

@@ -79,7 +79,7 @@ pub fn seed_without(seed: u64, without: BTreeSet<u64>) -> Report {
 }
 
 fn in_thread(seed: u64, without: BTreeSet<u64>, given: Option<Scenario>) -> Report {
-    hear_panics();
+    once();
     let thread = std::thread::Builder::new().name(format!("seed-{seed}")).stack_size(16 << 20);
     let running = thread.spawn(move || {
         interpose::arm(seed);
@@ -106,10 +106,11 @@ fn in_thread(seed: u64, without: BTreeSet<u64>, given: Option<Scenario>) -> Repo
     })
 }
 
-/// A panic within a task of the daemon is a violation.
-fn hear_panics() {
+/// What holds for the whole process: a panic within a task of the daemon is a violation.
+fn once() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        frazil::commit::avro_names::install();
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             PANIC.with_borrow_mut(|held| {
