@@ -20,6 +20,8 @@ use frazil_sim::shrink;
 const WARM_UP: u64 = 7;
 /// Lines of a story.
 const STORY: usize = 60;
+/// How often it is told how far it is.
+const PROGRESS: Duration = Duration::from_secs(20);
 
 /// Runs the real daemon on virtual time against every fault, seed by seed.
 #[derive(Debug, Parser)]
@@ -86,8 +88,14 @@ fn main() -> ExitCode {
     drop(sender);
     let mut total = Total::default();
     let mut failed = Vec::new();
+    let mut told = began;
     for report in reports {
         total.add(&report);
+        if told.elapsed() >= PROGRESS {
+            told = Instant::now();
+            let rate = total.rate(began.elapsed().as_secs_f64());
+            eprintln!("{} of {seeds} seeds, {rate:.2} a second, {} violations", total.seeds, failed.len());
+        }
         if flags.verbose || flags.replay.is_some() {
             println!("{}", line(&report));
         }
@@ -181,12 +189,17 @@ impl Total {
         for (what, times) in self.met.iter().filter(|(what, _)| !expected.contains(what)) {
             println!("  {times:>8}  {what}");
         }
-        #[allow(clippy::cast_precision_loss)] // a rate
-        let rate = self.seeds as f64 / seconds.max(0.001);
+        let rate = self.rate(seconds);
         println!(
             "{} seeds in {seconds:.1} s: {rate:.2} a second on {jobs} threads, {} commits sent a seed",
             self.seeds,
             self.attempts / self.seeds.max(1)
         );
+    }
+
+    /// Seeds a second.
+    #[allow(clippy::cast_precision_loss)]
+    fn rate(&self, seconds: f64) -> f64 {
+        self.seeds as f64 / seconds.max(0.001)
     }
 }
