@@ -538,7 +538,10 @@ impl Committer {
                 "it was dropped and created anew: bring the old one back, or set the positions in the new one with \
                  `frazil checkpoint set`, then restart the pipeline",
             )),
-            _ => {
+            held => {
+                if let Some(ledger) = self.ledger.as_ref().filter(|_| held.is_none()) {
+                    ledger.means(&self.table, uuid);
+                }
                 self.uuid = Some(uuid);
                 Ok(())
             }

@@ -94,7 +94,8 @@ fn by_decision(entries: Vec<LedgerEntry>) -> Vec<Left> {
 async fn clean_one(shared: &Shared, left: &Left) -> Result<()> {
     let Left { owner, entries, sealed, elsewhere } = left;
     let beside = elsewhere.keys().map(|table| LedgerOwner { table: table.clone(), snapshot_id: owner.snapshot_id });
-    let owners: Vec<LedgerOwner> = beside.chain([owner.clone()]).collect();
+    // Its own comes last.
+    let mut owners: Vec<LedgerOwner> = beside.chain([owner.clone()]).collect();
     for (catalog, source) in shared.catalogs.iter() {
         let state = match source.load(&owner.table).await {
             Ok(state) => state,
@@ -102,20 +103,27 @@ async fn clean_one(shared: &Shared, left: &Left) -> Result<()> {
             Err(error) => return Err(error),
         };
         let many = state.metadata.snapshots().count() > SNAPSHOTS_MAX;
-        if many {
+        // Its table may live on under another name, and have them.
+        let other = !are_of(&state, entries) || {
+            let mut other = false;
+            for (table, entries) in elsewhere {
+                other |= !are_of(&source.load(table).await?, entries);
+            }
+            other
+        };
+        if many || other {
             tracing::info!(table = %owner.table, files = entries.len(), "leftovers are the orphan sweep's");
+            return forget(shared, &owners).await;
         }
-        if many || state.metadata.snapshot_by_id(owner.snapshot_id).is_some() {
-            let beside = if many { Vec::new() } else { unnamed(shared, &state, owner, entries).await? };
-            let settled = owners.iter().filter(|settled| beside.is_empty() || *settled != owner);
-            for owner in settled {
-                shared.ledger.settle(owner).await?;
+        if state.metadata.snapshot_by_id(owner.snapshot_id).is_some() {
+            let unnamed = unnamed(shared, &state, owner, entries).await?;
+            if unnamed.is_empty() {
+                return forget(shared, &owners).await;
             }
-            if !beside.is_empty() {
-                let left = left_by(&state, Leftover::unsent(beside, owner.clone()));
-                shared.table(catalog, &owner.table)?.leave(left).await;
-            }
-            return Ok(());
+            owners.pop();
+            let left = left_by(&state, Leftover::unsent(unnamed, owner.clone()));
+            shared.table(catalog, &owner.table)?.leave(left).await;
+            return forget(shared, &owners).await;
         }
         abort_uploads(&shared.storage.vended(&state.config)?, entries).await?;
         let names = |entries: &Vec<LedgerEntry>| entries.iter().map(|entry| entry.location.clone()).collect();
@@ -133,6 +141,18 @@ async fn clean_one(shared: &Shared, left: &Left) -> Result<()> {
         };
         shared.table(catalog, &owner.table)?.leave(left_by(&state, left)).await;
         return Ok(());
+    }
+    Ok(())
+}
+
+/// Whether what is under the table's name is the table that `entries` were made for.
+fn are_of(state: &TableState, entries: &[LedgerEntry]) -> bool {
+    entries.iter().all(|entry| entry.table_uuid.is_none_or(|uuid| uuid == state.metadata.uuid()))
+}
+
+async fn forget(shared: &Shared, owners: &[LedgerOwner]) -> Result<()> {
+    for owner in owners {
+        shared.ledger.settle(owner).await?;
     }
     Ok(())
 }

@@ -751,3 +751,27 @@ fn the_list_of_a_start_record_that_was_not_needed_is_left_to_the_orphan_sweep() 
         assert_eq!(ledger.open_entries(), []);
     });
 }
+
+/// Under its name there may be another table by now, and the files live on in the one that they were made for.
+#[test]
+fn leftovers_of_a_table_that_was_renamed_are_not_taken_for_its_successors() {
+    on_virtual_time(async {
+        let world = World::new(11);
+        let mut config = config("shop.events", None, 100);
+        world.run(&config, None).await;
+        let table: TableName = "shop.events".parse().expect("valid");
+        let live = world.files("shop.events").await.remove(0);
+        let ledger = Ledger::open(world.disk.clone(), ENTRIES_MAX).await.expect("a ledger");
+        ledger.means(&table, world.catalog.load(&table).await.expect("there").metadata.uuid());
+        ledger.stage(&LedgerOwner { table: table.clone(), snapshot_id: 7 }, &live).await.expect("noted");
+        drop(ledger);
+        world.catalog.rename(&table, &"shop.old".parse().expect("valid")).await.expect("renamed");
+        let settings = config.pipelines.values().next().expect("one").clone();
+        config.pipelines = [(PipelineName::new("p2"), settings)].into();
+        rate(&mut config, 12_000, 1);
+        pipeline_of(&mut config).commit.freshness = Duration::from_secs(300);
+        world.run(&config, Some(Duration::from_secs(2_500))).await;
+        assert!(world.storage.exists(&live).await.expect("asked"), "a live file was deleted");
+        assert_eq!(world.files("shop.old").await[0], live);
+    });
+}

@@ -12,6 +12,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::disk::Disk;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -42,6 +43,8 @@ pub struct LedgerEntry {
     pub owner: LedgerOwner,
     /// Where it is, or would have been.
     pub location: String,
+    /// The table's uuid when it was begun: under its name there may be another one by now.
+    pub table_uuid: Option<Uuid>,
     /// Unfinished uploads of it: `Storage::abort_upload` takes these.
     pub upload_ids: Vec<String>,
 }
@@ -56,12 +59,21 @@ pub struct Ledger {
     entries_max: usize,
 }
 
-/// Upload ids by location by owner.
-type Open = BTreeMap<LedgerOwner, BTreeMap<String, Vec<String>>>;
+/// What is noted of one object.
+#[derive(Debug, Default)]
+struct Noted {
+    table_uuid: Option<Uuid>,
+    upload_ids: Vec<String>,
+}
+
+/// By location by owner.
+type Open = BTreeMap<LedgerOwner, BTreeMap<String, Noted>>;
 
 #[derive(Default)]
 struct State {
     open: Open,
+    /// Which tables are meant by their names.
+    tables: BTreeMap<TableName, Uuid>,
     entries: usize,
     /// Lines not yet handed to the disk.
     pending: Vec<u8>,
@@ -98,6 +110,9 @@ struct Note {
     location: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     upload: String,
+    /// Of the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    uuid: Option<Uuid>,
 }
 
 impl Ledger {
@@ -115,6 +130,11 @@ impl Ledger {
         let ledger = Self { disk, state, writing: Arc::default(), entries_max };
         ledger.flush(0, true).await?;
         Ok(ledger)
+    }
+
+    /// Objects staged for the table `name` from now on are meant for the table with this uuid.
+    pub fn means(&self, name: &TableName, uuid: Uuid) {
+        self.state().tables.insert(name.clone(), uuid);
     }
 
     /// Notes that an object is about to be created. Durable on return: create it only then.
@@ -139,9 +159,10 @@ impl Ledger {
                 )
                 .with_hint("commits are not being settled: look at the tables whose commits are unresolved"));
             }
+            let uuid = state.tables.get(&owner.table).copied();
             for location in locations {
-                state.apply(owner, location, None);
-                state.note(&Line::Stage(Note::new(owner, location, "")))?;
+                state.apply(owner, location, None, uuid);
+                state.note(&Line::Stage(Note { uuid, ..Note::new(owner, location, "") }))?;
             }
             state.noted
         };
@@ -155,8 +176,9 @@ impl Ledger {
     pub async fn multipart(&self, owner: &LedgerOwner, location: &str, upload_id: &str) -> Result<()> {
         let upto = {
             let mut state = self.state();
-            state.apply(owner, location, Some(upload_id));
-            state.note(&Line::Multipart(Note::new(owner, location, upload_id)))?;
+            let uuid = state.tables.get(&owner.table).copied();
+            state.apply(owner, location, Some(upload_id), uuid);
+            state.note(&Line::Multipart(Note { uuid, ..Note::new(owner, location, upload_id) }))?;
             state.noted
         };
         self.flush(upto, true).await
@@ -190,11 +212,12 @@ impl Ledger {
     /// All that is open, in the order of owners and locations.
     pub fn open_entries(&self) -> Vec<LedgerEntry> {
         let state = self.state();
-        let of_owner = |(owner, objects): (&LedgerOwner, &BTreeMap<String, Vec<String>>)| {
-            let entry = |(location, upload_ids): (&String, &Vec<String>)| LedgerEntry {
+        let of_owner = |(owner, objects): (&LedgerOwner, &BTreeMap<String, Noted>)| {
+            let entry = |(location, noted): (&String, &Noted)| LedgerEntry {
                 owner: owner.clone(),
                 location: location.clone(),
-                upload_ids: upload_ids.clone(),
+                table_uuid: noted.table_uuid,
+                upload_ids: noted.upload_ids.clone(),
             };
             objects.iter().map(entry).collect::<Vec<_>>()
         };
@@ -268,7 +291,9 @@ impl State {
             state.lines = state.lines.saturating_add(1);
             let whole = text.ends_with(b"\n");
             match serde_json::from_slice::<Line>(text).ok().filter(|_| whole).and_then(Line::read) {
-                Some((owner, Some((location, upload)))) => state.apply(&owner, &location, upload.as_deref()),
+                Some((owner, Some(Object { location, upload, uuid }))) => {
+                    state.apply(&owner, &location, upload.as_deref(), uuid);
+                }
                 Some((owner, None)) => {
                     let gone = state.open.remove(&owner).unwrap_or_default();
                     state.entries = state.entries.saturating_sub(gone.len());
@@ -283,14 +308,14 @@ impl State {
         Ok(state)
     }
 
-    fn apply(&mut self, owner: &LedgerOwner, location: &str, upload: Option<&str>) {
+    fn apply(&mut self, owner: &LedgerOwner, location: &str, upload: Option<&str>, table_uuid: Option<Uuid>) {
         let objects = self.open.entry(owner.clone()).or_default();
         if !objects.contains_key(location) {
-            objects.insert(location.to_owned(), Vec::new());
+            objects.insert(location.to_owned(), Noted { table_uuid, upload_ids: Vec::new() });
             self.entries = self.entries.saturating_add(1);
         }
-        if let Some((upload, ids)) = upload.zip(objects.get_mut(location)) {
-            ids.push(upload.to_owned());
+        if let Some((upload, noted)) = upload.zip(objects.get_mut(location)) {
+            noted.upload_ids.push(upload.to_owned());
         }
     }
 
@@ -305,10 +330,11 @@ impl State {
         let mut bytes = Vec::new();
         write_line(&mut bytes, &Header { ledger: "frazil".to_owned(), version: VERSION })?;
         for (owner, objects) in &self.open {
-            for (location, uploads) in objects {
-                write_line(&mut bytes, &Line::Stage(Note::new(owner, location, "")))?;
-                for upload in uploads {
-                    write_line(&mut bytes, &Line::Multipart(Note::new(owner, location, upload)))?;
+            for (location, noted) in objects {
+                let note = |upload| Note { uuid: noted.table_uuid, ..Note::new(owner, location, upload) };
+                write_line(&mut bytes, &Line::Stage(note("")))?;
+                for upload in &noted.upload_ids {
+                    write_line(&mut bytes, &Line::Multipart(note(upload)))?;
                 }
             }
         }
@@ -320,7 +346,13 @@ impl Note {
     fn new(owner: &LedgerOwner, location: &str, upload: &str) -> Self {
         let mut table = owner.table.namespace().to_vec();
         table.push(owner.table.name().to_owned());
-        Self { table, snapshot: owner.snapshot_id, location: location.to_owned(), upload: upload.to_owned() }
+        Self {
+            table,
+            snapshot: owner.snapshot_id,
+            location: location.to_owned(),
+            upload: upload.to_owned(),
+            uuid: None,
+        }
     }
 
     fn owner(&self) -> Option<LedgerOwner> {
@@ -331,15 +363,26 @@ impl Note {
 }
 
 impl Line {
-    /// The owner, and what became of which object: nothing for a settlement.
-    #[allow(clippy::type_complexity)] // one use
-    fn read(self) -> Option<(LedgerOwner, Option<(String, Option<String>)>)> {
+    /// The owner, and which object: nothing for a settlement.
+    fn read(self) -> Option<(LedgerOwner, Option<Object>)> {
         match self {
-            Self::Stage(note) => Some((note.owner()?, Some((note.location, None)))),
-            Self::Multipart(note) => Some((note.owner()?, Some((note.location, Some(note.upload))))),
+            Self::Stage(note) => {
+                Some((note.owner()?, Some(Object { location: note.location, upload: None, uuid: note.uuid })))
+            }
+            Self::Multipart(note) => {
+                let upload = Some(note.upload.clone());
+                Some((note.owner()?, Some(Object { location: note.location, upload, uuid: note.uuid })))
+            }
             Self::Settle(note) => Some((note.owner()?, None)),
         }
     }
+}
+
+/// What a line says of an object.
+struct Object {
+    location: String,
+    upload: Option<String>,
+    uuid: Option<Uuid>,
 }
 
 fn write_line(to: &mut Vec<u8>, line: &impl Serialize) -> Result<()> {

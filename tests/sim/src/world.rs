@@ -51,8 +51,16 @@ pub struct Figures {
     pub attempts: u64,
     /// Commits of theirs that came in.
     pub commits: u64,
+    /// Loads of tables.
+    pub loads: u64,
     /// Reads from the store, listings included.
     pub reads: u64,
+    /// Those of manifest lists.
+    pub lists: u64,
+    /// Those of manifests.
+    pub manifests: u64,
+    /// Those of a list or manifest that was read before, whoever read it.
+    pub reads_again: u64,
     /// Data files written, and their bytes.
     pub data_files: u64,
     /// Bytes of them.
@@ -99,6 +107,8 @@ struct Inner {
     /// What a snapshot was first submitted on: parent and schema.
     first_base: BTreeMap<i64, (Option<i64>, Option<i32>)>,
     figures: Figures,
+    /// Objects that were read.
+    read: BTreeSet<Path>,
     /// The manifest list that a process last sent for a snapshot, and the last sequence number that a load showed it.
     sent: BTreeMap<(String, i64), String>,
     shown: BTreeMap<(String, TableName), i64>,
@@ -187,15 +197,25 @@ impl World {
     /// A load was answered.
     pub fn shows(&self, process: &str, state: &TableState) {
         let seq = state.metadata.last_sequence_number();
-        self.inner().shown.insert((process.to_owned(), state.name.clone()), seq);
+        let mut inner = self.inner();
+        inner.figures.loads += 1;
+        inner.shown.insert((process.to_owned(), state.name.clone()), seq);
     }
 
     /// A daemon asks the store for something.
     pub fn requests(&self, op: &str, path: &Path, bytes: u64) {
         let mut inner = self.inner();
+        let name = path.filename().unwrap_or_default();
+        let again = op == "get" && name.ends_with(".avro") && !inner.read.insert(path.clone());
         let figures = &mut inner.figures;
         match op {
-            "get" | "list" => figures.reads += 1,
+            "get" | "list" => {
+                figures.reads += 1;
+                let is_list = name.contains("snap-");
+                figures.lists += u64::from(is_list);
+                figures.manifests += u64::from(!is_list && name.ends_with(".avro"));
+                figures.reads_again += u64::from(again);
+            }
             "put" | "put part" if path.as_ref().ends_with(".parquet") => {
                 figures.data_files += 1;
                 figures.data_bytes += bytes;

@@ -26,7 +26,7 @@ fn ends_well(report: &Report) {
 }
 
 #[test]
-fn no_attempt_uploads_data_again() {
+fn no_attempt_uploads_data_or_reads_history_again() {
     run::seed(7);
     for writers in [0, 1, 2, 8] {
         let mut scenario = calm();
@@ -35,13 +35,20 @@ fn no_attempt_uploads_data_again() {
         let report = run::scenario(3, scenario);
         ends_well(&report);
         let f = report.figures;
-        println!(
-            "{writers} foreign writers: {} commits, {} attempts, {} reads, {} data files of {} bytes, {} other objects of {} bytes",
-            f.commits, f.attempts, f.reads, f.data_files, f.data_bytes, f.metadata_files, f.metadata_bytes
-        );
+        println!("{writers} foreign writers: {f:?}");
         assert!(f.commits > 20, "{f:?}");
         // A file for each commit but the start record, however often it was tried.
         assert!(f.data_files <= f.commits, "{f:?}");
+        // An attempt that others were faster than is looked at with one load, on a head whose list was not seen before; beside
+        // these there are the start and the rounds of proofs, which read no list for a list.
+        assert!(f.loads <= 6 + f.attempts - f.commits, "{f:?}");
+        assert!(f.lists <= 2 + f.attempts - f.commits, "{f:?}");
+        // Manifests are read to be merged, each once, whoever wrote it.
+        assert_eq!(f.reads_again, 0, "{f:?}");
+        assert!(f.manifests <= f.metadata_files + writers * 60, "{f:?}");
+        // A manifest of what is added for each change, and for each attempt a list and at most one merge, all small.
+        assert!(f.metadata_files <= f.commits + 2 * f.attempts, "{f:?}");
+        assert!(f.metadata_bytes <= 20_000 * f.attempts, "{f:?}");
     }
 }
 
