@@ -419,7 +419,9 @@ impl Auditor {
         }
         for pipeline in &self.pipelines {
             let record = self.record(&pipeline.anchor, pipeline);
-            if record.is_some_and(|r| r.sealed.iter().any(|s| key(s).as_ref() == path)) {
+            // An older record may name what was finished and forgotten since.
+            let stands = !self.set_back.contains(&pipeline.anchor);
+            if stands && record.is_some_and(|r| r.sealed.iter().any(|s| key(s).as_ref() == path)) {
                 return Some(format!("the checkpoint of {}", pipeline.name));
             }
         }

@@ -30,6 +30,9 @@ pub const WAREHOUSE: &str = "memory:///wh";
 /// Whether every event is told as it happens: for seeds that do not end.
 pub static LIVE: AtomicBool = AtomicBool::new(false);
 
+/// After so long a table counts as idle.
+const IDLE: Duration = Duration::from_secs(2 * 86_400);
+
 /// States kept to be given out once more, stale.
 const STALE_MAX: usize = 6;
 
@@ -112,6 +115,8 @@ struct Inner {
     sent: BTreeMap<(String, i64), String>,
     shown: BTreeMap<(String, TableName), i64>,
     expirer_shown: BTreeMap<TableName, TableState>,
+    /// When a daemon last committed to a table.
+    last_ours: BTreeMap<TableName, Duration>,
     /// How often an instance has written a checkpoint to a table.
     wrote: BTreeMap<(char, uuid::Uuid, String), u64>,
 }
@@ -235,6 +240,18 @@ impl World {
         }
         for theirs in met {
             self.cover(format!("conflict table × Append × {theirs}"));
+        }
+    }
+
+    /// A table beside the anchor that had no rows for days gets some again.
+    fn cover_idleness(&self, actor: &str, table: &TableName) {
+        if !actor.starts_with(['a', 'b']) || self.with_auditor(|a| a.pipelines.iter().any(|p| p.anchor == *table)) {
+            return;
+        }
+        let now = self.clock.elapsed();
+        let before = self.inner().last_ours.insert(table.clone(), now);
+        if before.is_some_and(|before| now.saturating_sub(before) > IDLE) {
+            self.cover("a table beside the anchor × idle for days");
         }
     }
 
@@ -394,6 +411,7 @@ impl World {
                 self.inner().figures.commits += u64::from(actor != "foreign");
                 self.cover_conflicts(commit, state);
                 self.begins_again(actor, commit, state);
+                self.cover_idleness(actor, &state.name);
                 self.changed(actor, state).await;
             }
             Outcome::Refused(error) => {
@@ -412,7 +430,8 @@ impl World {
             TableUpdate::AddSchema { schema } => Some(schema),
             _ => None,
         });
-        let percent = if evolves.is_some() && percent > 0 { 50 } else { percent };
+        let removes = commit.updates.iter().any(|update| matches!(update, TableUpdate::RemoveSnapshots { .. }));
+        let percent = if (evolves.is_some() || removes) && percent > 0 { 50 } else { percent };
         if !self.happens(percent) || !self.step() {
             return;
         }
