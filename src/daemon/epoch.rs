@@ -15,7 +15,7 @@ use crate::daemon::sealed::{self, STAGED_MAX_MS, Sealed, SealedPart};
 use crate::daemon::table::TableHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::change::{Change, PipelineDelta};
-use crate::model::checkpoint::{Checkpoint, Delta};
+use crate::model::checkpoint::{self, Checkpoint, Delta};
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
 use crate::quality::quarantine;
@@ -81,7 +81,9 @@ impl Pipeline {
         handle: &TableHandle,
     ) -> Result<TableState> {
         let mut base = handle.load().await?;
-        part.is_of(&base)?;
+        if let Err(another) = part.is_of(&base) {
+            return self.passed_over(sealed, handle).await?.ok_or(another);
+        }
         let mut staged = part.staged()?;
         let mut change = sealed.change(part, staged.clone(), self.config.on_rollback);
         let mut owners = Vec::new();
@@ -121,6 +123,18 @@ impl Pipeline {
                 other => return Err(Error::new(ErrorKind::Internal, format!("an append cannot end so: {other:?}"))),
             }
         }
+    }
+
+    /// A table that is another one by now gets nothing of an epoch, once an operator has set its positions past it.
+    async fn passed_over(&mut self, sealed: &Sealed, handle: &TableHandle) -> Result<Option<TableState>> {
+        let (state, standing) = handle.standing(self.asker(BTreeSet::new())).await?;
+        Ok(match standing {
+            Standing::At(taken) => {
+                let past = sealed.delta.standing(&taken.checkpoint.positions) == checkpoint::Standing::Behind;
+                past.then_some(state)
+            }
+            Standing::New => None,
+        })
     }
 
     /// Drives a change to an end that is known, however long it takes.

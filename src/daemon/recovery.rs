@@ -1,19 +1,21 @@
 //! The whole daemon after others have dealt with its tables: records gone, tables dropped, branches rolled back.
 #![cfg(test)]
 
-use iceberg::spec::{Operation, Snapshot, SnapshotReference, SnapshotRetention, Summary};
+use iceberg::spec::{
+    Operation, Schema, Snapshot, SnapshotReference, SnapshotRetention, SortOrder, Summary, UnboundPartitionSpec,
+};
 use iceberg::{TableRequirement, TableUpdate};
 
 use super::tests::{SHOP, World, column, config, each_once, files_by_number, pipeline_of, rate};
 use super::*;
-use crate::catalog::{Outcome, PreparedCommit};
+use crate::catalog::{CreateTable, Outcome, PreparedCommit};
 use crate::commit::checkpoint::Chain;
 use crate::commit::protocol::{Commit, Committer, Ending};
 use crate::config::{ColumnConfig, OnChange, OnRollback, RejectLimit};
 use crate::daemon::outage::{FailingCatalog, Outage};
 use crate::env::virtual_time::on_virtual_time;
 use crate::model::change::{Append, Change, Data, OperatorEdit, PipelineDelta};
-use crate::model::checkpoint::{Checkpoint, Delta, Position};
+use crate::model::checkpoint::{Checkpoint, Delta, Position, Record};
 use crate::model::ids::{MAIN, PartitionId};
 use crate::model::table::TableState;
 use crate::storage::disk::MemoryDisk;
@@ -344,6 +346,52 @@ fn a_table_beside_the_anchor_that_is_rolled_back_under_a_running_pipeline_halts_
         let (ended, ()) = tokio::join!(world.env.timeout(Duration::from_secs(60), run), foreign);
         let error = ended.expect("it halts").remove(&PipelineName::new("p")).expect("ended").expect_err("halts");
         assert!(error.to_string().contains("shop.page_view") && error.to_string().contains("rolled back"), "{error}");
+    });
+}
+
+/// Its part of the epoch is of no use to the new table, and the epoch is decided: the way out that the hint names leads on.
+#[test]
+fn a_decided_epoch_passes_over_a_table_that_was_created_anew_once_its_positions_are_set() {
+    on_virtual_time(async {
+        let (world, mut config) = routed(60).await;
+        rate(&mut config, 2_000, 130);
+        let daemon = world.daemon(&config).await;
+        let foreign = async {
+            world.env.sleep(Duration::from_secs(4)).await;
+            world.roll_back("shop.page_view", 2).await;
+        };
+        let run = daemon.run(CancellationToken::new());
+        let (ended, ()) = tokio::join!(world.env.timeout(Duration::from_secs(60), run), foreign);
+        assert!(ended.is_some_and(|mut ended| ended.remove(&PipelineName::new("p")).is_some_and(|end| end.is_err())));
+        let old = world.state("shop.page_view").await;
+        world.catalog.drop_table(&old.name).await.expect("dropped");
+        let anew = CreateTable {
+            name: old.name.clone(),
+            location: None,
+            schema: Schema::builder()
+                .with_fields(old.metadata.current_schema().as_struct().fields().to_vec())
+                .build()
+                .expect("valid"),
+            spec: UnboundPartitionSpec::default(),
+            sort_order: SortOrder::unsorted_order(),
+            format_version: old.metadata.format_version(),
+            properties: Default::default(),
+        };
+        assert!(matches!(world.catalog.create(&anew).await, Outcome::Committed(_)));
+        let error = world.ending(&config).await.expect_err("halts");
+        assert!(error.to_string().contains("another one than when its part of an epoch was sealed"), "{error}");
+        asks(&error);
+        let anchor = world.state("shop.purchase").await;
+        let record = Record::parse(anchor.property("frazil.checkpoint.p@main").expect("there")).expect("valid");
+        let at = |partition: &str| match record.checkpoint.positions.get(&PartitionId::new(partition)) {
+            Some(Position::Offset(at)) => *at,
+            other => panic!("{other:?}"),
+        };
+        world.set("shop.page_view", &[("0", at("0")), ("1", at("1"))]).await;
+        world.run(&config, None).await;
+        let found = world.positions(&SHOP).await;
+        assert!(found.values().all(|times| *times == 1), "a row is doubled");
+        assert!((at("0") + 1..2_000).all(|n| found.contains_key(&("0".to_owned(), n))), "a row above is missing");
     });
 }
 

@@ -106,7 +106,7 @@ impl SealedPart {
             ErrorKind::Corrupt,
             format!("table {} is another one than when its part of an epoch was sealed", table.name),
         )
-        .with_hint("it was dropped and created anew: bring the old table back, or set the positions with `frazil checkpoint set`"))
+        .with_hint("it was dropped and created anew: bring the old table back, or set its positions with `frazil checkpoint set`, not below the anchor's"))
     }
 
     /// The files.

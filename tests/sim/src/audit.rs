@@ -10,7 +10,7 @@ use arrow::array::{Array, AsArray};
 use bytes::Bytes;
 use frazil::catalog::document;
 use frazil::model::checkpoint::{Position, Record};
-use frazil::model::ids::{MAIN, TableName};
+use frazil::model::ids::TableName;
 use frazil::model::table::TableState;
 use iceberg::spec::{FormatVersion, Manifest, ManifestFile, ManifestList};
 use object_store::ObjectStoreExt;
@@ -44,8 +44,8 @@ impl Watched {
         self.first + partition * self.rows + number
     }
 
-    fn record_key(&self) -> String {
-        format!("frazil.checkpoint.{}@{MAIN}", self.name)
+    fn record_key(&self, target: &str) -> String {
+        format!("frazil.checkpoint.{}@{target}", self.name)
     }
 }
 
@@ -56,8 +56,20 @@ pub struct Auditor {
     pub pipelines: Vec<Watched>,
     /// Rows by what names them in their own content.
     pub event_ids: BTreeMap<String, Row>,
+    /// The branch that the pipelines write to.
+    pub target: String,
     /// Rows that a rollback took out of a table's branch.
     pub rolled_back: BTreeSet<Row>,
+    /// Rows of which an operator has said that they stay away.
+    pub away: BTreeSet<Row>,
+    /// Tables that were set back, or dropped and created anew: what they hold is told by their own checkpoints.
+    pub set_back: BTreeSet<TableName>,
+    /// Tables that were dropped, as they were.
+    dropped: Vec<(TableName, Seen)>,
+    /// Where branches stood that were dropped.
+    headless: BTreeMap<TableName, i64>,
+    /// The table that a row was first seen in.
+    home: BTreeMap<Row, TableName>,
     /// Rows that a foreign engine deleted, by its snapshot.
     pub deleted: BTreeMap<i64, Vec<Row>>,
     manifests: BTreeMap<String, Arc<Vec<String>>>,
@@ -104,6 +116,11 @@ impl Seen {
 }
 
 impl Auditor {
+    /// An auditor of what pipelines write to the branch `target`.
+    pub fn of(target: &str) -> Self {
+        Self { target: target.to_owned(), ..Self::default() }
+    }
+
     /// A table has changed. What is wrong, if anything is.
     ///
     /// # Errors
@@ -158,7 +175,7 @@ impl Auditor {
             self.snapshots += 1;
         }
         seen.retained = metadata.snapshots().map(|s| s.snapshot_id()).collect();
-        seen.head = state.head(MAIN).map(|s| s.snapshot_id());
+        seen.head = state.head(&self.target).map(|s| s.snapshot_id());
         self.tables.insert(name.clone(), seen);
         for file in fresh {
             self.read(world, state, &file)
@@ -234,6 +251,7 @@ impl Auditor {
                     return Err(format!("row {place:?} says that it is {told:?}"));
                 }
                 rows.push(row);
+                self.home.entry(row).or_insert_with(|| state.name.clone());
             }
         }
         self.files.insert(path.to_owned(), Arc::new(rows));
@@ -281,7 +299,10 @@ impl Auditor {
 
     /// The rows that can be read at a snapshot of a table.
     pub fn rows_at(&self, table: &TableName, snapshot: Option<i64>) -> Vec<Row> {
-        let known = snapshot.and_then(|id| self.tables.get(table).and_then(|t| t.snapshots.get(&id)));
+        self.rows_of_snapshot(snapshot.and_then(|id| self.tables.get(table).and_then(|t| t.snapshots.get(&id))))
+    }
+
+    fn rows_of_snapshot(&self, known: Option<&Known>) -> Vec<Row> {
         let files = known.into_iter().flat_map(|k| k.manifests.iter()).flat_map(|m| self.manifests[m].iter());
         files.filter_map(|f| self.files.get(f)).flat_map(|rows| rows.iter().copied()).collect()
     }
@@ -310,24 +331,19 @@ impl Auditor {
         let count = self.readable()?;
         let gone = self.deleted_rows();
         for pipeline in &self.pipelines {
-            let record = self.tables.get(&pipeline.anchor).and_then(|t| t.record(t.head, &pipeline.record_key()));
+            let record = self.record(&pipeline.anchor, pipeline);
             let pending = match record {
-                Some(record) => pending(world, record).await?,
+                Some(record) => pending(world, record, self.set_back.contains(&pipeline.anchor)).await?,
                 None => BTreeMap::new(),
             };
             for partition in 0..pipeline.partitions {
                 let name = partition.to_string();
-                let at = record.and_then(|r| r.checkpoint.positions.iter().find(|(p, _)| p.as_str() == name));
-                let reached = match at {
-                    None => -1,
-                    Some((_, Position::Offset(at))) => *at,
-                    Some((_, other)) => return Err(format!("{}: position {other:?}", pipeline.name)),
-                };
+                let reached = reached(record, &name)?;
                 for number in 0..pipeline.rows {
                     let row = pipeline.row(partition, number);
                     let there = count[row as usize] > 0;
                     let n = i64::from(number);
-                    if n > reached && there {
+                    if n > reached && there && !self.claims(pipeline, row, &name, n)? {
                         return Err(format!(
                             "row {:?} is there, the checkpoint is at {reached}: {}",
                             self.place(row),
@@ -335,17 +351,38 @@ impl Auditor {
                         ));
                     }
                     let excused = gone.contains(&row)
-                        || (pipeline.keeps && self.rolled_back.contains(&row))
+                        || self.may_stay_away(pipeline, row)
                         || pending
                             .get(&name)
                             .is_some_and(|ranges| ranges.iter().any(|(from, to)| *from < n && n <= *to));
-                    if n <= reached && !there && !excused {
+                    if n <= reached && !there && !excused && !self.lacks(pipeline, row, &name, n)? {
                         return Err(format!("row {:?} is missing, the checkpoint is at {reached}", self.place(row)));
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    fn record(&self, table: &TableName, pipeline: &Watched) -> Option<&Record> {
+        self.tables.get(table).and_then(|t| t.record(t.head, &pipeline.record_key(&self.target)))
+    }
+
+    /// Whether a row above the anchor's checkpoint is where it may be: the anchor was set back, and the row's table was not.
+    fn claims(&self, pipeline: &Watched, row: Row, partition: &str, number: i64) -> Result<bool, String> {
+        let Some(home) = self.home.get(&row).filter(|home| **home != pipeline.anchor) else { return Ok(false) };
+        let set_back = self.set_back.contains(&pipeline.anchor);
+        Ok(set_back && reached(self.record(home, pipeline), partition)? >= number)
+    }
+
+    /// Whether a row's table beside the anchor was set back, and does not say that it has the row.
+    fn lacks(&self, pipeline: &Watched, row: Row, partition: &str, number: i64) -> Result<bool, String> {
+        let Some(home) = self.home.get(&row).filter(|home| **home != pipeline.anchor) else { return Ok(false) };
+        Ok(self.set_back.contains(home) && reached(self.record(home, pipeline), partition)? < number)
+    }
+
+    fn may_stay_away(&self, pipeline: &Watched, row: Row) -> bool {
+        self.away.contains(&row) || (pipeline.keeps && self.rolled_back.contains(&row))
     }
 
     /// At rest: every row of every source is there.
@@ -357,7 +394,7 @@ impl Auditor {
         let gone = self.deleted_rows();
         for pipeline in self.pipelines.iter().filter(|p| !except.contains(&p.name)) {
             for row in pipeline.first..pipeline.first + pipeline.partitions * pipeline.rows {
-                let excused = gone.contains(&row) || (pipeline.keeps && self.rolled_back.contains(&row));
+                let excused = gone.contains(&row) || self.may_stay_away(pipeline, row);
                 if count[row as usize] == 0 && !excused {
                     return Err(format!("at rest row {:?} is missing", self.place(row)));
                 }
@@ -376,23 +413,33 @@ impl Auditor {
     /// Which retained snapshot names an object.
     pub fn names(&self, path: &str) -> Option<String> {
         for (name, table) in &self.tables {
-            for id in &table.retained {
-                let Some(known) = table.snapshots.get(id) else { continue };
-                let named = known.list == path
-                    || known.manifests.iter().any(|m| m == path || self.manifests[m].iter().any(|f| f == path));
-                if named {
-                    return Some(format!("snapshot {id:x} of {name}"));
-                }
+            if let Some(id) = self.named_in(table, path) {
+                return Some(format!("snapshot {id:x} of {name}"));
             }
         }
         for pipeline in &self.pipelines {
-            let table = self.tables.get(&pipeline.anchor);
-            let record = table.and_then(|t| t.record(t.head, &pipeline.record_key()));
-            if record.is_some_and(|r| r.sealed.iter().any(|s| key(s).as_ref() == path)) {
+            let record = self.record(&pipeline.anchor, pipeline);
+            // An older record may name what was finished and forgotten since.
+            let stands = !self.set_back.contains(&pipeline.anchor);
+            if stands && record.is_some_and(|r| r.sealed.iter().any(|s| key(s).as_ref() == path)) {
                 return Some(format!("the checkpoint of {}", pipeline.name));
             }
         }
         None
+    }
+
+    /// Whether a table that was dropped names an object: somebody may bring the table back.
+    pub fn dropped_names(&self, path: &str) -> bool {
+        self.dropped.iter().any(|(_, table)| self.named_in(table, path).is_some())
+    }
+
+    fn named_in(&self, table: &Seen, path: &str) -> Option<i64> {
+        let retained = table.retained.iter().filter_map(|id| table.snapshots.get(id).map(|known| (*id, known)));
+        let mut naming = retained.filter(|(_, known)| {
+            known.list == path
+                || known.manifests.iter().any(|m| m == path || self.manifests[m].iter().any(|f| f == path))
+        });
+        naming.next().map(|(id, _)| id)
     }
 
     /// All objects that some snapshot of `ids` names.
@@ -421,6 +468,111 @@ impl Auditor {
         files.filter_map(|f| self.files.get(f)).flat_map(|rows| rows.iter().copied()).collect()
     }
 
+    /// A table is dropped, and another one takes its name.
+    pub fn drop_table(&mut self, table: &TableName) {
+        let Some(seen) = self.tables.remove(table) else { return };
+        self.loses_all(table);
+        self.dropped.push((table.clone(), seen));
+    }
+
+    /// A table's branch is dropped. Whether it is for the first time.
+    pub fn drop_branch(&mut self, table: &TableName, head: i64) -> bool {
+        if self.headless.contains_key(table) {
+            return false;
+        }
+        self.headless.insert(table.clone(), head);
+        self.loses_all(table);
+        true
+    }
+
+    /// All that a table ever had is gone, what others deleted from it included. The source is read again where the anchor is:
+    /// what a table beside it has lost stays away.
+    fn loses_all(&mut self, table: &TableName) {
+        let rows: Vec<Row> = self.home.iter().filter(|(_, home)| *home == table).map(|(row, _)| *row).collect();
+        self.rolled_back.extend(rows.iter().copied());
+        self.set_back.insert(table.clone());
+        if self.pipelines.iter().all(|p| p.anchor != *table) {
+            self.away.extend(rows);
+        }
+    }
+
+    /// The positions that a pipeline had in a table before its branch was dropped.
+    pub fn headless_record(&self, table: &TableName, pipeline: &str) -> Option<Record> {
+        self.record_at(table, *self.headless.get(table)?, pipeline)
+    }
+
+    /// Whether any table or branch was dropped.
+    pub fn any_dropped(&self) -> bool {
+        !self.dropped.is_empty() || !self.headless.is_empty()
+    }
+
+    /// Whether a table of this name was dropped.
+    pub fn is_dropped(&self, table: &TableName) -> bool {
+        self.dropped.iter().any(|(name, _)| name == table)
+    }
+
+    /// The tables that had this name before the one of `uuid`, as long as that one has no checkpoint under `key`.
+    pub fn dropped_uuids(&self, table: &TableName, uuid: uuid::Uuid, key: &str) -> Vec<uuid::Uuid> {
+        let now = self.tables.get(table).filter(|seen| seen.uuid == uuid);
+        // Where the anchor was dropped as well nobody knows of the tables beside it any more.
+        let anchors = self.pipelines.iter().map(|p| &p.anchor).filter(|anchor| *anchor != table);
+        if anchors.into_iter().any(|anchor| self.is_dropped(anchor)) {
+            return Vec::new();
+        }
+        if now.is_some_and(|seen| seen.snapshots.values().any(|known| known.records.contains_key(key))) {
+            return Vec::new();
+        }
+        self.dropped.iter().filter(|(name, _)| name == table).map(|(_, seen)| seen.uuid).collect()
+    }
+
+    /// The positions that a pipeline had in a table before it was dropped last.
+    pub fn dropped_record(&self, table: &TableName, pipeline: &str) -> Option<Record> {
+        let key = format!("frazil.checkpoint.{pipeline}@{}", self.target);
+        let (_, seen) = self.dropped.iter().rfind(|(name, _)| name == table)?;
+        seen.record(seen.head, &key).cloned()
+    }
+
+    /// The furthest that a pipeline ever was in a table.
+    pub fn furthest(&self, table: &TableName, pipeline: &str) -> Option<Record> {
+        let key = format!("frazil.checkpoint.{pipeline}@{}", self.target);
+        let dropped = self.dropped.iter().filter(|(name, _)| name == table).map(|(_, seen)| seen);
+        let known = self.tables.get(table).into_iter().chain(dropped).flat_map(|seen| seen.snapshots.values());
+        let records = known.filter_map(|known| known.records.get(&key));
+        let far = |r: &&Record| {
+            r.checkpoint.positions.values().map(|p| if let Position::Offset(at) = p { *at } else { 0 }).sum::<i64>()
+        };
+        records.max_by_key(far).cloned()
+    }
+
+    /// The positions that a pipeline has in a table now.
+    pub fn record_now(&self, table: &TableName, pipeline: &str) -> Option<Record> {
+        self.record_at(table, self.tables.get(table)?.head?, pipeline)
+    }
+
+    /// The positions that a pipeline has at a snapshot.
+    pub fn record_at(&self, table: &TableName, snapshot: i64, pipeline: &str) -> Option<Record> {
+        let key = format!("frazil.checkpoint.{pipeline}@{}", self.target);
+        self.tables.get(table)?.record(Some(snapshot), &key).cloned()
+    }
+
+    /// An operator goes on with a table beside the anchor where the anchor is: what is not there yet stays away.
+    pub fn accept_gaps(&mut self, pipeline: &str) {
+        let Some(own) = self.pipelines.iter().find(|p| p.name == pipeline).cloned() else { return };
+        let (Ok(count), record) = (self.readable(), self.record(&own.anchor, &own).cloned()) else { return };
+        for partition in 0..own.partitions {
+            let reached = reached(record.as_ref(), &partition.to_string()).unwrap_or(-1);
+            let rows = (0..own.rows).filter(|n| i64::from(*n) <= reached).map(|n| own.row(partition, n));
+            self.away.extend(rows.filter(|row| count[*row as usize] == 0));
+        }
+    }
+
+    /// An operator says that what a rollback took of a pipeline's rows from a table stays away.
+    pub fn accept(&mut self, table: &TableName, pipeline: &str) {
+        let home = |row: &&Row| self.home.get(row) == Some(table) && self.place(**row).0 == pipeline;
+        let rows: Vec<Row> = self.rolled_back.iter().filter(home).copied().collect();
+        self.away.extend(rows);
+    }
+
     /// The ancestors of a table's head that are retained and know every pipeline that the head knows.
     pub fn rollback_targets(&self, table: &TableName) -> Vec<i64> {
         let Some(seen) = self.tables.get(table) else { return Vec::new() };
@@ -430,11 +582,25 @@ impl Auditor {
     }
 }
 
+/// The position that a record holds of a partition.
+fn reached(record: Option<&Record>, partition: &str) -> Result<i64, String> {
+    match record.and_then(|r| r.checkpoint.positions.iter().find(|(p, _)| p.as_str() == partition)) {
+        None => Ok(-1),
+        Some((_, Position::Offset(at))) => Ok(*at),
+        Some((_, other)) => Err(format!("position {other:?}")),
+    }
+}
+
 /// Ranges of decided epochs that may not be finished: (from, to] by partition.
-async fn pending(world: &World, record: &Record) -> Result<BTreeMap<String, Vec<(i64, i64)>>, String> {
+async fn pending(world: &World, record: &Record, old: bool) -> Result<BTreeMap<String, Vec<(i64, i64)>>, String> {
     let mut ranges: BTreeMap<String, Vec<(i64, i64)>> = BTreeMap::new();
     for location in &record.sealed {
-        let bytes = object(world, key(location).as_ref()).await.map_err(|e| format!("a decided epoch: {e}"))?;
+        let bytes = match object(world, key(location).as_ref()).await {
+            Ok(bytes) => bytes,
+            // An older record names what was finished since.
+            Err(_) if old => continue,
+            Err(e) => return Err(format!("a decided epoch: {e}")),
+        };
         let sealed: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| format!("{location}: {e}"))?;
         let delta = sealed["delta"]["ranges"].as_object().or(sealed["delta"].as_object());
         for (partition, range) in delta.into_iter().flatten() {

@@ -33,7 +33,8 @@ const EXPECTED: &[(&str, &[&str])] = &[
     ("store delete × ", &["done, answer lost", "not done"]),
     ("disk append × ", &["done, fails", "not done"]),
     ("disk sync × ", &["done, fails", "not done"]),
-    // The state machine: what the last submission met, and what a look at the table then decided.
+    // The state machine: what the last submission met, and what a look at the table then decided. `Late → Resubmit` cannot be:
+    // a late request outlives its client's patience of 30 s, and a body of 30 s is prepared anew. `Lost` is maintenance's alone.
     (
         "look × ",
         &[
@@ -54,9 +55,15 @@ const EXPECTED: &[(&str, &[&str])] = &[
             "OwnConflict → Ours",
             "OwnConflict → Prepare",
             "OwnConflict → Fenced",
-            "Late → Resubmit",
             "Late → Prepare",
             "Late → Ours",
+            "Late → Fenced",
+            "Late → Done",
+            "OwnConflict → Done",
+            "RequestLost → Done",
+            "RequestLost → Rebuild",
+            "OddYes → Prepare",
+            "Slow → Done",
             "Slow → Prepare",
             "Slow → Fenced",
             "OddYes → Ours",
@@ -69,10 +76,13 @@ const EXPECTED: &[(&str, &[&str])] = &[
     (
         "checkpoint table × row ",
         &[
+            "2 witness without record",
             "3 new",
+            "4 no head",
             "5 same origin",
             "6 property absent",
             "7 property's snapshot is in",
+            "8 cherry-picked",
             "9 halt",
             "9 rewind",
             "9 keep",
@@ -83,6 +93,9 @@ const EXPECTED: &[(&str, &[&str])] = &[
     ),
     // The conflict table: an append, and what others committed between its first submission and the one that landed.
     ("conflict table × Append × ", &["append", "removal", "layout", "rollback"]),
+    // A removal of snapshots, and what came between the state that it was chosen on and its arrival.
+    ("conflict table × RemoveSnapshots × ", &["append", "removal", "layout", "rollback"]),
+    ("expirer × ", &["noted", "removed", "deleted", "crash"]),
     (
         "foreign ",
         &[
@@ -99,12 +112,36 @@ const EXPECTED: &[(&str, &[&str])] = &[
             "CleanDocuments × done",
             "CherryPick × done",
             "Spec × done",
+            "DropColumn × done",
+            "Recreate × done",
+            "DropBranch × done",
+            "adds the same columns at the same time × done",
+            "adds another column at the same time × done",
         ],
     ),
     (
         "operator × ",
-        &["crash", "holds", "orderly end", "away for long", "rollback, then Keep", "rollback, then Rewind"],
+        &[
+            "crash",
+            "holds",
+            "orderly end",
+            "away for long",
+            "rollback, then Keep",
+            "rollback, then Rewind",
+            "keep after all",
+            "rollback with keep",
+            "rollback with rewind",
+            "checkpoint set, done",
+            "checkpoint set, fenced",
+            "accepts",
+            "has looked at the rows",
+            "goes on after a drop",
+            "begins anew after a drop",
+            "goes on without a branch",
+            "pipeline given up",
+        ],
     ),
+    ("a table beside the anchor × ", &["idle for days"]),
     ("catalog × ", &["slow, throttled"]),
     ("rest × ", &["ledger empty"]),
 ];

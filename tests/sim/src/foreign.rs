@@ -4,20 +4,24 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use frazil::catalog::{Outcome, PreparedCommit};
+use frazil::catalog::{Catalog, CreateTable, Outcome, PreparedCommit};
+use frazil::env::Env;
 use frazil::model::ids::{MAIN, TableName};
 use frazil::model::table::TableState;
 use iceberg::io::{FileIO, FileWrite};
 use iceberg::spec::{
     DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, Manifest, ManifestFile, ManifestList,
     ManifestListWriter, ManifestWriterBuilder, NestedField, Operation, PrimitiveType, Schema, Snapshot,
-    SnapshotReference, SnapshotRetention, Struct, Summary, Transform, Type, UnboundPartitionSpec,
+    SnapshotReference, SnapshotRetention, SortOrder, Struct, Summary, Transform, Type, UnboundPartitionSpec,
 };
 use iceberg::{TableRequirement, TableUpdate};
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 
 use crate::world::{World, key};
+
+/// Columns that rows bring again, and that nobody else looks at.
+const COMING_AND_GOING: [&str; 4] = ["coupon", "currency", "session", "url"];
 
 /// What it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +52,16 @@ pub enum Deed {
     Spec,
     /// Removes all metadata documents but the current one.
     CleanDocuments,
+    /// Drops a column that comes from the rows.
+    DropColumn,
+    /// Drops the table, and creates it anew with the same columns.
+    Recreate,
+    /// Drops the branch, as whoever replaces a table does.
+    DropBranch,
+    /// An operator rolls back, and says that the rows are read again.
+    RewindByOperator,
+    /// An operator rolls back, and says that the rows stay away.
+    KeepByOperator,
 }
 
 /// One round of the engine on one table. `None`: there was nothing to do.
@@ -55,10 +69,10 @@ pub async fn act(world: &World, table: &TableName, deed: Deed) -> Option<()> {
     let state = world.load(table).await.ok()?;
     let engine = Engine { world, state };
     let (requirements, updates) = match deed {
-        Deed::Append => engine.append(MAIN).await?,
-        Deed::Branch => engine.append("audit").await?,
+        Deed::Append => engine.append(&world.target).await?,
+        Deed::Branch => engine.append(if world.target == MAIN { "audit" } else { MAIN }).await?,
         Deed::CherryPick => {
-            let (requirements, mut updates) = engine.append(MAIN).await?;
+            let (requirements, mut updates) = engine.append(&world.target).await?;
             for update in &mut updates {
                 if let TableUpdate::AddSnapshot { snapshot } = update {
                     *snapshot = picked(snapshot, world.env.snapshot_id());
@@ -86,9 +100,29 @@ pub async fn act(world: &World, table: &TableName, deed: Deed) -> Option<()> {
             (vec![], vec![TableUpdate::SetProperties { updates }])
         }
         Deed::CleanDocuments => return engine.clean_documents().await,
+        Deed::DropColumn => engine.drop_column()?,
+        Deed::Recreate => return engine.recreate().await,
+        Deed::DropBranch => engine.drop_branch()?,
+        Deed::RewindByOperator | Deed::KeepByOperator => return None, // not this engine's: see `operator`
     };
     let done = engine.commit(requirements, updates).await;
     world.cover(format!("foreign {deed:?} × {}", if done { "done" } else { "refused" }));
+    done.then_some(())
+}
+
+/// Adds columns at the very moment at which somebody else's commit adds `theirs`: one of its own, and what they add, under
+/// other ids.
+pub async fn race(world: &World, table: &TableName, theirs: &Schema) -> Option<()> {
+    let state = world.load(table).await.ok()?;
+    let last = state.metadata.last_column_id();
+    let new = theirs.as_struct().fields().iter().filter(|field| field.id > last && field.field_type.is_primitive());
+    let new: Vec<_> = new.rev().map(|field| (field.name.clone(), field.field_type.as_ref().clone())).collect();
+    let engine = Engine { world, state };
+    let same = world.env.below(3) > 0;
+    let (requirements, updates) = engine.add_columns(if same { new } else { vec![] })?;
+    let done = engine.commit(requirements, updates).await;
+    let which = if same { "the same columns" } else { "another column" };
+    world.cover(format!("foreign adds {which} at the same time × {}", if done { "done" } else { "refused" }));
     done.then_some(())
 }
 
@@ -101,7 +135,7 @@ type Request = (Vec<TableRequirement>, Vec<TableUpdate>);
 
 impl Engine<'_> {
     fn head(&self) -> Option<i64> {
-        self.state.head(MAIN).map(|s| s.snapshot_id())
+        self.state.head(&self.world.target).map(|s| s.snapshot_id())
     }
 
     fn checkpoints(&self) -> impl Iterator<Item = String> {
@@ -118,14 +152,14 @@ impl Engine<'_> {
             updates,
             idempotency_key: self.world.env.uuid(),
         };
-        matches!(self.world.arrives("foreign", &commit).await, Outcome::Committed(_))
+        matches!(self.world.lands("foreign", &commit).await, Outcome::Committed(_))
     }
 
     async fn append(&self, target: &str) -> Option<Request> {
         let path = format!("{}/data/foreign-{}.parquet", self.state.metadata.location(), self.world.env.uuid());
         self.put(&path, Bytes::from_static(b"rows of another engine")).await;
         let file = self.file(path, 1, 22, self.no_partition());
-        let head = self.state.head(target).or_else(|| self.state.head(MAIN))?.clone();
+        let head = self.state.head(target).or_else(|| self.state.head(&self.world.target))?.clone();
         let mut manifests = vec![self.manifest(vec![file]).await?];
         manifests.extend(self.manifests(head.manifest_list()).await?);
         self.snapshot(target, Some(head.snapshot_id()), manifests, Operation::Append).await.map(|(_, request)| request)
@@ -133,7 +167,7 @@ impl Engine<'_> {
 
     /// Every live file under a new name; the rows stay.
     async fn compact(&self) -> Option<Request> {
-        let head = self.state.head(MAIN)?.clone();
+        let head = self.state.head(&self.world.target)?.clone();
         let mut files = Vec::new();
         let spec = self.state.metadata.default_partition_spec_id();
         for manifest in self.manifests(head.manifest_list()).await? {
@@ -152,20 +186,22 @@ impl Engine<'_> {
             return None;
         }
         let manifest = self.manifest(files).await?;
-        let made = self.snapshot(MAIN, Some(head.snapshot_id()), vec![manifest], Operation::Replace).await;
+        let made =
+            self.snapshot(&self.world.target, Some(head.snapshot_id()), vec![manifest], Operation::Replace).await;
         made.map(|(_, request)| request)
     }
 
     /// One manifest and its rows go.
     async fn delete(&self) -> Option<Request> {
-        let head = self.state.head(MAIN)?.clone();
+        let head = self.state.head(&self.world.target)?.clone();
         let mut manifests = self.manifests(head.manifest_list()).await?;
         if manifests.len() < 2 {
             return None;
         }
         let at = usize::try_from(self.world.env.below(manifests.len() as u64)).ok()?;
         let gone = manifests.remove(at);
-        let (id, request) = self.snapshot(MAIN, Some(head.snapshot_id()), manifests, Operation::Delete).await?;
+        let (id, request) =
+            self.snapshot(&self.world.target, Some(head.snapshot_id()), manifests, Operation::Delete).await?;
         self.world.with_auditor(|a| {
             let rows = a.rows_of(key(&gone.manifest_path).as_ref());
             a.deleted.insert(id, rows);
@@ -207,21 +243,46 @@ impl Engine<'_> {
             let gone: Vec<_> = a.rows_since(name, head, target).into_iter().filter(|r| !stay.contains(r)).collect();
             a.rolled_back.extend(gone);
             a.rollbacks += 1;
+            a.set_back.insert(name.clone());
             Some(target)
         })?;
-        let retention = self.state.refs.get(MAIN)?.retention.clone();
+        let ref_name = self.world.target.clone();
+        let retention = self.state.refs.get(&ref_name)?.retention.clone();
         let reference = SnapshotReference::new(target, retention);
-        Some((vec![self.pin()], vec![TableUpdate::SetSnapshotRef { ref_name: MAIN.to_owned(), reference }]))
+        Some((vec![self.pin()], vec![TableUpdate::SetSnapshotRef { ref_name, reference }]))
     }
 
     fn add_column(&self) -> Option<Request> {
+        self.add_columns(vec![])
+    }
+
+    /// A column of its own, and after it `more`.
+    fn add_columns(&self, more: Vec<(String, Type)>) -> Option<Request> {
         let metadata = &self.state.metadata;
-        let id = metadata.last_column_id() + 1;
+        let mut id = metadata.last_column_id() + 1;
         let mut fields = metadata.current_schema().as_struct().fields().to_vec();
-        if fields.len() > 40 {
+        if fields.len() > 60 {
             return None;
         }
         fields.push(Arc::new(NestedField::optional(id, format!("note_{id}"), Type::Primitive(PrimitiveType::String))));
+        for (name, kind) in more {
+            id += 1;
+            fields.push(Arc::new(NestedField::optional(id, name, kind)));
+        }
+        self.set_schema(fields)
+    }
+
+    fn drop_column(&self) -> Option<Request> {
+        let metadata = &self.state.metadata;
+        let mut fields = metadata.current_schema().as_struct().fields().to_vec();
+        let gone = COMING_AND_GOING[usize::try_from(self.world.env.below(COMING_AND_GOING.len() as u64)).ok()?];
+        let before = fields.len();
+        fields.retain(|field| field.name != gone);
+        if fields.len() == before { None } else { self.set_schema(fields) }
+    }
+
+    fn set_schema(&self, fields: Vec<Arc<NestedField>>) -> Option<Request> {
+        let metadata = &self.state.metadata;
         let schema = Schema::builder().with_fields(fields).build().ok()?;
         let requirements = vec![
             TableRequirement::LastAssignedFieldIdMatch { last_assigned_field_id: metadata.last_column_id() },
@@ -247,6 +308,36 @@ impl Engine<'_> {
         Some((requirements, vec![TableUpdate::AddSpec { spec }, TableUpdate::SetDefaultSpec { spec_id: -1 }]))
     }
 
+    fn drop_branch(&self) -> Option<Request> {
+        let head = self.head()?;
+        // Once is enough to be looked at.
+        self.world.with_auditor(|a| a.drop_branch(&self.state.name, head)).then_some(())?;
+        Some((vec![self.pin()], vec![TableUpdate::RemoveSnapshotRef { ref_name: self.world.target.clone() }]))
+    }
+
+    async fn recreate(&self) -> Option<()> {
+        let metadata = &self.state.metadata;
+        if self.world.with_auditor(|a| a.is_dropped(&self.state.name)) {
+            return None; // once is enough to be looked at
+        }
+        self.world.truth.drop_table(&self.state.name).await.ok()?;
+        self.world.with_auditor(|a| a.drop_table(&self.state.name));
+        self.world.note("foreign", &format!("{} is dropped and created anew", self.state.name));
+        let fields = metadata.current_schema().as_struct().fields().to_vec();
+        let create = CreateTable {
+            name: self.state.name.clone(),
+            location: None,
+            schema: Schema::builder().with_fields(fields).build().ok()?,
+            spec: UnboundPartitionSpec::default(),
+            sort_order: SortOrder::unsorted_order(),
+            format_version: metadata.format_version(),
+            properties: Default::default(),
+        };
+        let outcome = self.world.creates("foreign", &create).await;
+        self.world.cover("foreign Recreate × done");
+        matches!(outcome, Outcome::Committed(_)).then_some(())
+    }
+
     async fn clean_documents(&self) -> Option<()> {
         for entry in self.state.metadata.metadata_log() {
             let _ = self.world.objects.delete(&key(&entry.metadata_file)).await;
@@ -257,7 +348,7 @@ impl Engine<'_> {
     }
 
     fn pin(&self) -> TableRequirement {
-        TableRequirement::RefSnapshotIdMatch { r#ref: MAIN.to_owned(), snapshot_id: self.head() }
+        TableRequirement::RefSnapshotIdMatch { r#ref: self.world.target.clone(), snapshot_id: self.head() }
     }
 
     fn no_partition(&self) -> Struct {
@@ -415,3 +506,13 @@ impl FileWrite for Buffer {
 
 /// Deeds and how often each is drawn.
 pub type Habits = BTreeMap<Deed, u64>;
+
+/// Draws a deed.
+pub fn pick(env: &Env, habits: &Habits) -> Option<Deed> {
+    let total: u64 = habits.values().sum();
+    let mut left = if total > 0 { env.below(total) } else { 0 };
+    habits
+        .iter()
+        .find(|(_, weight)| left.checked_sub(**weight).map(|rest| left = rest).is_none())
+        .map(|(deed, _)| *deed)
+}

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::NetworkCatalog;
 use crate::foreign;
+use crate::operator;
 use crate::process::{Process, ProcessClock};
 use crate::scenario::{IDLER, Scenario};
 use crate::store::{NetworkStore, ProcessDisk};
@@ -105,7 +106,8 @@ impl Instance {
             let calls = if world.env.below(3) > 0 { 10 + world.env.below(1_500) } else { u64::MAX };
             let calls = if calls == u64::MAX || world.step() { calls } else { u64::MAX };
             let mut life = self.begin(calls);
-            let time = Duration::from_secs(5 + world.env.below(60));
+            let long = if self.scenario.expires.is_some() { 6 } else { 1 };
+            let time = Duration::from_secs((5 + world.env.below(60)) * long);
             let end = world.env.below(4);
             match if end > 1 || world.step() { end } else { 3 } {
                 0 => {
@@ -131,8 +133,9 @@ impl Instance {
             }
             let rest = match world.env.below(if self.scenario.idles { 6 } else { 5 }) {
                 0 => Duration::from_secs(300),
-                5 if self.scenario.seals() => Duration::from_secs(20 * 3_600),
-                5 => Duration::from_secs(3 * 86_400),
+                1 if self.scenario.expires.is_some() => Duration::from_secs(1_200),
+                5 if world.env.below(2) == 0 => Duration::from_secs(20 * 3_600),
+                5 => Duration::from_secs(4 * 86_400),
                 _ => Duration::from_secs(10),
             };
             if rest > Duration::from_secs(3_600) {
@@ -152,33 +155,50 @@ impl Instance {
                 () = life.process.death() => return,
                 () = tokio::time::sleep(LOOK) => {}
             }
-            if life.task.is_finished() || self.halted(life) {
+            if life.task.is_finished() || self.halted(life).await {
                 return;
             }
         }
     }
 
     /// Whether a pipeline has halted; what follows from it is arranged.
-    fn halted(&self, life: &Life) -> bool {
+    async fn halted(&self, life: &Life) -> bool {
         let world = &self.world;
         for (pipeline, health) in life.health.pipelines() {
             let PipelineHealth::Halted(why) = health else { continue };
             let policy = self.policy.get();
-            if why.contains("rolled back") && policy == OnRollback::Halt && world.rolled_back() {
+            let due = self.scenario.is_due(&why, world.with_auditor(|a| a.any_dropped()));
+            let rolled_back = why.contains("rolled back") && world.rolled_back();
+            if rolled_back && policy == OnRollback::Halt {
                 let new = if world.env.below(2) == 0 { OnRollback::Rewind } else { OnRollback::Keep };
                 world.note(&life.process.name, &format!("{pipeline} halts: {why}; from now on {new:?}"));
                 world.cover(format!("operator × rollback, then {new:?}"));
-                world.with_auditor(|a| a.keep(new == OnRollback::Keep));
-                self.policy.set(new);
-            } else if self.scenario.is_due(&why) {
-                world.give_up(pipeline.as_str(), &why);
+                self.adopt(new);
+            } else if world.given_up().contains(pipeline.as_str()) {
                 continue;
-            } else if !(why.contains("rolled back") && world.rolled_back()) {
+            } else if due || rolled_back {
+                world.note(&life.process.name, &format!("{pipeline} halts: {why}"));
+                if rolled_back && policy == OnRollback::Rewind && world.happens(30) {
+                    world.cover("operator × keep after all");
+                    self.adopt(OnRollback::Keep);
+                } else if !(world.happens(90)
+                    && operator::way_out(world, &self.scenario, pipeline.as_str(), &why).await)
+                    && due
+                {
+                    world.give_up(pipeline.as_str(), &why);
+                    continue;
+                }
+            } else {
                 world.violation(format!("{}: pipeline {pipeline} halts: {why}", life.process.name));
             }
             return true;
         }
         false
+    }
+
+    fn adopt(&self, policy: OnRollback) {
+        self.world.with_auditor(|a| a.keep(policy == OnRollback::Keep));
+        self.policy.set(policy);
     }
 
     /// Ends a life: it is dead already, or is asked to stop and given its time.

@@ -35,6 +35,17 @@ pub struct Process {
     calls: AtomicU64,
     /// It dies when it passes for this time.
     dies_at: u64,
+    requests: AtomicU64,
+}
+
+/// A request to the store that is under way.
+#[derive(Debug)]
+pub struct Request<'a>(&'a AtomicU64);
+
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Process {
@@ -47,6 +58,7 @@ impl Process {
             died: Notify::new(),
             calls: AtomicU64::new(0),
             dies_at,
+            requests: AtomicU64::new(0),
         })
     }
 
@@ -72,6 +84,12 @@ impl Process {
                 State::Dead => pending().await,
             }
         }
+    }
+
+    /// A request to the store begins. How many there are then.
+    pub fn requests(&self) -> (Request<'_>, u64) {
+        let now = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        (Request(&self.requests), now)
     }
 
     /// Ends it.

@@ -15,10 +15,12 @@ use futures::TryStreamExt;
 use object_store::ObjectStore;
 
 use crate::audit::{Watched, event_id};
-use crate::foreign;
+use crate::expirer::Expirer;
+use crate::foreign::{self, Deed};
 use crate::interpose;
 use crate::life::{Instance, Policy};
 use crate::met;
+use crate::operator;
 use crate::scenario::Scenario;
 use crate::world::{Figures, World};
 
@@ -124,7 +126,7 @@ fn once() {
 async fn simulate(seed: u64, without: &BTreeSet<u64>, given: Option<Scenario>) -> Report {
     let draw = Env::simulated(Arc::new(frazil::env::SystemClock), seed);
     let scenario = given.unwrap_or_else(|| Scenario::draw(&draw));
-    let world = World::new(seed, scenario.rates, without);
+    let world = World::new(seed, &scenario, without);
     let _met = met::hear(Arc::clone(&world));
     let text = format!("{scenario:?}");
     world.note("world", &text);
@@ -162,6 +164,10 @@ async fn play(world: &Arc<World>, scenario: &Scenario) {
         .collect();
     let writers: Vec<_> =
         (0..scenario.writers).map(|_| tokio::spawn(foreign_engine(Arc::clone(world), scenario.clone()))).collect();
+    let expirer = scenario.expires.map(|age| {
+        let expirer = Expirer::new(Arc::clone(world), age);
+        tokio::spawn(expirer.work(scenario.tables()))
+    });
     futures::future::join_all(instances.iter_mut().map(Instance::troubled)).await;
     // Where nothing goes wrong, other writers are what is to be seen.
     if scenario.lives > 0 {
@@ -169,6 +175,9 @@ async fn play(world: &Arc<World>, scenario: &Scenario) {
         world.calm();
     }
     futures::future::join_all(instances.iter_mut().map(|i| i.recover(REST_WITHIN, GRACE))).await;
+    if let Some(expirer) = expirer {
+        expirer.abort();
+    }
     if world.violated().is_some() {
         return;
     }
@@ -209,22 +218,18 @@ async fn learn(world: &World, scenario: &Scenario) {
 }
 
 async fn foreign_engine(world: Arc<World>, scenario: Scenario) {
-    let total: u64 = scenario.habits.values().sum();
     let tables = scenario.tables();
     // A process may be away for days: the engine does not spend them all.
-    for _ in 0..if total > 0 { scenario.deeds } else { 0 } {
+    for _ in 0..scenario.deeds {
         tokio::time::sleep(world.time(scenario.foreign_rest)).await;
-        let mut pick = world.env.below(total);
+        let Some(deed) = foreign::pick(&world.env, &scenario.habits) else { return };
         let table = &tables[usize::try_from(world.env.below(tables.len() as u64)).unwrap_or(0)];
-        for (deed, weight) in &scenario.habits {
-            if pick < *weight && !world.step() {
-                break;
-            }
-            if pick < *weight {
-                foreign::act(&world, table, *deed).await;
-                break;
-            }
-            pick -= weight;
+        if world.step() {
+            match deed {
+                Deed::RewindByOperator => operator::roll_back(&world, table, false).await,
+                Deed::KeepByOperator => operator::roll_back(&world, table, true).await,
+                deed => foreign::act(&world, table, deed).await,
+            };
         }
     }
 }

@@ -35,6 +35,8 @@ pub enum Shape {
 pub struct Scenario {
     /// Where the rows go.
     pub shape: Shape,
+    /// The branch that the rows go to.
+    pub target: &'static str,
     /// Whether columns come from the rows.
     pub evolves: bool,
     /// The table format.
@@ -61,6 +63,8 @@ pub struct Scenario {
     pub deeds: u64,
     /// Its longest rest between two deeds.
     pub foreign_rest: Duration,
+    /// How old snapshots become before our own expiry takes them; `None`: there is no such job.
+    pub expires: Option<Duration>,
     /// Whether a process may be away for days.
     pub idles: bool,
     /// How long an epoch may stay open.
@@ -79,9 +83,11 @@ impl Scenario {
     pub fn draw(env: &Env) -> Self {
         use Shape::{Rejecting, Routed, Shared, Single};
         let shape = pick(env, &[Single, Single, Rejecting, Routed, Routed, Shared]);
-        let evolves = shape != Rejecting && env.below(5) == 0;
+        let evolves = shape != Rejecting && env.below(4) == 0;
         let partitions = 1 + u32::try_from(env.below(2)).unwrap_or(0);
-        let rate = pick(env, &[4, 8, 15]);
+        // Its steps are ten minutes apart: there must be something to do for so long.
+        let expires = (env.below(5) == 0).then(|| Duration::from_secs(30 + env.below(400)));
+        let rate = if expires.is_some() { 1 } else { pick(env, &[4, 8, 15]) };
         let rows = 250 + u32::try_from(env.below(300)).unwrap_or(0);
         let trouble = pick(env, &[0, 5, 15, 30, 50]);
         let rates = Rates {
@@ -90,19 +96,31 @@ impl Scenario {
             disk: pick(env, &[0, 0, 1]).min(trouble),
             stale: pick(env, &[0, 0, 0, 10]).min(trouble),
             slow: env.below(16) == 0,
+            intrusions: pick(env, &[0, 0, 3, 10]),
         };
         let mut habits = Habits::new();
         if env.below(8) > 0 {
             for deed in DEEDS {
                 let weight = env.below(3);
-                if weight > 0 && (deed != Deed::RollBack || matches!(shape, Single | Shared)) {
+                if weight > 0 && (deed != Deed::DropColumn || evolves) {
                     habits.insert(deed, weight);
                 }
             }
         }
+        if env.below(6) > 0 {
+            habits.remove(&Deed::DropBranch);
+        }
+        if env.below(4) > 0 {
+            habits.remove(&Deed::Recreate);
+        }
         // Property gone, every carrier expired, every file written anew or deleted: a new instance cannot know of the pipeline.
         let rewrites = habits.contains_key(&Deed::Compact) || habits.contains_key(&Deed::Delete);
         if habits.contains_key(&Deed::Expire) && rewrites {
+            habits.remove(&Deed::Reset);
+        }
+        // The same of a rollback of a table beside the anchor: its older record is then the newest that anybody knows of.
+        let rolls = [Deed::RollBack, Deed::RewindByOperator, Deed::KeepByOperator];
+        if matches!(shape, Rejecting | Routed) && rolls.iter().any(|deed| habits.contains_key(deed)) {
             habits.remove(&Deed::Reset);
         }
         let partition_by = match env.below(3) {
@@ -112,6 +130,7 @@ impl Scenario {
         };
         Self {
             shape,
+            target: pick(env, &[MAIN, MAIN, MAIN, "rows"]),
             evolves,
             format: if env.below(2) == 0 { 2 } else { 3 },
             instances: 1 + env.below(2),
@@ -125,8 +144,12 @@ impl Scenario {
             writers: 1,
             deeds: 20 + env.below(60),
             foreign_rest: Duration::from_secs(pick(env, &[2, 8, 20])),
+            expires,
             idles: env.below(4) == 0,
-            freshness: Duration::from_millis(pick(env, &[300, 1_000, 2_500])),
+            freshness: match expires {
+                Some(_) => Duration::from_secs(pick(env, &[5, 10, 15])),
+                None => Duration::from_millis(pick(env, &[300, 1_000, 2_500])),
+            },
             partition_by,
             merge_count: pick(env, &[2, 4, 8]),
         }
@@ -138,8 +161,28 @@ impl Scenario {
     }
 
     /// Whether this halt is one that the protocol asks for in this scenario, with no way out that a program could take.
-    pub fn is_due(&self, halt: &str) -> bool {
-        let forgets = self.habits.contains_key(&Deed::Expire);
+    pub fn is_due(&self, halt: &str, dropped: bool) -> bool {
+        let another = [
+            "is another table now",
+            "has no snapshot, but a checkpoint",
+            "has written here before",
+            "knows of none",
+            "is another one than when its part",
+            "holds other positions than its part",
+        ];
+        if dropped && another.iter().any(|text| halt.contains(text)) {
+            return true;
+        }
+        // The property would say what of an older record is finished, and that there was more.
+        let resets = self.habits.contains_key(&Deed::Reset);
+        let rolls = [Deed::RollBack, Deed::RewindByOperator, Deed::KeepByOperator];
+        if resets && rolls.iter().any(|deed| self.habits.contains_key(deed)) {
+            let lost = ["knows of none", "is gone"];
+            if lost.iter().any(|text| halt.contains(text)) {
+                return true;
+            }
+        }
+        let forgets = self.habits.contains_key(&Deed::Expire) || self.expires.is_some();
         if self.habits.contains_key(&Deed::CherryPick) && halt.contains("cherry-picked snapshot newer") {
             return true;
         }
@@ -239,7 +282,7 @@ impl Scenario {
             catalog: "lake".into(),
             table: table.into(),
             anchor: Some(anchor.to_string()),
-            branch: MAIN.into(),
+            branch: self.target.into(),
             create: CreateConfig {
                 columns,
                 partition: self.partition_by.clone(),
@@ -270,7 +313,7 @@ impl Scenario {
     }
 }
 
-const DEEDS: [Deed; 13] = [
+const DEEDS: [Deed; 18] = [
     Deed::CherryPick,
     Deed::Spec,
     Deed::Append,
@@ -284,4 +327,9 @@ const DEEDS: [Deed; 13] = [
     Deed::Branch,
     Deed::Property,
     Deed::CleanDocuments,
+    Deed::DropColumn,
+    Deed::Recreate,
+    Deed::DropBranch,
+    Deed::RewindByOperator,
+    Deed::KeepByOperator,
 ];

@@ -24,6 +24,9 @@ use crate::world::World;
 /// How young an object may be and yet be missing in a listing.
 const LISTING_LAG_MS: i64 = 20_000;
 
+/// What every process is configured to ask of the store at once.
+pub const REQUESTS_MAX: u64 = 16;
+
 /// One process's way to the store.
 #[derive(Clone)]
 pub struct NetworkStore {
@@ -51,6 +54,10 @@ impl NetworkStore {
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         self.process.pass().await;
+        let (_under_way, requests) = self.process.requests();
+        if requests > REQUESTS_MAX {
+            self.world.violation(format!("{} has {requests} requests to the store at once", self.process.name));
+        }
         self.world.requests(op, path, bytes as u64);
         if self.world.happens(10) {
             tokio::time::sleep(self.world.time(Duration::from_millis(300))).await;

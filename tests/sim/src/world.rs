@@ -19,12 +19,19 @@ use object_store::path::Path;
 use object_store::{ObjectStore, PutOptions, PutPayload};
 
 use crate::audit::Auditor;
+use crate::expirer;
+use crate::foreign::{self, Deed, Habits};
+use crate::operator;
 use crate::process::VirtualClock;
+use crate::scenario::Scenario;
 
 /// Where tables are created.
 pub const WAREHOUSE: &str = "memory:///wh";
 /// Whether every event is told as it happens: for seeds that do not end.
 pub static LIVE: AtomicBool = AtomicBool::new(false);
+
+/// After so long a table counts as idle.
+const IDLE: Duration = Duration::from_secs(2 * 86_400);
 
 /// States kept to be given out once more, stale.
 const STALE_MAX: usize = 6;
@@ -42,6 +49,8 @@ pub struct Rates {
     pub stale: u64,
     /// Whether the catalog takes five seconds for each answer, and asks every second commit to come later.
     pub slow: bool,
+    /// Commits of ours before which the foreign engine gets one of its own in.
+    pub intrusions: u64,
 }
 
 /// What the daemons of a seed asked of catalog and store.
@@ -84,6 +93,9 @@ pub struct World {
     pub objects: MemoryStore,
     /// The world's own chance; processes have theirs.
     pub env: Env,
+    /// The branch that the pipelines write to.
+    pub target: String,
+    habits: Habits,
     inner: Mutex<Inner>,
     /// Whoever reads back what is there.
     pub auditor: Mutex<Auditor>,
@@ -112,11 +124,16 @@ struct Inner {
     /// The manifest list that a process last sent for a snapshot, and the last sequence number that a load showed it.
     sent: BTreeMap<(String, i64), String>,
     shown: BTreeMap<(String, TableName), i64>,
+    expirer_shown: BTreeMap<TableName, TableState>,
+    /// When a daemon last committed to a table.
+    last_ours: BTreeMap<TableName, Duration>,
+    /// How often an instance has written a checkpoint to a table.
+    wrote: BTreeMap<(char, uuid::Uuid, String), u64>,
 }
 
 impl World {
     /// An empty world, to be made on the simulation's thread.
-    pub fn new(seed: u64, rates: Rates, without: &BTreeSet<u64>) -> Arc<Self> {
+    pub fn new(seed: u64, scenario: &Scenario, without: &BTreeSet<u64>) -> Arc<Self> {
         let clock = VirtualClock::start();
         let env = Env::simulated(Arc::new(clock), seed ^ 0x5eed);
         Arc::new(Self {
@@ -125,13 +142,15 @@ impl World {
             truth: MemoryCatalog::new(env.clone(), WAREHOUSE),
             objects: MemoryStore::new(env.clone()),
             env,
+            target: scenario.target.to_owned(),
+            habits: scenario.habits.clone(),
             inner: Mutex::new(Inner {
-                rates,
+                rates: scenario.rates,
                 hash: 0xcbf2_9ce4_8422_2325,
                 without: without.clone(),
                 ..Inner::default()
             }),
-            auditor: Mutex::default(),
+            auditor: Mutex::new(Auditor::of(scenario.target)),
             wrong: tokio::sync::Notify::new(),
         })
     }
@@ -196,10 +215,12 @@ impl World {
 
     /// A load was answered.
     pub fn shows(&self, process: &str, state: &TableState) {
-        let seq = state.metadata.last_sequence_number();
-        let mut inner = self.inner();
+        let (mut inner, key) = (self.inner(), (process.to_owned(), state.name.clone()));
         inner.figures.loads += 1;
-        inner.shown.insert((process.to_owned(), state.name.clone()), seq);
+        inner.shown.insert(key, state.metadata.last_sequence_number());
+        if process.starts_with(expirer::NAME) {
+            inner.expirer_shown.insert(state.name.clone(), state.clone());
+        }
     }
 
     /// A daemon asks the store for something.
@@ -232,21 +253,63 @@ impl World {
     fn cover_conflicts(&self, commit: &PreparedCommit, state: &TableState) {
         let Some((id, parent, schema)) = stands_on(commit) else { return };
         let Some((first, first_schema)) = self.inner().first_base.get(&id).copied() else { return };
-        let mut met = BTreeSet::new();
+        let mut met = between(state, parent, first);
         if schema != first_schema {
             met.insert("layout");
         }
-        let mut at = parent;
-        while at != first {
-            let Some(between) = at.and_then(|id| state.metadata.snapshot_by_id(id)) else {
-                met.insert("rollback");
-                break;
-            };
-            met.insert(if between.summary().operation == Operation::Append { "append" } else { "removal" });
-            at = between.parent_snapshot_id();
-        }
         for theirs in met {
             self.cover(format!("conflict table × Append × {theirs}"));
+        }
+    }
+
+    /// A table beside the anchor that had no rows for days gets some again.
+    fn cover_idleness(&self, actor: &str, table: &TableName) {
+        if !actor.starts_with(['a', 'b']) || self.with_auditor(|a| a.pipelines.iter().any(|p| p.anchor == *table)) {
+            return;
+        }
+        let now = self.clock.elapsed();
+        let before = self.inner().last_ours.insert(table.clone(), now);
+        if before.is_some_and(|before| now.saturating_sub(before) > IDLE) {
+            self.cover("a table beside the anchor × idle for days");
+        }
+    }
+
+    /// Whoever has written to a table that was dropped since begins nothing in the one that has its name now.
+    fn begins_again(&self, actor: &str, commit: &PreparedCommit, state: &TableState) {
+        let Some(instance) = actor.chars().next().filter(|_| actor != operator::NAME) else { return };
+        let properties = commit.updates.iter().filter_map(|update| match update {
+            TableUpdate::SetProperties { updates } => Some(updates.keys()),
+            _ => None,
+        });
+        for key in properties.flatten().filter(|key| key.starts_with("frazil.checkpoint.")) {
+            let writes = |uuid| (instance, uuid, key.clone());
+            let old = self.with_auditor(|a| a.dropped_uuids(&state.name, state.metadata.uuid(), key));
+            let mut inner = self.inner();
+            let knew = old.iter().any(|uuid| inner.wrote.get(&writes(*uuid)).is_some_and(|times| *times > 1));
+            *inner.wrote.entry(writes(state.metadata.uuid())).or_default() += 1;
+            drop(inner);
+            if knew {
+                self.violation(format!("{actor} begins {key} in {}, which was dropped and created anew", state.name));
+            }
+        }
+    }
+
+    /// The same of a removal of snapshots that arrives, against what its process was shown last.
+    async fn cover_removal(&self, commit: &PreparedCommit) {
+        if !commit.updates.iter().any(|update| matches!(update, TableUpdate::RemoveSnapshots { .. })) {
+            return;
+        }
+        let base = self.inner().expirer_shown.get(&commit.table).cloned();
+        let (Some(base), Ok(now)) = (base, self.load(&commit.table).await) else { return };
+        let head = |state: &TableState| state.head(&self.target).map(|s| s.snapshot_id());
+        let mut met = between(&now, head(&now), head(&base));
+        if base.metadata.current_schema_id() != now.metadata.current_schema_id()
+            || base.metadata.default_partition_spec_id() != now.metadata.default_partition_spec_id()
+        {
+            met.insert("layout");
+        }
+        for theirs in met {
+            self.cover(format!("conflict table × RemoveSnapshots × {theirs}"));
         }
     }
 
@@ -270,7 +333,7 @@ impl World {
     /// From now on nothing goes wrong any more, but for what is under way.
     pub fn calm(&self) {
         self.note("world", "the faults stop");
-        self.inner().rates = Rates::default();
+        self.inner().rates = Rates::default(); // and nobody comes in between
     }
 
     /// Adds an event to the trace.
@@ -349,6 +412,13 @@ impl World {
 
     /// A commit arrives at the catalog. All oracles are asked before anything else happens.
     pub async fn arrives(&self, actor: &str, commit: &PreparedCommit) -> Outcome {
+        self.intrude(commit).await;
+        self.cover_removal(commit).await;
+        self.lands(actor, commit).await
+    }
+
+    /// The same with nobody in between.
+    pub async fn lands(&self, actor: &str, commit: &PreparedCommit) -> Outcome {
         let outcome = self.truth.commit(commit).await;
         let what = describe(commit);
         match &outcome {
@@ -359,6 +429,8 @@ impl World {
                 );
                 self.inner().figures.commits += u64::from(actor != "foreign");
                 self.cover_conflicts(commit, state);
+                self.begins_again(actor, commit, state);
+                self.cover_idleness(actor, &state.name);
                 self.changed(actor, state).await;
             }
             Outcome::Refused(error) => {
@@ -368,6 +440,30 @@ impl World {
             other => self.note(actor, &format!("{}: {other:?}", commit.table)),
         }
         outcome
+    }
+
+    /// The foreign engine is at the catalog a moment before a commit of ours.
+    async fn intrude(&self, commit: &PreparedCommit) {
+        let percent = self.inner().rates.intrusions;
+        let evolves = commit.updates.iter().find_map(|update| match update {
+            TableUpdate::AddSchema { schema } => Some(schema),
+            _ => None,
+        });
+        let removes = commit.updates.iter().any(|update| matches!(update, TableUpdate::RemoveSnapshots { .. }));
+        let percent = if (evolves.is_some() || removes) && percent > 0 { 50 } else { percent };
+        if !self.happens(percent) || !self.step() {
+            return;
+        }
+        match evolves {
+            Some(schema) if self.habits.contains_key(&Deed::AddColumn) => {
+                foreign::race(self, &commit.table, schema).await;
+            }
+            _ => {
+                if let Some(deed) = foreign::pick(&self.env, &self.habits) {
+                    foreign::act(self, &commit.table, deed).await;
+                }
+            }
+        }
     }
 
     /// A creation arrives at the catalog.
@@ -388,6 +484,9 @@ impl World {
             let mut inner = self.inner();
             let at = self.clock.elapsed();
             let past = inner.past.entry(state.name.clone()).or_default();
+            if past.back().is_some_and(|(_, old)| old.metadata.uuid() != state.metadata.uuid()) {
+                past.clear();
+            }
             past.push_back((at, state.clone()));
             if past.len() > STALE_MAX {
                 past.pop_front();
@@ -425,11 +524,28 @@ impl World {
     /// Somebody deletes an object.
     pub fn deletes(&self, actor: &str, path: &Path) {
         self.note(actor, &format!("deletes {}", short(path.as_ref())));
-        let named = self.with_auditor(|auditor| auditor.names(path.as_ref()));
+        let (named, dropped) = self.with_auditor(|a| (a.names(path.as_ref()), a.dropped_names(path.as_ref())));
+        if dropped {
+            self.cover("drop × a file of the old table is deleted");
+        }
         if let Some(who) = named {
             self.violation(format!("{actor} deleted {path}, which {who} names"));
         }
     }
+}
+
+/// What came between `first`, once a head, and `at`.
+fn between(state: &TableState, mut at: Option<i64>, first: Option<i64>) -> BTreeSet<&'static str> {
+    let mut met = BTreeSet::new();
+    while at != first {
+        let Some(between) = at.and_then(|id| state.metadata.snapshot_by_id(id)) else {
+            met.insert("rollback");
+            break;
+        };
+        met.insert(if between.summary().operation == Operation::Append { "append" } else { "removal" });
+        at = between.parent_snapshot_id();
+    }
+    met
 }
 
 /// The snapshot that a commit adds, its parent, and the schema that it asks for.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use frazil::env::{Env, SystemClock};
+use frazil::model::ids::MAIN;
 use frazil_sim::foreign::Deed;
 use frazil_sim::run::{self, Report};
 use frazil_sim::scenario::{Scenario, Shape};
@@ -13,6 +14,7 @@ use frazil_sim::world::Rates;
 fn calm() -> Scenario {
     let mut scenario = Scenario::draw(&Env::simulated(Arc::new(SystemClock), 1));
     scenario.shape = Shape::Single;
+    (scenario.target, scenario.expires) = (MAIN, None);
     (scenario.evolves, scenario.format, scenario.idles) = (false, 2, false);
     (scenario.instances, scenario.lives) = (1, 0);
     (scenario.partitions, scenario.rows, scenario.rate) = (1, 300, 4);

@@ -1,0 +1,180 @@
+//! What an operator says to a table: `frazil checkpoint set` and `accept`, and a rollback with its two ways to go on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use frazil::commit::checkpoint::record_key;
+use frazil::commit::protocol::{Commit, Committer, Ending};
+use frazil::env::Env;
+use frazil::model::change::{Append, Change, Data, OnRollback, OperatorEdit, PipelineDelta};
+use frazil::model::checkpoint::{Checkpoint, Delta, Record};
+use frazil::model::ids::{PipelineName, TableName};
+use frazil::storage::{Storage, StorageOptions};
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::NetworkCatalog;
+use crate::foreign::{self, Deed};
+use crate::process::{Process, ProcessClock};
+use crate::scenario::Scenario;
+use crate::store::NetworkStore;
+use crate::world::World;
+
+/// What an operator's commits are told by.
+pub const NAME: &str = "op";
+
+/// What stands where an operator looks.
+struct Seen {
+    committer: Committer,
+    state: frazil::model::table::TableState,
+    text: Option<String>,
+}
+
+impl Seen {
+    async fn of(world: &Arc<World>, table: &TableName, pipeline: &str) -> Option<Self> {
+        let process = Process::new(NAME.to_owned(), u64::MAX);
+        let clock = ProcessClock { process: Arc::clone(&process), clock: world.clock };
+        let env = Env::simulated(Arc::new(clock), world.env.bits());
+        let storage = Storage::new(StorageOptions { stores: vec![], requests_max: 4, retries: 3 }, env.clone());
+        storage.mount("memory:///", Arc::new(NetworkStore::new(Arc::clone(world), Arc::clone(&process))));
+        let catalog = Arc::new(NetworkCatalog::new(Arc::clone(world), process));
+        let mut committer = Committer::new(env, catalog, storage, None, table.clone(), NAME.to_owned());
+        let state = committer.load().await.ok()?;
+        let key = record_key(&PipelineName::new(pipeline), &world.target);
+        let text = state.property(&key).map(str::to_owned);
+        Some(Self { committer, state, text })
+    }
+
+    fn record(&self) -> Option<Record> {
+        Record::parse(self.text.as_deref()?).ok()
+    }
+
+    /// As `frazil checkpoint set` does it: the sealed epochs that are decided stay so.
+    async fn set(mut self, world: &World, pipeline: &str, positions: Checkpoint, drop_sealed: bool) -> bool {
+        let held = self.record();
+        let followers = held.iter().flat_map(|r| r.checkpoint.followers.iter().cloned()).collect();
+        let sealed = held.filter(|_| !drop_sealed).map(|record| record.sealed).unwrap_or_default();
+        let witness = Checkpoint { tails: BTreeMap::new(), followers, ..positions };
+        let mut change = Change::new(world.env.snapshot_id());
+        change.target.clone_from(&world.target);
+        change.data = Some(Data::Append(Append {
+            files: vec![],
+            schema: Arc::clone(self.state.metadata.current_schema()),
+            spec_id: self.state.metadata.default_partition_spec_id(),
+        }));
+        change.delta = Some(PipelineDelta {
+            pipeline: PipelineName::new(pipeline),
+            delta: Delta::default(),
+            witness,
+            on_rollback: OnRollback::Halt,
+            follows: None,
+            sealed,
+            finished: vec![],
+            operator: Some(OperatorEdit { replaces: self.text.clone() }),
+        });
+        let mut commit = Commit::new(change);
+        let ending = self.committer.run(&mut commit, &self.state, &CancellationToken::new()).await;
+        let what = match &ending {
+            Ok(Ending::Done { .. }) => "done",
+            Ok(Ending::Fenced(_)) => "fenced",
+            Ok(_) => "not done",
+            Err(_) => "refused",
+        };
+        world.note(NAME, &format!("checkpoint of {pipeline} in {} set: {what}", self.state.name));
+        world.cover(format!("operator × checkpoint set, {what}"));
+        matches!(ending, Ok(Ending::Done { .. }))
+    }
+}
+
+/// A rollback of a table to which pipelines decide their epochs, and the word on how to go on.
+pub async fn roll_back(world: &Arc<World>, table: &TableName, keep: bool) -> Option<()> {
+    let pipelines: Vec<String> = world.with_auditor(|a| {
+        let here = a.pipelines.iter().filter(|p| p.anchor == *table);
+        here.map(|p| p.name.clone()).collect()
+    });
+    if pipelines.is_empty() {
+        return None;
+    }
+    foreign::act(world, table, Deed::RollBack).await?;
+    let word = if keep { "keep" } else { "rewind" };
+    for pipeline in pipelines {
+        world.note(NAME, &format!("{table} was rolled back: {word} for {pipeline}"));
+        let Some(seen) = Seen::of(world, table, &pipeline).await else { continue };
+        let Some(held) = seen.record() else { continue };
+        let head = seen.state.head(&world.target)?.snapshot_id();
+        let positions = if keep {
+            world.with_auditor(|a| a.accept(table, &pipeline));
+            held.checkpoint
+        } else {
+            match world.with_auditor(|a| a.record_at(table, head, &pipeline)) {
+                Some(record) => record.checkpoint,
+                None => continue,
+            }
+        };
+        if seen.set(world, &pipeline, positions, false).await {
+            world.cover(format!("operator × rollback with {word}"));
+        }
+    }
+    Some(())
+}
+
+/// The way out of a halt that its hint names, where there is one that a program can take.
+pub async fn way_out(world: &Arc<World>, scenario: &Scenario, pipeline: &str, why: &str) -> bool {
+    let Some((_, anchor, _)) = scenario.pipelines().into_iter().find(|(name, _, _)| *name == pipeline) else {
+        return false;
+    };
+    let known = scenario.tables();
+    let mentioned = why.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_')));
+    let mentioned = mentioned.filter_map(|word| known.iter().find(|table| table.to_string() == word));
+    let table = if why.contains("knows of none") || why.contains("the sealed epoch") {
+        &anchor
+    } else {
+        mentioned.into_iter().next().unwrap_or(&anchor)
+    };
+    let Some(seen) = Seen::of(world, table, pipeline).await else { return false };
+    let old = world.with_auditor(|a| a.dropped_record(table, pipeline));
+    let dropped = world.with_auditor(|a| a.is_dropped(table));
+    let (what, checkpoint) = if dropped && seen.text.is_none() {
+        let old = old.map(|record| record.checkpoint).unwrap_or_default();
+        if *table == anchor && !scenario.seals() && world.happens(50) {
+            ("begins anew after a drop", Checkpoint { positions: BTreeMap::new(), ..old })
+        } else {
+            // A table beside the anchor goes on where the anchor is, past every epoch that is decided.
+            let beside = *table != anchor;
+            let now = world.with_auditor(|a| a.record_now(&anchor, pipeline)).filter(|_| beside);
+            world.with_auditor(|a| if beside { a.accept_gaps(pipeline) } else { a.accept(table, pipeline) });
+            ("goes on after a drop", now.map_or(old, |record| record.checkpoint))
+        }
+    } else if why.contains("knows of none") {
+        world.with_auditor(|a| a.accept(table, pipeline));
+        let furthest = world.with_auditor(|a| a.furthest(table, pipeline));
+        ("goes on where it was", furthest.map(|record| record.checkpoint).unwrap_or_default())
+    } else if seen.state.head(&world.target).is_none() {
+        world.with_auditor(|a| a.accept(table, pipeline));
+        let old = seen.record().or_else(|| world.with_auditor(|a| a.headless_record(table, pipeline)));
+        ("goes on without a branch", old.map(|record| record.checkpoint).unwrap_or_default())
+    } else if why.contains("rolled back")
+        && let Some(held) = seen.record()
+    {
+        world.with_auditor(|a| a.accept(table, pipeline));
+        ("accepts", held.checkpoint)
+    } else {
+        // Whoever looks at the rows finds out.
+        let head = seen.state.head(&world.target).map(|s| s.snapshot_id());
+        let truth = head.and_then(|head| world.with_auditor(|a| a.record_at(table, head, pipeline)));
+        let Some(truth) = truth else { return false };
+        if why.contains("the sealed epoch") {
+            world.with_auditor(|a| a.accept_gaps(pipeline)); // he forgets it
+        }
+        if *table != anchor {
+            // What it has lost is not read again: the source is where the anchor is.
+            world.with_auditor(|a| a.accept(table, pipeline));
+        }
+        ("has looked at the rows", truth.checkpoint)
+    };
+    world.note(NAME, &format!("{what}: {pipeline} in {table} at {:?}", checkpoint.positions));
+    let done = seen.set(world, pipeline, checkpoint, why.contains("the sealed epoch")).await;
+    if done {
+        world.cover(format!("operator × {what}"));
+    }
+    done
+}
