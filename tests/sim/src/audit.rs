@@ -40,7 +40,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    fn row(&self, partition: u32, number: u32) -> Row {
+    pub(crate) fn row(&self, partition: u32, number: u32) -> Row {
         self.first + partition * self.rows + number
     }
 
@@ -65,37 +65,39 @@ pub struct Auditor {
     /// Tables that were set back, or dropped and created anew: what they hold is told by their own checkpoints.
     pub set_back: BTreeSet<TableName>,
     /// Tables that were dropped, as they were.
-    dropped: Vec<(TableName, Seen)>,
+    pub(crate) dropped: Vec<(TableName, Seen)>,
     /// Where branches stood that were dropped.
-    headless: BTreeMap<TableName, i64>,
+    pub(crate) headless: BTreeMap<TableName, i64>,
     /// The table that a row was first seen in.
-    home: BTreeMap<Row, TableName>,
+    pub(crate) home: BTreeMap<Row, TableName>,
     /// Rows that a foreign engine deleted, by its snapshot.
     pub deleted: BTreeMap<i64, Vec<Row>>,
     manifests: BTreeMap<String, Arc<Vec<String>>>,
     files: BTreeMap<String, Arc<Vec<Row>>>,
-    tables: BTreeMap<TableName, Seen>,
+    pub(crate) tables: BTreeMap<TableName, Seen>,
     /// Rollbacks by the foreign engine.
     pub rollbacks: u64,
     /// Snapshots looked at.
     pub snapshots: u64,
 }
 
+/// What was ever seen of a table.
 #[derive(Debug, Default)]
-struct Seen {
-    snapshots: BTreeMap<i64, Known>,
+pub(crate) struct Seen {
+    pub(crate) snapshots: BTreeMap<i64, Known>,
     retained: BTreeSet<i64>,
-    head: Option<i64>,
+    pub(crate) head: Option<i64>,
     seq: i64,
-    uuid: uuid::Uuid,
+    pub(crate) uuid: uuid::Uuid,
 }
 
+/// What was ever seen of a snapshot.
 #[derive(Debug)]
-struct Known {
+pub(crate) struct Known {
     parent: Option<i64>,
     list: String,
     manifests: Vec<String>,
-    records: BTreeMap<String, Record>,
+    pub(crate) records: BTreeMap<String, Record>,
 }
 
 impl Seen {
@@ -110,7 +112,7 @@ impl Seen {
         })
     }
 
-    fn record(&self, head: Option<i64>, key: &str) -> Option<&Record> {
+    pub(crate) fn record(&self, head: Option<i64>, key: &str) -> Option<&Record> {
         self.chain(head).find_map(|(_, known)| known.records.get(key))
     }
 }
@@ -259,7 +261,7 @@ impl Auditor {
     }
 
     /// Pipeline, partition and number of a row.
-    fn place(&self, row: Row) -> (String, String, u32) {
+    pub(crate) fn place(&self, row: Row) -> (String, String, u32) {
         let of = self.pipelines.iter().rfind(|p| p.first <= row);
         of.map_or_else(Default::default, |p| {
             let at = row - p.first;
@@ -268,7 +270,7 @@ impl Auditor {
     }
 
     /// How often each row can be read at the heads of all tables.
-    fn readable(&self) -> Result<Vec<u8>, String> {
+    pub(crate) fn readable(&self) -> Result<Vec<u8>, String> {
         let total = self.pipelines.iter().map(|p| p.first + p.partitions * p.rows).max().unwrap_or(0);
         let mut count = vec![0_u8; total as usize];
         for (name, table) in &self.tables {
@@ -364,7 +366,7 @@ impl Auditor {
         Ok(())
     }
 
-    fn record(&self, table: &TableName, pipeline: &Watched) -> Option<&Record> {
+    pub(crate) fn record(&self, table: &TableName, pipeline: &Watched) -> Option<&Record> {
         self.tables.get(table).and_then(|t| t.record(t.head, &pipeline.record_key(&self.target)))
     }
 
@@ -468,111 +470,6 @@ impl Auditor {
         files.filter_map(|f| self.files.get(f)).flat_map(|rows| rows.iter().copied()).collect()
     }
 
-    /// A table is dropped, and another one takes its name.
-    pub fn drop_table(&mut self, table: &TableName) {
-        let Some(seen) = self.tables.remove(table) else { return };
-        self.loses_all(table);
-        self.dropped.push((table.clone(), seen));
-    }
-
-    /// A table's branch is dropped. Whether it is for the first time.
-    pub fn drop_branch(&mut self, table: &TableName, head: i64) -> bool {
-        if self.headless.contains_key(table) {
-            return false;
-        }
-        self.headless.insert(table.clone(), head);
-        self.loses_all(table);
-        true
-    }
-
-    /// All that a table ever had is gone, what others deleted from it included. The source is read again where the anchor is:
-    /// what a table beside it has lost stays away.
-    fn loses_all(&mut self, table: &TableName) {
-        let rows: Vec<Row> = self.home.iter().filter(|(_, home)| *home == table).map(|(row, _)| *row).collect();
-        self.rolled_back.extend(rows.iter().copied());
-        self.set_back.insert(table.clone());
-        if self.pipelines.iter().all(|p| p.anchor != *table) {
-            self.away.extend(rows);
-        }
-    }
-
-    /// The positions that a pipeline had in a table before its branch was dropped.
-    pub fn headless_record(&self, table: &TableName, pipeline: &str) -> Option<Record> {
-        self.record_at(table, *self.headless.get(table)?, pipeline)
-    }
-
-    /// Whether any table or branch was dropped.
-    pub fn any_dropped(&self) -> bool {
-        !self.dropped.is_empty() || !self.headless.is_empty()
-    }
-
-    /// Whether a table of this name was dropped.
-    pub fn is_dropped(&self, table: &TableName) -> bool {
-        self.dropped.iter().any(|(name, _)| name == table)
-    }
-
-    /// The tables that had this name before the one of `uuid`, as long as that one has no checkpoint under `key`.
-    pub fn dropped_uuids(&self, table: &TableName, uuid: uuid::Uuid, key: &str) -> Vec<uuid::Uuid> {
-        let now = self.tables.get(table).filter(|seen| seen.uuid == uuid);
-        // Where the anchor was dropped as well nobody knows of the tables beside it any more.
-        let anchors = self.pipelines.iter().map(|p| &p.anchor).filter(|anchor| *anchor != table);
-        if anchors.into_iter().any(|anchor| self.is_dropped(anchor)) {
-            return Vec::new();
-        }
-        if now.is_some_and(|seen| seen.snapshots.values().any(|known| known.records.contains_key(key))) {
-            return Vec::new();
-        }
-        self.dropped.iter().filter(|(name, _)| name == table).map(|(_, seen)| seen.uuid).collect()
-    }
-
-    /// The positions that a pipeline had in a table before it was dropped last.
-    pub fn dropped_record(&self, table: &TableName, pipeline: &str) -> Option<Record> {
-        let key = format!("frazil.checkpoint.{pipeline}@{}", self.target);
-        let (_, seen) = self.dropped.iter().rfind(|(name, _)| name == table)?;
-        seen.record(seen.head, &key).cloned()
-    }
-
-    /// The furthest that a pipeline ever was in a table.
-    pub fn furthest(&self, table: &TableName, pipeline: &str) -> Option<Record> {
-        let key = format!("frazil.checkpoint.{pipeline}@{}", self.target);
-        let dropped = self.dropped.iter().filter(|(name, _)| name == table).map(|(_, seen)| seen);
-        let known = self.tables.get(table).into_iter().chain(dropped).flat_map(|seen| seen.snapshots.values());
-        let records = known.filter_map(|known| known.records.get(&key));
-        let far = |r: &&Record| {
-            r.checkpoint.positions.values().map(|p| if let Position::Offset(at) = p { *at } else { 0 }).sum::<i64>()
-        };
-        records.max_by_key(far).cloned()
-    }
-
-    /// The positions that a pipeline has in a table now.
-    pub fn record_now(&self, table: &TableName, pipeline: &str) -> Option<Record> {
-        self.record_at(table, self.tables.get(table)?.head?, pipeline)
-    }
-
-    /// The positions that a pipeline has at a snapshot.
-    pub fn record_at(&self, table: &TableName, snapshot: i64, pipeline: &str) -> Option<Record> {
-        let key = format!("frazil.checkpoint.{pipeline}@{}", self.target);
-        self.tables.get(table)?.record(Some(snapshot), &key).cloned()
-    }
-
-    /// An operator goes on with a table beside the anchor where the anchor is: what is not there yet stays away.
-    pub fn accept_gaps(&mut self, pipeline: &str) {
-        let Some(own) = self.pipelines.iter().find(|p| p.name == pipeline).cloned() else { return };
-        let (Ok(count), record) = (self.readable(), self.record(&own.anchor, &own).cloned()) else { return };
-        for partition in 0..own.partitions {
-            let reached = reached(record.as_ref(), &partition.to_string()).unwrap_or(-1);
-            let rows = (0..own.rows).filter(|n| i64::from(*n) <= reached).map(|n| own.row(partition, n));
-            self.away.extend(rows.filter(|row| count[*row as usize] == 0));
-        }
-    }
-
-    /// An operator says that what a rollback took of a pipeline's rows from a table stays away.
-    pub fn accept(&mut self, table: &TableName, pipeline: &str) {
-        let home = |row: &&Row| self.home.get(row) == Some(table) && self.place(**row).0 == pipeline;
-        let rows: Vec<Row> = self.rolled_back.iter().filter(home).copied().collect();
-        self.away.extend(rows);
-    }
-
     /// The ancestors of a table's head that are retained and know every pipeline that the head knows.
     pub fn rollback_targets(&self, table: &TableName) -> Vec<i64> {
         let Some(seen) = self.tables.get(table) else { return Vec::new() };
@@ -583,7 +480,7 @@ impl Auditor {
 }
 
 /// The position that a record holds of a partition.
-fn reached(record: Option<&Record>, partition: &str) -> Result<i64, String> {
+pub(crate) fn reached(record: Option<&Record>, partition: &str) -> Result<i64, String> {
     match record.and_then(|r| r.checkpoint.positions.iter().find(|(p, _)| p.as_str() == partition)) {
         None => Ok(-1),
         Some((_, Position::Offset(at))) => Ok(*at),

@@ -23,6 +23,7 @@ pub mod operator;
 pub mod process;
 pub mod run;
 pub mod scenario;
+pub mod setback;
 pub mod shrink;
 pub mod store;
 pub mod world;

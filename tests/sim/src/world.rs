@@ -516,9 +516,9 @@ impl World {
         work(&mut self.auditor.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether a branch was ever rolled back.
+    /// Whether a branch was ever rolled back, or dropped and begun again.
     pub fn rolled_back(&self) -> bool {
-        self.with_auditor(|auditor| auditor.rollbacks > 0)
+        self.with_auditor(|auditor| auditor.rollbacks > 0 || auditor.any_dropped())
     }
 
     /// Somebody deletes an object.
