@@ -2,4 +2,5 @@
 
 pub mod expire;
 pub mod expiry;
+pub mod plan;
 pub mod reach;
