@@ -11,7 +11,7 @@ pub mod layout;
 pub(crate) mod metrics;
 pub mod parquet;
 pub(crate) mod partition;
-mod path;
+pub(crate) mod path;
 mod pending;
 pub mod properties;
 mod shape;
