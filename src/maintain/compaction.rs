@@ -106,7 +106,7 @@ pub struct Compaction<'a> {
 }
 
 /// What a run works on.
-struct Base {
+struct Planning {
     state: TableState,
     files: LiveFiles,
     plan: Plan,
@@ -145,7 +145,7 @@ impl Compaction<'_> {
         Ok(report)
     }
 
-    async fn base(&self, state: TableState) -> Result<Option<Base>> {
+    async fn base(&self, state: TableState) -> Result<Option<Planning>> {
         if state.metadata.format_version() < FormatVersion::V2 {
             return Err(Error::new(ErrorKind::Unsupported, format!("table {} has format version 1", state.name))
                 .with_hint("upgrade it: set the table property format-version to 2"));
@@ -160,11 +160,11 @@ impl Compaction<'_> {
             ..Policy::new(layout.properties.target_file_bytes, layout.spec.spec_id())
         };
         let plan = plan(&files, &policy, self.env.now_ms());
-        Ok(Some(Base { state, files, plan, layout }))
+        Ok(Some(Planning { state, files, plan, layout }))
     }
 
     /// Rewrites one group and commits it.
-    async fn one(&mut self, base: &Base, group: &Group, cancel: &CancellationToken) -> Result<Fate> {
+    async fn one(&mut self, base: &Planning, group: &Group, cancel: &CancellationToken) -> Result<Fate> {
         let owner = LedgerOwner { table: base.state.name.clone(), snapshot_id: self.env.snapshot_id() };
         let storage = self.committer.storage().clone();
         let ledger = self.leftovers.ledger().clone();
@@ -193,7 +193,7 @@ impl Compaction<'_> {
 
     async fn commit(
         &mut self,
-        base: &Base,
+        base: &Planning,
         work: &Work,
         rewritten: Rewritten,
         owner: LedgerOwner,
@@ -259,7 +259,7 @@ impl Compaction<'_> {
     }
 }
 
-impl Base {
+impl Planning {
     fn report(&self) -> Report {
         let left = self.plan.left.iter().map(|left| LeftAlone {
             partition: self.partition(left.partition),
