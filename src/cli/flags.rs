@@ -22,9 +22,9 @@ noted, removed, and then their files are deleted. Each run does the steps that a
 now and then, or with --wait. Where it stands lies in state_dir.";
 
 const COMPACT_GROUPS: &str = "\
-Files are rewritten in groups, one partition at a time, and each group is a commit of its own: rows stay as they are, deletes are
-applied. Writers go on meanwhile; a group that they made void is given up and planned again the next time. A group that cannot be
-rewritten right is refused and says why. Small files are merged when a partition has five of them, or enough for one whole file.";
+Files are rewritten in groups, one partition at a time, and committed as they are done, small groups together: rows stay as they
+are, deletes are applied. Writers go on meanwhile; what they made void is given up and planned again the next time. A group that
+cannot be rewritten right is refused and says why. Small files are merged when a partition has five of them, or enough for one whole file.";
 
 /// Where help shows the flags of every command.
 const COMMON: &str = "Common options";

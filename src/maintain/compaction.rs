@@ -1,8 +1,8 @@
-//! Compaction of one table: plans on its newest snapshot, rewrites group by group, and commits each on its own, so that what is
-//! done is done whatever becomes of the rest.
+//! Compaction of one table: plans on its newest snapshot, rewrites group by group, and commits what is rewritten in batches, so
+//! that what is done is done whatever becomes of the rest.
 //!
-//! A group that cannot be rewritten right is refused with file, column and reason; one that others made void meanwhile is lost
-//! and planned anew the next time. What they leave behind is cleaned up under proof.
+//! A group that cannot be rewritten right is refused with file, column and reason; a batch that others made void meanwhile is
+//! lost and planned anew the next time. What they leave behind is cleaned up under proof.
 
 use iceberg::spec::{FormatVersion, PartitionSpec};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,10 @@ use crate::write::properties::WriteProperties;
 
 /// Times that a commit whose end is not known is gone on with before it is left to a later run.
 const ROUNDS_MAX: u32 = 3;
+
+/// Groups that are committed together at most, and their bytes: what is lost when others make one of them void.
+const BATCH_GROUPS_MAX: usize = 256;
+const BATCH_BYTES_MAX: u64 = 2 << 30;
 
 /// What a caller asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,13 +139,26 @@ impl Compaction<'_> {
         let swept = self.leftovers.sweep(self.env, self.committer, &state).await?;
         let Some(base) = self.base(state).await? else { return Ok(Report { swept, ..Report::default() }) };
         let mut report = Report { swept, ..base.report() };
+        let mut batch = Batch::new(self.env, &base);
         for group in &base.plan.groups {
             if cancel.is_cancelled() {
                 break;
             }
-            let fate = self.one(&base, group, cancel).await?;
-            report.groups.push((base.planned(group), Some(fate)));
+            if batch.is_full(group) {
+                let full = std::mem::replace(&mut batch, Batch::new(self.env, &base));
+                self.commit(&base, full, cancel, &mut report).await?;
+            }
+            match self.rewrite(&base, group, &batch.owner).await {
+                Ok((work, rewritten)) => batch.done.push((group, work, rewritten)),
+                Err(error) => {
+                    if batch.done.is_empty() {
+                        self.unmake(&batch.owner).await;
+                    }
+                    report.groups.push((base.planned(group), Some(Fate::Refused(error))));
+                }
+            }
         }
+        self.commit(&base, batch, cancel, &mut report).await?;
         Ok(report)
     }
 
@@ -163,9 +180,8 @@ impl Compaction<'_> {
         Ok(Some(Planning { state, files, plan, layout }))
     }
 
-    /// Rewrites one group and commits it.
-    async fn one(&mut self, base: &Planning, group: &Group, cancel: &CancellationToken) -> Result<Fate> {
-        let owner = LedgerOwner { table: base.state.name.clone(), snapshot_id: self.env.snapshot_id() };
+    /// Rewrites one group.
+    async fn rewrite(&self, base: &Planning, group: &Group, owner: &LedgerOwner) -> Result<(Work, Rewritten)> {
         let storage = self.committer.storage().clone();
         let ledger = self.leftovers.ledger().clone();
         let rewriter = Rewriter {
@@ -181,58 +197,40 @@ impl Compaction<'_> {
             deletes: group.deletes.iter().filter_map(|at| base.files.deletes.get(*at).cloned()).collect(),
         };
         let specs: Vec<&PartitionSpec> = base.state.metadata.partition_specs_iter().map(|spec| spec.as_ref()).collect();
-        let rewritten = match rewriter.rewrite(&work, &base.files.partitions, &specs).await {
-            Ok(rewritten) => rewritten,
-            Err(error) => {
-                self.unmake(&owner).await;
-                return Ok(Fate::Refused(error));
-            }
-        };
-        self.commit(base, &work, rewritten, owner, cancel).await
+        let rewritten = rewriter.rewrite(&work, &base.files.partitions, &specs).await?;
+        Ok((work, rewritten))
     }
 
+    /// Commits the groups of a batch, all or none, and reports them.
     async fn commit(
         &mut self,
         base: &Planning,
-        work: &Work,
-        rewritten: Rewritten,
-        owner: LedgerOwner,
+        batch: Batch<'_>,
         cancel: &CancellationToken,
-    ) -> Result<Fate> {
-        let bytes = rewritten.outputs.iter().map(|file| file.file_size_in_bytes()).sum();
-        let done = Fate::Done { files: rewritten.outputs.len(), bytes, deleted: rewritten.deleted };
-        let mut change = Change::new(owner.snapshot_id);
-        change.data = Some(Data::Replace(Replace {
-            inputs: work.inputs.iter().map(|input| input.location.clone()).collect(),
-            applied: work.deletes.iter().map(|deletes| deletes.file.clone()).collect(),
-            outputs: rewritten.outputs,
-            schema: base.layout.schema.clone(),
-            spec_id: base.layout.spec.spec_id(),
-            planned: base.files.snapshot,
-            planned_seq: base.files.seq,
-        }));
-        let mut commit = Commit::new(change);
-        let mut fate = None;
-        for _ in 0..ROUNDS_MAX {
-            match self.committer.run(&mut commit, &base.state, cancel).await? {
-                Ending::Done { .. } => {
-                    for owner in commit.owners(&base.state.name) {
-                        self.settle(&owner).await;
-                    }
-                    return Ok(done);
-                }
-                Ending::Lost(_) | Ending::Rebuild(_) | Ending::Fenced(_) => {
-                    let why = commit.refusal().unwrap_or("the table went another way").to_owned();
-                    fate = Some(Fate::Lost(why));
-                    break;
-                }
-                Ending::Failed(error) | Ending::Unresolved(error) => fate = Some(Fate::Open(error)),
-            }
-            if cancel.is_cancelled() {
-                break;
-            }
+        report: &mut Report,
+    ) -> Result<()> {
+        if batch.done.is_empty() {
+            return Ok(());
         }
-        if !commit.was_submitted() {
+        let mut commit = Commit::new(batch.change(base));
+        let bad = self.drive(base, &mut commit, cancel).await?;
+        for (group, _, rewritten) in &batch.done {
+            let fate = match &bad {
+                None => Fate::Done {
+                    files: rewritten.outputs.len(),
+                    bytes: rewritten.outputs.iter().map(|file| file.file_size_in_bytes()).sum(),
+                    deleted: rewritten.deleted,
+                },
+                Some(Bad::Lost(why)) => Fate::Lost(why.clone()),
+                Some(Bad::Open(why)) => Fate::Open(Error::new(ErrorKind::Unavailable, why.clone())),
+            };
+            report.groups.push((base.planned(group), Some(fate)));
+        }
+        if bad.is_none() {
+            for owner in commit.owners(&base.state.name) {
+                self.settle(&owner).await;
+            }
+        } else if !commit.was_submitted() {
             // No request ever named these files.
             let leftover = commit.into_leftover(&base.state.name);
             let left = self.committer.remove(&leftover).await;
@@ -240,7 +238,26 @@ impl Compaction<'_> {
                 self.settle(owner).await;
             }
         }
-        Ok(fate.unwrap_or_else(|| Fate::Lost("nothing was tried".to_owned())))
+        Ok(())
+    }
+
+    /// Drives a commit to its end; what came in its way when it is not in.
+    async fn drive(&mut self, base: &Planning, commit: &mut Commit, cancel: &CancellationToken) -> Result<Option<Bad>> {
+        let mut bad = None;
+        for _ in 0..ROUNDS_MAX {
+            match self.committer.run(commit, &base.state, cancel).await? {
+                Ending::Done { .. } => return Ok(None),
+                Ending::Lost(_) | Ending::Rebuild(_) | Ending::Fenced(_) => {
+                    let why = commit.refusal().unwrap_or("the table went another way");
+                    return Ok(Some(Bad::Lost(why.to_owned())));
+                }
+                Ending::Failed(error) | Ending::Unresolved(error) => bad = Some(Bad::Open(error.to_string())),
+            }
+            if cancel.is_cancelled() {
+                break;
+            }
+        }
+        Ok(bad)
     }
 
     /// Removes what was begun for a group of which no commit was sent; what stays is a later sweep's.
@@ -256,6 +273,47 @@ impl Compaction<'_> {
         if let Err(error) = self.leftovers.ledger().settle(owner).await {
             tracing::warn!(table = %owner.table, "the ledger keeps a settled entry: {error}");
         }
+    }
+}
+
+/// Groups that are rewritten one after the other and committed together, so that a table of many small partitions does not get
+/// a snapshot for each.
+struct Batch<'a> {
+    owner: LedgerOwner,
+    done: Vec<(&'a Group, Work, Rewritten)>,
+}
+
+/// Why a commit is not in.
+enum Bad {
+    Lost(String),
+    Open(String),
+}
+
+impl<'a> Batch<'a> {
+    fn new(env: &Env, base: &Planning) -> Self {
+        let owner = LedgerOwner { table: base.state.name.clone(), snapshot_id: env.snapshot_id() };
+        Self { owner, done: Vec::new() }
+    }
+
+    fn is_full(&self, next: &Group) -> bool {
+        let bytes: u64 = self.done.iter().map(|(group, ..)| group.bytes_in).sum();
+        let over = bytes.saturating_add(next.bytes_in) > BATCH_BYTES_MAX;
+        !self.done.is_empty() && (over || self.done.len() >= BATCH_GROUPS_MAX)
+    }
+
+    fn change(&self, base: &Planning) -> Change {
+        let works = || self.done.iter().map(|(_, work, _)| work);
+        let mut change = Change::new(self.owner.snapshot_id);
+        change.data = Some(Data::Replace(Replace {
+            inputs: works().flat_map(|work| &work.inputs).map(|input| input.location.clone()).collect(),
+            applied: works().flat_map(|work| &work.deletes).map(|deletes| deletes.file.clone()).collect(),
+            outputs: self.done.iter().flat_map(|(.., rewritten)| &rewritten.outputs).cloned().collect(),
+            schema: base.layout.schema.clone(),
+            spec_id: base.layout.spec.spec_id(),
+            planned: base.files.snapshot,
+            planned_seq: base.files.seq,
+        }));
+        change
     }
 }
 

@@ -59,7 +59,8 @@ pub struct Replace {
     pub inputs: BTreeSet<String>,
     /// Every delete file that applied to an input in the planning snapshot: the outputs lack the rows that it deletes.
     pub applied: BTreeSet<DeleteFile>,
-    /// The files that come; none where every row was deleted. On v3 each row carries its id.
+    /// The files that come; none where every row was deleted. On v3 each row carries its id. Rows of an input that has the
+    /// outputs' spec stay in its partition.
     pub outputs: Vec<DataFile>,
     /// The schema that they were written with, without columns of row lineage.
     pub schema: SchemaRef,

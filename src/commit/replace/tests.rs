@@ -552,7 +552,7 @@ impl World {
         for _ in 0..rounds {
             let state = self.state().await;
             let chance: u64 = self.env.bits();
-            let chosen = |path: &str| (path.bytes().map(u64::from).sum::<u64>() ^ chance) % 3 != 0;
+            let chosen = |path: &str| !(path.bytes().map(u64::from).sum::<u64>() ^ chance).is_multiple_of(3);
             let Some(change) = self.plan(&state, chosen).await else { continue };
             self.env.sleep(Duration::from_millis(self.env.below(4_000))).await;
             let (_, ending) = self.run(change, &state).await;
