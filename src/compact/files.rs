@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use futures::{StreamExt, TryStreamExt, stream};
 use iceberg::spec::{DataContentType, DataFile, DataFileFormat, Struct};
 
 use crate::commit::manifests;
@@ -9,6 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::change::DeleteFile;
 use crate::model::table::TableState;
 use crate::storage::Storage;
+
+/// Manifests read at a time.
+const PARALLEL: usize = 8;
 
 /// A partition under a spec.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -113,8 +117,10 @@ impl LiveFiles {
         }
         let mut files = Self { snapshot: head.snapshot_id(), seq: head.sequence_number(), ..Self::default() };
         let mut places: HashMap<Partition, usize> = HashMap::new();
-        for manifest in manifests::list(storage, head.manifest_list(), state.metadata.format_version()).await? {
-            let (entries, metadata) = manifests::live_parts(storage, &manifest).await?;
+        let list = manifests::list(storage, head.manifest_list(), state.metadata.format_version()).await?;
+        let reads: Vec<_> = list.iter().map(|manifest| manifests::live_parts(storage, manifest)).collect();
+        let mut reads = stream::iter(reads).buffered(PARALLEL);
+        while let Some((entries, metadata)) = reads.try_next().await? {
             let spec = metadata.partition_spec();
             for entry in entries {
                 let values = entry.file.partition().clone();

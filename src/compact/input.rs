@@ -5,6 +5,7 @@ use bytes::{Buf, Bytes};
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
+use parquet::basic::Type as PhysicalType;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
@@ -17,8 +18,9 @@ const WHOLE_MAX: u64 = 8 << 20;
 const TAIL: u64 = 64 << 10;
 /// The largest footer that is read.
 const FOOTER_MAX: u64 = 256 << 20;
-/// Rows decoded at a time.
+/// Rows decoded at a time: at most so many, and fewer where they are so large that these bytes are reached.
 const BATCH_ROWS: usize = 8192;
+const BATCH_BYTES: u64 = 16 << 20;
 
 /// Pieces of a file, by where they begin.
 #[derive(Debug, Clone)]
@@ -100,6 +102,12 @@ impl<'a> ParquetFile<'a> {
         let fetched = Fetched { size, pieces: vec![(start, tail)] };
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let metadata = ArrowReaderMetadata::load(&fetched, options).map_err(|e| broken(location, e))?;
+        let old =
+            metadata.parquet_schema().columns().iter().find(|column| column.physical_type() == PhysicalType::INT96);
+        if let Some(column) = old {
+            let what = format!("{location}: column {} has timestamps of the form INT96", column.path());
+            return Err(Error::new(ErrorKind::Unsupported, what));
+        }
         Ok(Self { storage, location, fetched, metadata })
     }
 
@@ -151,8 +159,10 @@ impl<'a> ParquetFile<'a> {
             let piece = self.storage.read_range(self.location, start..end).await?;
             fetched.pieces = vec![(start, piece)];
         }
+        let row = unpacked / u64::try_from(group.num_rows()).unwrap_or(1).max(1);
+        let rows = usize::try_from(BATCH_BYTES / row.max(1)).unwrap_or(usize::MAX).clamp(1, BATCH_ROWS);
         ParquetRecordBatchReaderBuilder::new_with_metadata(fetched, self.metadata.clone())
-            .with_batch_size(BATCH_ROWS)
+            .with_batch_size(rows)
             .with_row_groups(vec![at])
             .build()
             .map_err(|e| broken(self.location, e))

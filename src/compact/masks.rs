@@ -1,6 +1,6 @@
 //! Which rows of a group's files are deleted: positions, deletion vectors and keys, as the planning snapshot has them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use arrow::array::{AsArray, BooleanArray};
 use arrow::datatypes::{DataType, Int64Type};
@@ -106,6 +106,7 @@ impl Masks {
             at.ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("position deletes without field {id}")))
         };
         let (path_at, pos_at) = (place(PATH_ID)?, place(POS_ID)?);
+        let reached: HashSet<&str> = reached.iter().map(|input| input.location.as_str()).collect();
         for group in 0..file.row_groups() {
             let reader = file.row_group(group, reading.bytes_max).await?;
             let location = entry.file.location.clone();
@@ -124,7 +125,7 @@ impl Masks {
                     let (Some(path), Some(position)) = (path, position) else {
                         return Err(Error::new(ErrorKind::Corrupt, "position deletes without a path or position"));
                     };
-                    if reached.iter().any(|input| input.location == path) {
+                    if reached.contains(path) {
                         self.positions.entry(path.to_owned()).or_default().insert(position);
                     }
                 }

@@ -134,6 +134,9 @@ impl Defaults<'_> {
                 let whole = MapArray::try_new(Arc::clone(to), offsets, entries, nulls, *sorted);
                 Ok(Arc::new(whole.context(ErrorKind::Corrupt, corrupt)?))
             }
+            (from, to) if !promotes(from, to) => {
+                Err(unsupported(wanted, &format!("it is {from} in the file, and {to} in the table")))
+            }
             (_, to) => {
                 let strict = CastOptions { safe: false, ..CastOptions::default() };
                 cast_with_options(column, to, &strict).context(ErrorKind::Corrupt, corrupt)
@@ -142,11 +145,30 @@ impl Defaults<'_> {
     }
 
     fn children(&self, parts: &StructArray, from: &Fields, to: &Fields) -> Result<Vec<ArrayRef>> {
+        if let Some(nameless) = from.iter().find(|held| field_id(held).is_none()) {
+            return Err(unsupported(nameless, "it has no field id"));
+        }
         let child = |wanted: &FieldRef| match from.iter().position(|held| field_id(held) == field_id(wanted)) {
             Some(at) => self.project(parts.column(at), &from[at], wanted),
             None => repeated(&self.value(wanted)?, parts.len()),
         };
         to.iter().map(child).collect()
+    }
+}
+
+/// Whether values of one type are those of the other, in a wider or another form (spec, "Schema Evolution" and "Parquet").
+fn promotes(from: &DataType, to: &DataType) -> bool {
+    use DataType as D;
+    let text = |ty: &DataType| matches!(ty, D::Utf8 | D::LargeUtf8 | D::Binary | D::LargeBinary);
+    match (from, to) {
+        (D::Int8 | D::Int16 | D::UInt8 | D::UInt16, D::Int32 | D::Int64)
+        | (D::Int32, D::Int64)
+        | (D::Float32, D::Float64)
+        | (D::Date32, D::Timestamp(_, None))
+        | (D::Time32(_) | D::Time64(_), D::Time64(_)) => true,
+        (D::Decimal128(p, s), D::Decimal128(q, t)) => s == t && p <= q,
+        (D::Timestamp(_, held), D::Timestamp(_, wanted)) => held.is_some() == wanted.is_some(),
+        (a, b) => text(a) && text(b),
     }
 }
 

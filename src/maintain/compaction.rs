@@ -26,6 +26,8 @@ use crate::write::properties::WriteProperties;
 /// Times that a commit whose end is not known is gone on with before it is left to a later run.
 const ROUNDS_MAX: u32 = 3;
 
+/// Files staged for longer are not committed any more: somebody may have swept them.
+const DAY_MS: i64 = 86_400_000;
 /// Groups that are committed together at most, and their bytes: what is lost when others make one of them void.
 const BATCH_GROUPS_MAX: usize = 256;
 const BATCH_BYTES_MAX: u64 = 2 << 30;
@@ -212,7 +214,7 @@ impl Compaction<'_> {
         if batch.done.is_empty() {
             return Ok(());
         }
-        let mut commit = Commit::new(batch.change(base));
+        let mut commit = Commit::new(batch.change(base)).until(batch.begun_ms.saturating_add(DAY_MS));
         let bad = self.drive(base, &mut commit, cancel).await?;
         for (group, _, rewritten) in &batch.done {
             let fate = match &bad {
@@ -280,6 +282,7 @@ impl Compaction<'_> {
 /// a snapshot for each.
 struct Batch<'a> {
     owner: LedgerOwner,
+    begun_ms: i64,
     done: Vec<(&'a Group, Work, Rewritten)>,
 }
 
@@ -292,7 +295,7 @@ enum Bad {
 impl<'a> Batch<'a> {
     fn new(env: &Env, base: &Planning) -> Self {
         let owner = LedgerOwner { table: base.state.name.clone(), snapshot_id: env.snapshot_id() };
-        Self { owner, done: Vec::new() }
+        Self { owner, begun_ms: env.now_ms(), done: Vec::new() }
     }
 
     fn is_full(&self, next: &Group) -> bool {

@@ -247,6 +247,11 @@ async fn what_cannot_be_read_right_is_refused_with_the_file_and_leaves_nothing()
     none.truncate(bytes.len() - 5);
     let plain = Field::new("n", DataType::Int32, true);
     let nameless = bench.put("nameless", vec![(plain, Arc::new(Int32Array::from(vec![1, 2])))]).await;
+    let numbers: ArrayRef = Arc::new(Int32Array::from(vec![1, 2]));
+    let numbers = bench.put("numbers", vec![(field(2, "s", DataType::Int32), numbers)]).await;
+    let inner = Fields::from(vec![Field::new("a", DataType::Int32, true)]);
+    let parts: ArrayRef = Arc::new(StructArray::new(inner.clone(), vec![Arc::new(Int32Array::from(vec![1, 2]))], None));
+    let parts = bench.put("parts", vec![(field(3, "x", DataType::Struct(inner)), parts)]).await;
     let good_keys = |id| bench.keys("keys", id, &[Some("1")], 9);
     let mut encrypted = good.clone();
     encrypted.readable = false;
@@ -261,6 +266,8 @@ async fn what_cannot_be_read_right_is_refused_with_the_file_and_leaves_nothing()
         ("no end", put("none", none).await, vec![], ErrorKind::Corrupt),
         ("rows", DataEntry { rows: 3, ..good.clone() }, vec![], ErrorKind::Corrupt),
         ("size", DataEntry { bytes: good.bytes - 1, ..good.clone() }, vec![], ErrorKind::Corrupt),
+        ("another type", data(numbers, 1, None), vec![], ErrorKind::Unsupported),
+        ("parts without ids", data(parts, 1, None), vec![], ErrorKind::Unsupported),
         ("no field ids", data(nameless, 1, None), vec![], ErrorKind::Unsupported),
         ("keys of a dropped column", good.clone(), vec![good_keys(99).await], ErrorKind::Unsupported),
         ("encrypted", encrypted, vec![], ErrorKind::Unsupported),
