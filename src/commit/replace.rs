@@ -8,17 +8,28 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use arrow::array::AsArray;
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
 use futures::{StreamExt, TryStreamExt, stream};
-use iceberg::spec::{DataContentType, DataFile, ManifestContentType, ManifestFile, Struct};
+use iceberg::spec::{DataContentType, DataFile, DataFileFormat, ManifestContentType, ManifestFile, Struct};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::errors::ParquetError;
 
 use crate::commit::look::Effect;
 use crate::commit::manifests::{self, ENTRIES_MAX, LiveEntry, ManifestScribe, Merge};
+use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::change::{DeleteFile, Replace};
 use crate::storage::Storage;
 
 /// Manifests read at a time.
 const PARALLEL: usize = 8;
+/// Position deletes in larger files are not looked into.
+const DELETES_BYTES_MAX: u64 = 32 << 20;
+/// The column of paths in a file of position deletes (spec, "Reserved Field IDs").
+const PATH_ID: i32 = i32::MAX - 101;
 
 /// What was learned and written for one replace, kept over its attempts.
 #[derive(Debug, Default)]
@@ -121,7 +132,7 @@ pub(crate) async fn exchange(
         reach: Reach::default(),
     };
     examination.find_inputs(memory).await?;
-    examination.find_deletes().await?;
+    examination.find_deletes(scribe.env).await?;
     let Examination { sources, removed, .. } = examination;
     let gone: BTreeSet<&str> = sources.iter().map(|source| source.manifest.manifest_path.as_str()).collect();
     let mut kept: Vec<ManifestFile> =
@@ -214,7 +225,7 @@ impl Examination<'_> {
     }
 
     /// Looks at every delete that reaches an input, and finds those that reach nothing afterwards.
-    async fn find_deletes(&mut self) -> Result<()> {
+    async fn find_deletes(&mut self, env: &Env) -> Result<()> {
         let mut schemas = BTreeMap::new();
         let mut lives = BTreeMap::new();
         let mut near = Vec::new();
@@ -234,7 +245,7 @@ impl Examination<'_> {
                 }
             }
         }
-        self.check(&near)?;
+        self.check(env, &near).await?;
         let dangling = self.dangling(near).await?;
         for deletes in dangling {
             let at = deletes.manifest;
@@ -255,8 +266,8 @@ impl Examination<'_> {
     }
 
     /// No delete may have come, or gone, that the outputs know nothing of; but equality deletes that reach the outputs as they
-    /// would have reached the inputs.
-    fn check(&self, near: &[Deletes]) -> Result<()> {
+    /// would have reached the inputs, and position deletes of other files.
+    async fn check(&self, env: &Env, near: &[Deletes]) -> Result<()> {
         let mut open = self.replace.applied.clone();
         for deletes in near {
             let key = DeleteFile::of(&deletes.entry.file);
@@ -265,6 +276,13 @@ impl Examination<'_> {
             }
             let later = deletes.entry.file.content_type() == DataContentType::EqualityDeletes
                 && deletes.entry.seq > self.replace.planned_seq;
+            let file = &deletes.entry.file;
+            if file.content_type() == DataContentType::PositionDeletes
+                && file.referenced_data_file().is_none()
+                && !names_any(env, self.storage, file, &self.replace.inputs).await?
+            {
+                continue;
+            }
             // Rows of an input of the outputs' spec stay in their partition; others may have gone to where these deletes do not reach.
             if !(later && (deletes.global || deletes.scope.0 == self.replace.spec_id)) {
                 return Err(self.void(format_args!("deletes arrived meanwhile, in {}", key.location)));
@@ -322,6 +340,33 @@ impl Examination<'_> {
     fn reaches_outputs(&self, scope: &Scope) -> bool {
         scope.0 == self.replace.spec_id && self.replace.outputs.iter().any(|file| *file.partition() == scope.1)
     }
+}
+
+/// Whether a file of position deletes has some for one of these files; one that is not read may.
+async fn names_any(env: &Env, storage: &Storage, file: &DataFile, inputs: &BTreeSet<String>) -> Result<bool> {
+    let unread = file.file_format() != DataFileFormat::Parquet || file.key_metadata().is_some();
+    if unread || file.file_size_in_bytes() > DELETES_BYTES_MAX {
+        return Ok(true);
+    }
+    let bytes = storage.read(file.file_path()).await?;
+    let inputs = inputs.clone();
+    let found = move || -> Result<bool, ParquetError> {
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options)?;
+        let id = |at: usize| builder.parquet_schema().root_schema().get_fields()[at].get_basic_info();
+        let at = (0..builder.schema().fields().len()).find(|at| id(*at).has_id() && id(*at).id() == PATH_ID);
+        let Some(at) = at else { return Ok(true) };
+        let paths = ProjectionMask::roots(builder.parquet_schema(), [at]);
+        for batch in builder.with_projection(paths).build()? {
+            let Ok(column) = cast(batch?.column(0), &DataType::Utf8) else { return Ok(true) };
+            if column.as_string::<i32>().iter().any(|path| path.is_none_or(|path| inputs.contains(path))) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    // What cannot be read may name an input.
+    Ok(env.offload(found).await?.unwrap_or(true))
 }
 
 /// Whether the effect of `replace` shows in these manifests: its outputs are live and its inputs are not. Void when inputs are

@@ -107,7 +107,11 @@ impl World {
     /// A file of `content`, whose object is there.
     async fn file(&self, content: Content, target: Option<&str>) -> DataFile {
         let name = format!("memory:///data/{}.parquet", self.env.uuid());
-        self.storage.write(&name, Bytes::from_static(b"x")).await.expect("writable");
+        let bytes = match &content {
+            Content::Positions(positions) => positions_file(positions),
+            _ => Bytes::from_static(b"x"),
+        };
+        self.storage.write(&name, bytes).await.expect("writable");
         let mut builder = DataFileBuilder::default();
         let (kind, rows) = match &content {
             Content::Rows(rows) => (DataContentType::Data, rows.len()),
@@ -346,6 +350,25 @@ impl World {
     }
 }
 
+/// Position deletes as other engines write them.
+fn positions_file(positions: &BTreeSet<(String, usize)>) -> Bytes {
+    let field = |id: i32, name: &str, ty| {
+        let metadata = [("PARQUET:field_id".to_owned(), id.to_string())];
+        arrow::datatypes::Field::new(name, ty, false).with_metadata(metadata.into())
+    };
+    let fields = vec![field(PATH_ID, "file_path", DataType::Utf8), field(PATH_ID - 1, "pos", DataType::Int64)];
+    let paths: arrow::array::StringArray = positions.iter().map(|(path, _)| Some(path)).collect();
+    let places: arrow::array::Int64Array = positions.iter().map(|(_, at)| i64::try_from(*at).ok()).collect();
+    let schema = Arc::new(arrow::datatypes::Schema::new(fields));
+    let rows = arrow::record_batch::RecordBatch::try_new(schema, vec![Arc::new(paths), Arc::new(places)]);
+    let rows = rows.expect("fits");
+    let mut bytes = Vec::new();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, rows.schema(), None).expect("opens");
+    writer.write(&rows).expect("in memory");
+    writer.close().expect("in memory");
+    Bytes::from(bytes)
+}
+
 fn schema(fields: &[(i32, &str)]) -> Schema {
     let field =
         |(id, name): &(i32, &str)| Arc::new(NestedField::optional(*id, *name, Type::Primitive(PrimitiveType::Long)));
@@ -365,7 +388,8 @@ enum Theirs {
     Append,
     VectorOnInput,
     VectorElsewhere,
-    PositionsOfPartition,
+    PositionsElsewhere,
+    PositionsSomewhere,
     Keys,
     InputRemoved,
     DeletesRemoved,
@@ -389,7 +413,11 @@ async fn meets(theirs: Theirs) -> (World, Ending, Vec<String>) {
         Theirs::Append => drop(world.append(5).await),
         Theirs::VectorOnInput => assert!(world.delete(world.file(positions(&b), Some(&b)).await).await),
         Theirs::VectorElsewhere => assert!(world.delete(world.file(positions(&c), Some(&c)).await).await),
-        Theirs::PositionsOfPartition => assert!(world.delete(world.file(positions(&c), None).await).await),
+        Theirs::PositionsElsewhere => assert!(world.delete(world.file(positions(&c), None).await).await),
+        Theirs::PositionsSomewhere => {
+            let both = Content::Positions([(c.clone(), 0), (b.clone(), 0)].into());
+            assert!(world.delete(world.file(both, None).await).await);
+        }
         Theirs::Keys => assert!(world.delete(world.file(Content::Keys(2), None).await).await),
         Theirs::InputRemoved => {
             let Content::Rows(rows) = world.contents.lock().expect("unpoisoned")[&b].clone() else { panic!("rows") };
@@ -429,8 +457,8 @@ fn a_replace_meets_every_kind_of_change_as_the_conflict_table_says() {
             (Theirs::Append, true),
             (Theirs::VectorOnInput, false),
             (Theirs::VectorElsewhere, true),
-            // Which files they are about, nobody has looked.
-            (Theirs::PositionsOfPartition, false),
+            (Theirs::PositionsElsewhere, true),
+            (Theirs::PositionsSomewhere, false),
             (Theirs::Keys, true),
             (Theirs::InputRemoved, false),
             (Theirs::DeletesRemoved, false),
