@@ -21,6 +21,8 @@ pub(crate) struct KeySet {
     converter: RowConverter,
     /// The highest sequence number at which a key was deleted.
     keys: HashMap<Box<[u8]>, i64>,
+    /// The highest of these.
+    newest: i64,
     bytes: u64,
 }
 
@@ -50,7 +52,7 @@ impl KeySet {
         }
         let converter = RowConverter::new(fields)
             .context(ErrorKind::Unsupported, || format!("equality deletes by fields {ids:?}"))?;
-        Ok(Self { ids: ids.to_vec(), paths, converter, keys: HashMap::new(), bytes: 0 })
+        Ok(Self { ids: ids.to_vec(), paths, converter, keys: HashMap::new(), newest: i64::MIN, bytes: 0 })
     }
 
     /// The columns.
@@ -66,6 +68,7 @@ impl KeySet {
     /// Takes the deletes of `batch`, all of sequence number `seq`, in the table's columns.
     pub(crate) fn add(&mut self, batch: &RecordBatch, seq: i64) -> Result<()> {
         let rows = self.rows(batch)?;
+        self.newest = self.newest.max(seq);
         for row in &rows {
             let key: Box<[u8]> = row.as_ref().into();
             let size = key.len() as u64 + KEY_OVERHEAD;
@@ -80,6 +83,9 @@ impl KeySet {
 
     /// Marks the rows of `batch`, from a file of sequence number `seq`, that are deleted.
     pub(crate) fn mark(&self, batch: &RecordBatch, seq: i64, deleted: &mut [bool]) -> Result<()> {
+        if self.newest <= seq {
+            return Ok(());
+        }
         let rows = self.rows(batch)?;
         for (row, mark) in rows.iter().zip(deleted) {
             *mark |= self.keys.get(row.as_ref()).is_some_and(|at| *at > seq);

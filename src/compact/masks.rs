@@ -28,7 +28,12 @@ const POS_ID: i32 = i32::MAX - 102;
 pub(crate) struct Masks {
     positions: BTreeMap<String, RoaringTreemap>,
     keys: Vec<KeySet>,
+    /// Bytes of positions, about.
+    bytes: u64,
 }
+
+/// What a position takes in memory, about: less where many are close together.
+const POSITION_BYTES: u64 = 4;
 
 /// What masks are read with.
 #[derive(Debug, Clone, Copy)]
@@ -68,17 +73,13 @@ impl Masks {
                 DeleteKind::Equality(ids) => masks.equality(reading, entry, ids, target).await,
             };
             done.map_err(|e| e.within(format!("deletes of {location}")))?;
-            if masks.bytes() > reading.bytes_max {
+            let keys: u64 = masks.keys.iter().map(KeySet::bytes).sum();
+            if masks.bytes.saturating_add(keys) > reading.bytes_max {
                 return Err(Error::new(ErrorKind::Unsupported, "its deletes do not fit into memory")
                     .with_hint("allow more with --max-memory"));
             }
         }
         Ok(masks)
-    }
-
-    fn bytes(&self) -> u64 {
-        let positions: usize = self.positions.values().map(RoaringTreemap::serialized_size).sum();
-        positions as u64 + self.keys.iter().map(KeySet::bytes).sum::<u64>()
     }
 
     async fn vector(&mut self, reading: Reading<'_>, entry: &DeleteEntry) -> Result<()> {
@@ -95,6 +96,7 @@ impl Masks {
             let what = format!("a deletion vector of {found} positions, its manifest says {said}");
             return Err(Error::new(ErrorKind::Corrupt, what));
         }
+        self.bytes = self.bytes.saturating_add(entry.bytes);
         *self.positions.entry(target.clone()).or_default() |= positions;
         Ok(())
     }
@@ -127,6 +129,7 @@ impl Masks {
                     };
                     if reached.contains(path) {
                         self.positions.entry(path.to_owned()).or_default().insert(position);
+                        self.bytes = self.bytes.saturating_add(POSITION_BYTES);
                     }
                 }
             }

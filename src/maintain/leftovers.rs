@@ -22,6 +22,8 @@ use crate::storage::ledger::{ENTRIES_MAX, Ledger, LedgerEntry, LedgerOwner};
 
 const FILE: &str = "proofs.json";
 const NOTE_VERSION: u32 = 1;
+/// A table with more snapshots has to wait until it has fewer: the proof reads each of them.
+const SNAPSHOTS_MAX: usize = 1000;
 
 /// The ledger of rewrites, and what is noted about those that are open in it. Used by one process at a time.
 #[derive(Debug)]
@@ -86,6 +88,10 @@ impl Leftovers {
         note.open.retain(|text, _| !text.starts_with(&prefix) || known(text));
         for (owner, entries) in by_owner {
             let text = key(&owner.table, Some(owner.snapshot_id));
+            if state.metadata.snapshots().count() > SNAPSHOTS_MAX {
+                swept.waiting += entries.len();
+                continue;
+            }
             if state.metadata.snapshot_by_id(owner.snapshot_id).is_some() {
                 note.open.remove(&text);
                 self.ledger.settle(&owner).await?;

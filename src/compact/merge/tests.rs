@@ -284,3 +284,43 @@ async fn what_cannot_be_read_right_is_refused_with_the_file_and_leaves_nothing()
         assert!(!location.contains("compact"), "{location} was left");
     }
 }
+
+#[tokio::test]
+async fn positions_count_over_row_groups_and_a_large_file_is_fetched_in_pieces() {
+    const ROWS: i64 = 1_200_000;
+    const GROUP: usize = 300_000;
+    let bench = Bench::new(FormatVersion::V2);
+    // No two alike, so that the file is as large as its values.
+    let value = |row: i64| row.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64.cast_signed());
+    let n: ArrayRef = Arc::new((0..ROWS).map(|row| Some(value(row))).collect::<Int64Array>());
+    let schema = Arc::new(ArrowSchema::new(vec![field(1, "n", DataType::Int64)]));
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![n]).expect("fits");
+    let properties = ::parquet::file::properties::WriterProperties::builder()
+        .set_dictionary_enabled(false)
+        .set_max_row_group_row_count(Some(GROUP))
+        .build();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, schema, Some(properties)).expect("opens");
+    writer.write(&batch).expect("in memory");
+    writer.close().expect("in memory");
+    let (location, size) = ("memory:///t/data/large".to_owned(), bytes.len() as u64);
+    assert!(size > 9 << 20, "{size} bytes are read as a whole");
+    bench.storage.write(&location, Bytes::from(bytes)).await.expect("writable");
+    let gone = [0, 299_999, 300_000, 600_001, ROWS - 1];
+    let rows: Vec<(&str, i64)> = gone.iter().map(|at| (location.as_str(), *at)).collect();
+    let deletes = bench.positions("d", &rows, 1).await;
+    let input = data((location.clone(), size, ROWS.cast_unsigned()), 1, None);
+    let done = bench.rewrite(vec![input], vec![deletes]).await.expect("rewritten");
+    assert_eq!((done.rows, done.deleted), (ROWS.cast_unsigned(), 5));
+    let mut wanted = (0..ROWS).filter(|row| !gone.contains(row)).map(value);
+    for file in &done.outputs {
+        let bytes = bench.storage.read(file.file_path()).await.expect("there");
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).expect("footer").build().expect("reader");
+        for batch in reader {
+            let batch = batch.expect("rows");
+            let held = batch.column(0).as_primitive::<Int64Type>();
+            assert!(held.values().iter().all(|value| wanted.next() == Some(*value)), "rows in their order");
+        }
+    }
+    assert_eq!(wanted.next(), None);
+}
