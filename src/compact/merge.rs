@@ -18,6 +18,7 @@ use crate::compact::masks::{Masks, Reading};
 use crate::compact::project::{Constants, Projection};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::model::ids::mark_in;
 use crate::storage::Storage;
 use crate::storage::ledger::{Ledger, LedgerOwner};
 use crate::write::budget::Budget;
@@ -147,7 +148,7 @@ impl Rewriter<'_> {
         layout.properties.row_group_bytes = layout.properties.row_group_bytes.min(row_group);
         let options = WriterOptions {
             open_files_max: 16,
-            file_prefix: "compact".to_owned(),
+            file_prefix: prefix(&work.inputs),
             gather_bytes_max: memory / 4,
             held_bytes_max: memory / 2,
             sort_bytes_max: (memory / 8).min(128 * MIB),
@@ -250,6 +251,15 @@ impl Rewriter<'_> {
     ) -> Result<(Option<RecordBatch>, ParquetRecordBatchReader)> {
         let (batch, reader) = self.env.offload(move || (reader.next().transpose(), reader)).await?;
         Ok((batch.map_err(|e| broken(location, e.into()))?, reader))
+    }
+}
+
+/// How names of new files begin: with the mark of the pipeline that wrote all of the old ones, if it was one.
+fn prefix(inputs: &[DataEntry]) -> String {
+    let mut marks = inputs.iter().map(|input| mark_in(&input.location));
+    match marks.next().flatten().filter(|first| marks.all(|mark| mark == Some(*first))) {
+        Some(mark) => format!("{mark}-compact"),
+        None => "compact".to_owned(),
     }
 }
 

@@ -49,6 +49,8 @@ fn compacted_and_gone_on_with(format_version: u8) {
     let group = &table(&done)["groups"][0];
     assert_eq!((group["fate"].as_str(), group["new-files"].as_u64()), (Some("done"), Some(1)), "{done}");
     assert_eq!(files(&world), 1);
+    let file = world.json(&["table", "files", TABLE])["files"][0]["path"].to_string();
+    assert!(file.contains("/frazil-orders-"), "the file still tells whose rows it has: {file}");
     assert_eq!(world.longs(TABLE, "id"), (0..2000).collect::<Vec<i64>>());
 
     let again = world.json(&["compact", "lake.shop.orders"]);
