@@ -248,7 +248,10 @@ impl Compaction<'_> {
         let mut bad = None;
         for _ in 0..ROUNDS_MAX {
             match self.committer.run(commit, &base.state, cancel).await? {
-                Ending::Done { .. } => return Ok(None),
+                Ending::Done { state, ours } => {
+                    self.lose(commit, &state, ours).await;
+                    return Ok(None);
+                }
                 Ending::Lost(_) | Ending::Rebuild(_) | Ending::Fenced(_) => {
                     let why = commit.refusal().unwrap_or("the table went another way");
                     return Ok(Some(Bad::Lost(why.to_owned())));
@@ -260,6 +263,18 @@ impl Compaction<'_> {
             }
         }
         Ok(bad)
+    }
+
+    /// Notes the lists and manifests of attempts that did not land.
+    async fn lose(&self, commit: &Commit, state: &TableState, ours: bool) {
+        let noted = match self.committer.losers(commit, state, ours).await {
+            Ok(None) => Ok(()),
+            Ok(Some(left)) => self.leftovers.lose(&state.name, commit.change().snapshot_id, &left.files).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = noted {
+            tracing::debug!(table = %state.name, "lists of other attempts are left to the orphan sweep: {error}");
+        }
     }
 
     /// Removes what was begun for a group of which no commit was sent; what stays is a later sweep's.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::commit::proof::Leftover;
+use crate::commit::proof::{Leftover, Proof};
 use crate::commit::protocol::Committer;
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -65,6 +65,17 @@ impl Leftovers {
         Ok(Self { ledger: Ledger::open(Arc::clone(&disk), ENTRIES_MAX).await?, disk })
     }
 
+    /// Notes what a commit that is in has written beside what its snapshot names, under an id that no snapshot has.
+    ///
+    /// # Errors
+    /// As [`Ledger::stage`].
+    pub async fn lose(&self, table: &TableName, snapshot_id: i64, files: &[String]) -> Result<()> {
+        let none = snapshot_id.checked_neg().unwrap_or(i64::MIN);
+        let owner = LedgerOwner { table: table.clone(), snapshot_id: none };
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        self.ledger.stage_all(&owner, &files).await
+    }
+
     /// The ledger, for those who make files.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
@@ -92,15 +103,16 @@ impl Leftovers {
                 swept.waiting += entries.len();
                 continue;
             }
-            if state.metadata.snapshot_by_id(owner.snapshot_id).is_some() {
+            let seq = state.metadata.next_sequence_number();
+            let open = note.open.entry(text.clone()).or_insert(Open { seq, proved_ms: None });
+            let leftover = leftover(&owner, &entries, open.seq);
+            let proof = committer.prove(state, &[&leftover]).await?.first().copied().unwrap_or(Proof::Open);
+            if proof == Proof::In {
                 note.open.remove(&text);
                 self.ledger.settle(&owner).await?;
                 continue;
             }
-            let seq = state.metadata.next_sequence_number();
-            let open = note.open.entry(text.clone()).or_insert(Open { seq, proved_ms: None });
-            let leftover = leftover(&owner, &entries, open.seq);
-            let proved = committer.never(state, &[&leftover]).await?.first().copied().unwrap_or(false);
+            let proved = proof == Proof::Never;
             let now = env.now_ms();
             let deadline = i64::try_from(DEADLINE.as_millis()).unwrap_or(i64::MAX);
             let twice = open.proved_ms.is_some_and(|at| now.saturating_sub(at) >= deadline);
@@ -158,7 +170,7 @@ fn key(table: &TableName, snapshot: Option<i64>) -> String {
 fn leftover(owner: &LedgerOwner, entries: &[LedgerEntry], seq: i64) -> Leftover {
     Leftover {
         files: entries.iter().map(|entry| entry.location.clone()).collect(),
-        snapshot_ids: vec![owner.snapshot_id],
+        snapshot_ids: [owner.snapshot_id].into_iter().filter(|id| *id > 0).collect(),
         submitted_seqs: Some((0, seq)),
         without_parent: false,
         sealed: None,
