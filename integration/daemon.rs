@@ -110,6 +110,14 @@ impl Daemon {
         total.map_or(0, |text| text.parse().expect("total-records is a number"))
     }
 
+    /// How many files the current snapshot has.
+    pub(crate) fn files(&self, name: &str) -> usize {
+        let output = self.command(&["table", "files", name, "--json"]).output().expect("run frazil");
+        assert!(output.status.success(), "table files {name}: {}", String::from_utf8_lossy(&output.stderr));
+        let files: Value = serde_json::from_slice(&output.stdout).expect("--json prints JSON");
+        files["files"].as_array().expect("files").len()
+    }
+
     /// `frazil` with these words and this configuration.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_frazil"));

@@ -93,6 +93,18 @@ fn every_row_is_there_once(format_version: u8, seed: u64) {
         let wanted = input(&[file], columns);
         assert_eq!(daemon.rows(table), wanted.rows, "{table}: the summary counts another number of rows");
         all_engines_find(&wanted, &json!({ "metadata": daemon.metadata(table) }), columns);
+        let before = daemon.files(table);
+        let output = daemon.command(&["compact", table, "--rewrite-all"]).output().expect("run frazil");
+        println!("{}", String::from_utf8_lossy(&output.stdout));
+        assert!(output.status.success(), "compact {table}: {}", String::from_utf8_lossy(&output.stderr));
+        let after = daemon.files(table);
+        assert!(after < before, "{table}: {before} files, then {after}");
+        assert_eq!(
+            daemon.rows(table),
+            wanted.rows,
+            "{table}: the summary counts another number of rows when compacted"
+        );
+        all_engines_find(&wanted, &json!({ "metadata": daemon.metadata(table) }), columns);
     }
 }
 

@@ -21,6 +21,7 @@ mod input;
 mod process;
 mod readers;
 
+mod compaction;
 mod local;
 mod refused;
 mod remote;

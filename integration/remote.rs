@@ -17,14 +17,10 @@ const APPENDS: usize = BESIDE_SPARK + 1;
 /// Rows of one append.
 const APPENDED: usize = 100;
 
-fn config(folder: &Path, namespace: &str, format_version: u8) -> String {
-    let folder = folder.display();
-    let columns = created(FLIGHTS);
+/// The catalog and the store, as a configuration has them.
+pub(crate) fn lake() -> String {
     format!(
         r#"
-        instance = "one"
-        state_dir = "{folder}/state"
-
         [catalog.lake]
         type = "rest"
         uri = "{uri}"
@@ -35,7 +31,25 @@ fn config(folder: &Path, namespace: &str, format_version: u8) -> String {
         secret_access_key = "{secret}"
         region = "{region}"
         allow_http = "true"
+        "#,
+        uri = value("APACHE_REST_URI"),
+        bucket = value("S3_BUCKET"),
+        endpoint = value("S3_ENDPOINT"),
+        key = value("S3_ACCESS_KEY_ID"),
+        secret = value("S3_SECRET_ACCESS_KEY"),
+        region = value("S3_REGION"),
+    )
+}
 
+fn config(folder: &Path, namespace: &str, format_version: u8) -> String {
+    let folder = folder.display();
+    let columns = created(FLIGHTS);
+    format!(
+        r#"
+        instance = "one"
+        state_dir = "{folder}/state"
+
+        {lake}
         [source.flights]
         type = "files"
         path = "{folder}/flights"
@@ -53,16 +67,12 @@ fn config(folder: &Path, namespace: &str, format_version: u8) -> String {
         # Spark's own patience: it competes with a commit of ours every half second.
         properties = {{ "commit.retry.num-retries" = "30", "commit.retry.max-wait-ms" = "2000" }}
         "#,
-        uri = value("APACHE_REST_URI"),
-        bucket = value("S3_BUCKET"),
-        endpoint = value("S3_ENDPOINT"),
-        key = value("S3_ACCESS_KEY_ID"),
-        secret = value("S3_SECRET_ACCESS_KEY"),
-        region = value("S3_REGION"),
+        lake = lake(),
     )
 }
 
-fn place(namespace: &str) -> Value {
+/// The table `flights` of a namespace, as engines are asked for it.
+pub(crate) fn place(namespace: &str) -> Value {
     json!({
         "table": format!("{namespace}.flights"),
         "catalog": { "uri": value("APACHE_REST_URI") },

@@ -8,6 +8,7 @@ pub mod api;
 pub mod catalog;
 pub mod cli;
 pub mod commit;
+pub mod compact;
 pub mod config;
 pub mod daemon;
 pub mod decode;

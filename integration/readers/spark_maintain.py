@@ -1,11 +1,14 @@
-"""What Spark does to a table beside appending: compaction, expiry, and a branch that is written and rolled forward."""
+"""What Spark does to a table beside appending: deletes, compaction, expiry, and a branch that is written and rolled forward."""
 
 from spark_append import append
 
 
 def maintain(spark, table, request):
-    """One of `compact`, `expire`, `forward` (rows, as for an append)."""
+    """One of `compact`, `expire`, `delete` (a condition), `forward` (rows, as for an append)."""
     catalog, _, name = table.partition(".")
+    if "delete" in request:
+        spark.sql(f"DELETE FROM {table} WHERE {request['delete']}")
+        return {}
     if "compact" in request:
         options = "map('min-input-files', '2', 'rewrite-all', 'true')"
         called(spark, f"{catalog}.system.rewrite_data_files(table => '{name}', options => {options})")

@@ -1,7 +1,7 @@
 """The digest of a table as Spark reads it, and rows that Spark appends: one session for a whole suite.
 
 A request with `append` (a list of rows as objects) writes them and answers `{"rows": n}`; see spark_append.py. One with
-`compact`, `expire` or `forward` maintains the table; see spark_maintain.py.
+`compact`, `delete`, `expire` or `forward` maintains the table; see spark_maintain.py.
 Needs SPARK_JARS (scripts/components start spark prints it).
 """
 
@@ -76,7 +76,7 @@ class Engine:
     def answer(self, request):
         if "append" in request:
             return append(self.spark, self.name(request), request["append"])
-        if any(kind in request for kind in ("compact", "expire", "forward")):
+        if any(kind in request for kind in ("compact", "delete", "expire", "forward")):
             return maintain(self.spark, self.name(request), request)
         if "metadata" in request:
             rows = self.spark.read.format("iceberg").load(request["metadata"])

@@ -37,7 +37,7 @@ pub(crate) fn edit(flags: &Flags, verb: &CheckpointVerb) -> Result<Exit> {
 async fn change(flags: &Flags, config: &Config, verb: &CheckpointVerb, own: &CheckpointEdit) -> Result<Exit> {
     let env = Env::system();
     let (catalog, name) = table::named(config, &own.choice)?;
-    let (mut committer, state) = wiring::committer(config, &catalog, &name, &env).await?;
+    let (mut committer, state) = wiring::committer(config, &catalog, &name, &env, None).await?;
     let plan = Plan::make(&state, verb, own)?;
     if own.dry_run {
         return answer(flags, &plan.answer(&state, None));

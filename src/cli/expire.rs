@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use globset::GlobBuilder;
 use serde_json::{Value, json};
 
 use crate::cli::flags::{Expire, Flags};
@@ -12,7 +11,7 @@ use crate::cli::{Exit, answer, block_on, table, wiring};
 use crate::config::Config;
 use crate::config::quantity::{DURATION_HINT, millis};
 use crate::env::Env;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::maintain::expire::Wish;
 use crate::maintain::expiry::{Expiry, Pace, Preview, Report};
 use crate::model::ids::TableName;
@@ -39,7 +38,7 @@ async fn work(flags: &Flags, config: &Config, own: &Expire) -> Result<Exit> {
     let env = Env::system();
     let wish = wish(own)?;
     let catalog = table::chosen(config, &own.from, Some(&own.tables))?;
-    let tables = tables(config, &catalog, &own.tables, &env).await?;
+    let tables = table::matching(config, &catalog, &own.tables, &env).await?;
     if !own.dry_run && !own.yes && !output::confirmed(&question(&tables, own), "Go on? [y/N]")? {
         return Ok(Exit::Failed);
     }
@@ -81,20 +80,6 @@ fn wish(own: &Expire) -> Result<Wish> {
     Ok(Wish { age: age.transpose()?, count_min })
 }
 
-/// The tables of the catalog whose name, with or without the catalog's, matches.
-async fn tables(config: &Config, catalog: &str, glob: &str, env: &Env) -> Result<Vec<TableName>> {
-    let matcher = GlobBuilder::new(glob).build();
-    let matcher = matcher.context(ErrorKind::Config, || format!("glob {glob:?}"))?.compile_matcher();
-    let all = table::walk(&wiring::catalog(config, catalog, env).await?, &[]).await?;
-    let meant = |name: &TableName| matcher.is_match(name.to_string()) || matcher.is_match(format!("{catalog}.{name}"));
-    let found: Vec<TableName> = all.into_iter().filter(meant).collect();
-    if found.is_empty() {
-        return Err(Error::new(ErrorKind::NotFound, format!("no table of {catalog} matches {glob:?}"))
-            .with_hint("`frazil table list` shows the tables there are"));
-    }
-    Ok(found)
-}
-
 fn question(tables: &[TableName], own: &Expire) -> String {
     let names: Vec<String> = tables.iter().take(10).map(ToString::to_string).collect();
     let more = if tables.len() > names.len() { " and more" } else { "" };
@@ -113,7 +98,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     async fn one(&self, name: &TableName) -> Result<Found> {
-        let (mut committer, _) = wiring::committer(self.config, self.catalog, name, self.env).await?;
+        let (mut committer, _) = wiring::committer(self.config, self.catalog, name, self.env, None).await?;
         let folder: PathBuf = self.config.state_dir.join("expiry");
         let disk = LocalDisk::new(folder, self.env.clone());
         let pace = Pace { deletes_per_second: self.own.delete_rate, ..Pace::default() };

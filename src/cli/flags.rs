@@ -21,6 +21,11 @@ Snapshots go in three steps, ten minutes apart, so that what somebody is about t
 noted, removed, and then their files are deleted. Each run does the steps that are due and says when the next is; run it
 now and then, or with --wait. Where it stands lies in state_dir.";
 
+const COMPACT_GROUPS: &str = "\
+Files are rewritten in groups, one partition at a time, and committed as they are done, small groups together: rows stay as they
+are, deletes are applied. Writers go on meanwhile; what they made void is given up and planned again the next time. A group that
+cannot be rewritten right is refused and says why. Small files are merged when a partition has five of them, or enough for one whole file.";
+
 /// Where help shows the flags of every command.
 const COMMON: &str = "Common options";
 
@@ -83,6 +88,8 @@ pub enum Verb {
     /// Set how far a pipeline's rows are in a table
     #[command(subcommand)]
     Checkpoint(CheckpointVerb),
+    /// Rewrite small files, and files with deletes, into few whole ones
+    Compact(Compact),
     /// Remove old snapshots, and the files that only they reach
     Expire(Expire),
     /// Look at the configuration
@@ -181,6 +188,33 @@ pub enum TableVerb {
     History(TableChoice),
     /// How far each pipeline's rows are in a table
     Checkpoint(TableChoice),
+}
+
+/// Flags of `compact`.
+#[derive(Debug, Args)]
+#[command(after_help = COMPACT_GROUPS)]
+pub struct Compact {
+    /// The tables, as namespace.table, catalog.namespace.table, or a glob over these; all of the catalog unless given
+    #[arg(value_name = "GLOB", default_value = "**")]
+    pub tables: String,
+    /// Which catalog to ask.
+    #[command(flatten)]
+    pub from: CatalogChoice,
+    /// Show what would be rewritten, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Also say why each group is rewritten and what is left alone
+    #[arg(long)]
+    pub explain: bool,
+    /// Bytes that a data file should have, as in 256MiB, instead of write.target-file-size-bytes
+    #[arg(long, value_name = "SIZE")]
+    pub target_file_size: Option<String>,
+    /// Rewrite every file, whether it pays or not
+    #[arg(long)]
+    pub rewrite_all: bool,
+    /// Memory that a rewrite may take, about
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    pub max_memory: String,
 }
 
 /// Flags of `expire`.

@@ -2,6 +2,7 @@
 
 mod check;
 pub mod checkpoint;
+mod compact;
 mod config;
 mod demo;
 pub mod describe;
@@ -103,6 +104,7 @@ fn dispatch(flags: &Flags) -> Result<Exit> {
         Verb::Demo(own) => demo::demo(flags, own),
         Verb::Table(own) => table::table(flags, own),
         Verb::Checkpoint(own) => edit::edit(flags, own),
+        Verb::Compact(own) => compact::compact(flags, own),
         Verb::Expire(own) => expire::expire(flags, own),
         Verb::Config(own) => config::config(flags, own),
         Verb::Completions { shell } => {

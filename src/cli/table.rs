@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use globset::GlobBuilder;
+
 use crate::catalog::Catalog;
 use crate::cli::flags::{CatalogChoice, Flags, TableChoice, TableVerb};
 use crate::cli::output::Answer;
@@ -9,7 +11,7 @@ use crate::cli::{Exit, answer, block_on, checkpoint, describe, files, load, wiri
 use crate::config::Config;
 use crate::config::load::from_text;
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
 
@@ -83,6 +85,20 @@ pub(crate) async fn walk(catalog: &Arc<dyn Catalog>, below: &[String]) -> Result
     }
     tables.sort();
     Ok(tables)
+}
+
+/// The tables of the catalog whose name, with or without the catalog's, matches.
+pub(crate) async fn matching(config: &Config, catalog: &str, glob: &str, env: &Env) -> Result<Vec<TableName>> {
+    let matcher = GlobBuilder::new(glob).build();
+    let matcher = matcher.context(ErrorKind::Config, || format!("glob {glob:?}"))?.compile_matcher();
+    let all = walk(&wiring::catalog(config, catalog, env).await?, &[]).await?;
+    let meant = |name: &TableName| matcher.is_match(name.to_string()) || matcher.is_match(format!("{catalog}.{name}"));
+    let found: Vec<TableName> = all.into_iter().filter(meant).collect();
+    if found.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, format!("no table of {catalog} matches {glob:?}"))
+            .with_hint("`frazil table list` shows the tables there are"));
+    }
+    Ok(found)
 }
 
 /// The configuration of `-c`, or one with the catalog that the flags describe.

@@ -16,6 +16,7 @@ use crate::model::ids::TableName;
 use crate::model::table::TableState;
 use crate::storage::disk::LocalDisk;
 use crate::storage::iceberg_io::FileIo;
+use crate::storage::ledger::Ledger;
 use crate::storage::{Storage, StorageOptions};
 use crate::telemetry::metrics::Metrics;
 
@@ -62,7 +63,7 @@ pub async fn probe(config: &Config, folder: &str, vended: &HashMap<String, Strin
     deleted
 }
 
-/// What commits to this table for an operator, and the table.
+/// What commits to this table for an operator, and the table. With a ledger, its objects are noted there.
 ///
 /// # Errors
 /// As [`catalog`]; `NotFound` when there is no such table.
@@ -71,10 +72,11 @@ pub async fn committer(
     catalog_name: &str,
     table: &TableName,
     env: &Env,
+    ledger: Option<&Ledger>,
 ) -> Result<(Committer, TableState)> {
-    let catalog = catalog(config, catalog_name, env).await?;
-    let mut committer =
-        Committer::new(env.clone(), catalog, storage(config, env), None, table.clone(), config.instance.clone());
+    let (catalog, storage) = (catalog(config, catalog_name, env).await?, storage(config, env));
+    let instance = config.instance.clone();
+    let mut committer = Committer::new(env.clone(), catalog, storage, ledger.cloned(), table.clone(), instance);
     let state = committer.load().await?;
     Ok((committer, state))
 }

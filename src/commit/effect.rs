@@ -8,7 +8,7 @@ use crate::commit::conflict::{self, Ours, Rule, Theirs};
 use crate::commit::look::{Effect, Rebase};
 use crate::commit::snapshot::Prepared;
 use crate::error::Result;
-use crate::model::change::{Change, Data, OperatorEdit, PipelineDelta, Removal};
+use crate::model::change::{Change, Data, OperatorEdit, PipelineDelta, Removal, Replace};
 use crate::model::checkpoint::{self, Record};
 use crate::model::table::TableState;
 
@@ -30,7 +30,7 @@ pub(super) fn operator_effect(
     }
 }
 
-/// A change without a delta: whether its effect shows. New files leave none but their snapshot.
+/// A change without a delta: whether its effect shows. New files leave none but their snapshot; a replace is asked of manifests.
 pub(super) fn metadata_effect(change: &Change, state: &TableState) -> Effect {
     if change.data.is_some() {
         return Effect::Absent;
@@ -102,6 +102,27 @@ fn chosen_on(removal: &Removal, state: &TableState) -> bool {
     state.refs.iter().map(|(name, at)| (name, &at.snapshot_id)).eq(&removal.refs)
 }
 
+/// Whether a replace may go onto `head`, as far as metadata says: the planning snapshot is still below it, and its files fit.
+/// Whether its inputs are live, and which deletes reach them, is for manifests to say.
+///
+/// # Errors
+/// As `Chain::of`.
+pub(super) fn replace_fits(replace: &Replace, target: &str, head: &TableState) -> Result<bool> {
+    let mut theirs = vec![Theirs::Append, Theirs::Layout];
+    if !conflict::descends(head, target, Some(replace.planned))? {
+        theirs.push(Theirs::Rollback);
+    }
+    let metadata = &head.metadata;
+    Ok(theirs.into_iter().all(|theirs| match conflict::rule(Ours::Replace, theirs) {
+        Rule::Clean => true,
+        Rule::FieldIds => {
+            conflict::field_ids_hold(&replace.schema, metadata.current_schema())
+                && metadata.partition_spec_by_id(replace.spec_id).is_some()
+        }
+        _ => false,
+    }))
+}
+
 /// The conflict table for the changes that are built, over what happened between `base` and `head`.
 ///
 /// # Errors
@@ -112,6 +133,9 @@ pub(super) fn rebase(change: &Change, base: &TableState, head: &TableState) -> R
     if let Some(removal) = &change.removal {
         // `Recompute` in the table: an append moves a ref as all others do.
         return Ok(if chosen_on(removal, head) { Rebase::Clean } else { Rebase::Rebuild });
+    }
+    if let Some(Data::Replace(replace)) = &change.data {
+        return Ok(if replace_fits(replace, &change.target, head)? { Rebase::Clean } else { Rebase::Lost });
     }
     let Some(Data::Append(append)) = &change.data else {
         return Ok(if layout && change.evolve.is_some() { Rebase::Rebuild } else { Rebase::Clean });

@@ -19,6 +19,8 @@ pub struct Seen {
     pub young: bool,
     /// What the conflict table says of the way from the submission's base to this head.
     pub rebase: Rebase,
+    /// The change is a replace, which is not done again once it was rolled back.
+    pub replaces: bool,
 }
 
 /// Where a change stands by its effect.
@@ -30,6 +32,8 @@ pub enum Effect {
     Done,
     /// It has none, and its effect does not show.
     Absent,
+    /// It is a replace whose inputs are gone, and not for its outputs.
+    Void,
 }
 
 /// Whether a change can be put on another head.
@@ -72,10 +76,11 @@ pub fn look(seen: &Seen) -> Verdict {
     match seen.effect {
         Effect::Delta(Standing::Behind) | Effect::Done => return Verdict::Done,
         Effect::Delta(Standing::Fenced) => return Verdict::Fenced,
+        Effect::Void => return Verdict::Lost,
         Effect::Delta(Standing::Ahead) | Effect::Absent => {}
     }
     if seen.in_table {
-        return Verdict::Renew;
+        return if seen.replaces { Verdict::Lost } else { Verdict::Renew };
     }
     if seen.as_assumed && seen.young {
         return Verdict::Resubmit;
@@ -99,6 +104,7 @@ mod tests {
             as_assumed: false,
             young: true,
             rebase: Rebase::Clean,
+            replaces: false,
         }
     }
 
@@ -117,8 +123,10 @@ mod tests {
             ("4 neither", case(|s| s.effect = Effect::Delta(Standing::Fenced)), Verdict::Fenced),
             ("4 before 6", case(|s| (s.in_table, s.effect) = (true, Effect::Delta(Standing::Behind))), Verdict::Done),
             ("5 effect shows", case(|s| s.effect = Effect::Done), Verdict::Done),
+            ("5 inputs gone", case(|s| s.effect = Effect::Void), Verdict::Lost),
             ("6 landed, rolled back", case(|s| (s.in_table, s.as_assumed) = (true, true)), Verdict::Renew),
             ("6 without a delta", case(|s| (s.in_table, s.effect) = (true, Effect::Absent)), Verdict::Renew),
+            ("6 a replace", case(|s| (s.in_table, s.replaces, s.effect) = (true, true, Effect::Absent)), Verdict::Lost),
             ("7 as assumed, young", case(|s| s.as_assumed = true), Verdict::Resubmit),
             ("8 as assumed, old", case(|s| (s.as_assumed, s.young) = (true, false)), Verdict::Prepare),
             ("8 clean", case(|_| {}), Verdict::Prepare),

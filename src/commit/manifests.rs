@@ -7,7 +7,7 @@ use bytes::Bytes;
 use iceberg::io::FileIO;
 use iceberg::spec::{
     DataFile, DataFileBuilder, FormatVersion, Manifest, ManifestContentType, ManifestFile, ManifestList,
-    ManifestWriter, ManifestWriterBuilder, PartitionSpec, SchemaRef,
+    ManifestMetadata, ManifestWriter, ManifestWriterBuilder, PartitionSpec, SchemaRef,
 };
 
 use crate::commit::avro;
@@ -21,7 +21,7 @@ use crate::storage::ledger::{Ledger, LedgerOwner};
 /// A manifest at or below this size is merged at commit; larger ones are a job's.
 pub(crate) const SMALL_MAX: i64 = 256 * 1024;
 /// Entries in one manifest of added files: about 8 MiB compressed.
-const ENTRIES_MAX: usize = 20_000;
+pub(crate) const ENTRIES_MAX: usize = 20_000;
 
 /// How the names of manifest lists begin.
 const LIST: &str = "snap-";
@@ -81,17 +81,22 @@ impl ManifestScribe<'_> {
         self.storage.write(location, Bytes::from(bytes)).await
     }
 
-    /// Writes manifests of added files. They depend on nothing but the change: written once, kept over all attempts.
+    /// Writes manifests of added data files, with the snapshot's own data sequence number unless `seq` is one. They depend on
+    /// nothing but the change: written once, kept over all attempts.
     pub(crate) async fn added(
         &self,
         files: &[DataFile],
         schema: &SchemaRef,
         spec: &PartitionSpec,
+        seq: Option<i64>,
     ) -> Result<Vec<ManifestFile>> {
         let mut manifests = Vec::new();
+        let seq = seq.unwrap_or(-1);
         for chunk in files.chunks(ENTRIES_MAX) {
             let manifest = self
-                .write(schema, spec, |writer| chunk.iter().try_for_each(|file| writer.add_file(file.clone(), -1)))
+                .write(ManifestContentType::Data, schema, spec, |writer| {
+                    chunk.iter().try_for_each(|file| writer.add_file(file.clone(), seq))
+                })
                 .await?;
             manifests.push(manifest);
         }
@@ -111,7 +116,7 @@ impl ManifestScribe<'_> {
         }
         let first_row_id = live.iter().filter_map(|entry| entry.file.first_row_id()).min();
         let mut manifest = self
-            .write(schema, spec, |writer| {
+            .write(ManifestContentType::Data, schema, spec, |writer| {
                 live.into_iter().try_for_each(|entry| {
                     writer.add_existing_file(entry.file, entry.snapshot_id, entry.seq, Some(entry.file_seq))
                 })
@@ -122,8 +127,45 @@ impl ManifestScribe<'_> {
         Ok(manifest)
     }
 
+    /// Writes the entries of `sources`, all of one content, spec and schema, into one manifest: those that `goes` names as
+    /// DELETED, the others as EXISTING with all that they inherited. Earlier DELETED entries stay behind.
+    pub(crate) async fn filtered(
+        &self,
+        sources: &[ManifestFile],
+        goes: impl Fn(&DataFile) -> bool,
+    ) -> Result<ManifestFile> {
+        let Some(first) = sources.first() else {
+            return Err(Error::new(ErrorKind::Internal, "no manifest to filter"));
+        };
+        let mut entries = Vec::new();
+        let mut layout = None;
+        for source in sources {
+            let (live, metadata) = live_parts(self.storage, source).await?;
+            entries.extend(live);
+            layout.get_or_insert(metadata);
+        }
+        let Some(layout) = layout else {
+            return Err(Error::new(ErrorKind::Internal, "no manifest to filter"));
+        };
+        let mut manifest = self
+            .write(first.content, layout.schema(), layout.partition_spec(), |writer| {
+                entries.into_iter().try_for_each(|entry| {
+                    if goes(&entry.file) {
+                        writer.add_delete_file(entry.file, entry.seq, Some(entry.file_seq))
+                    } else {
+                        writer.add_existing_file(entry.file, entry.snapshot_id, entry.seq, Some(entry.file_seq))
+                    }
+                })
+            })
+            .await?;
+        // Where entries carry their row ids by now, the list writer must not give new ones; where they have none yet, it must.
+        manifest.first_row_id = sources.iter().filter_map(|source| source.first_row_id).min();
+        Ok(manifest)
+    }
+
     pub(crate) async fn write(
         &self,
+        content: ManifestContentType,
         schema: &SchemaRef,
         spec: &PartitionSpec,
         fill: impl FnOnce(&mut ManifestWriter) -> iceberg::Result<()>,
@@ -132,9 +174,11 @@ impl ManifestScribe<'_> {
         let memory = FileIO::new_with_memory();
         let output = memory.new_output("memory:/manifest").context(ErrorKind::Internal, failed)?;
         let builder = ManifestWriterBuilder::new(output, Some(self.snapshot_id), Arc::clone(schema), spec.clone());
-        let mut writer = match self.format {
-            FormatVersion::V3 => builder.build_v3_data(),
-            _ => builder.build_v2_data(),
+        let mut writer = match (self.format, content) {
+            (FormatVersion::V3, ManifestContentType::Data) => builder.build_v3_data(),
+            (FormatVersion::V3, ManifestContentType::Deletes) => builder.build_v3_deletes(),
+            (_, ManifestContentType::Data) => builder.build_v2_data(),
+            (_, ManifestContentType::Deletes) => builder.build_v2_deletes(),
         };
         fill(&mut writer).context(ErrorKind::Internal, failed)?;
         let mut manifest = writer.write_manifest_file().await.context(ErrorKind::Internal, failed)?;
@@ -160,6 +204,11 @@ pub(crate) struct LiveEntry {
 /// The live entries of a manifest, inheritance applied: snapshot id, sequence numbers, and on v3 the first row id, which the
 /// crate leaves out (spec, "First Row ID Inheritance").
 pub(crate) async fn live_entries(storage: &Storage, file: &ManifestFile) -> Result<Vec<LiveEntry>> {
+    Ok(live_parts(storage, file).await?.0)
+}
+
+/// The same, with the schema and the spec that the manifest was written with.
+pub(crate) async fn live_parts(storage: &Storage, file: &ManifestFile) -> Result<(Vec<LiveEntry>, ManifestMetadata)> {
     let bytes = storage.read(&file.manifest_path).await?;
     let manifest =
         Manifest::parse_avro(&bytes).context(ErrorKind::Corrupt, || format!("manifest {}", file.manifest_path))?;
@@ -190,7 +239,7 @@ pub(crate) async fn live_entries(storage: &Storage, file: &ManifestFile) -> Resu
             file: data_file,
         });
     }
-    Ok(live)
+    Ok((live, metadata))
 }
 
 /// Whether a live data file's path meets `wanted`.

@@ -17,6 +17,7 @@ pub mod proof;
 pub mod properties;
 pub mod protocol;
 pub(crate) mod records;
+pub mod replace;
 pub(crate) mod skim;
 pub(crate) mod snapshot;
 pub mod standing;

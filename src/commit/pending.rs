@@ -1,5 +1,6 @@
 //! One change on its way into a table, and how that may end.
 
+use crate::commit::drive::Turn;
 use crate::commit::proof::Leftover;
 use crate::commit::snapshot::{Prepared, Written};
 use crate::error::{Error, ErrorKind};
@@ -85,6 +86,16 @@ impl Commit {
         &self.change
     }
 
+    /// What the catalog said when it last refused, or why the work is void.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
+    }
+
+    /// Whether a body was ever sent: if not, nothing that was staged can be in any snapshot.
+    pub fn was_submitted(&self) -> bool {
+        self.submitted_seqs.is_some()
+    }
+
     /// Bodies sent so far.
     pub fn attempts(&self) -> u32 {
         self.attempts
@@ -100,9 +111,12 @@ impl Commit {
     pub fn into_leftover(self, table: &TableName) -> Leftover {
         let owners = self.owners(table);
         let mut files = self.written.objects;
-        if let Some(Data::Append(append)) = &self.change.data {
-            files.extend(append.files.iter().map(|f| f.file_path().to_owned()));
-        }
+        let staged = match &self.change.data {
+            Some(Data::Append(append)) => append.files.as_slice(),
+            Some(Data::Replace(replace)) => replace.outputs.as_slice(),
+            None => &[],
+        };
+        files.extend(staged.iter().map(|f| f.file_path().to_owned()));
         Leftover {
             files,
             snapshot_ids: self.submitted_as,
@@ -123,6 +137,12 @@ impl Commit {
     /// Given back because a shutdown does not wait.
     pub(crate) fn stopped(&self, table: &TableName) -> Ending {
         self.give_back(format!("table {table}: stopped while waiting"))
+    }
+
+    /// At its end, because the work is void.
+    pub(super) fn void(&mut self, head: &TableState, why: String) -> Turn {
+        self.refusal = Some(why);
+        Turn::End(Ending::Lost(Box::new(head.clone())))
     }
 
     pub(super) fn give_back(&self, mut why: String) -> Ending {

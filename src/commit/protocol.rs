@@ -14,18 +14,19 @@ use crate::catalog::{Catalog, Outcome};
 use crate::commit::checkpoint::{Chain, Taken};
 pub use crate::commit::drive::{Drive, Paused, stale_wait};
 use crate::commit::drive::{Step, Turn};
-use crate::commit::effect::{as_assumed, fit, metadata_effect, operator_effect, rebase};
+use crate::commit::effect::{as_assumed, fit, metadata_effect, operator_effect, rebase, replace_fits};
 use crate::commit::history::History;
 use crate::commit::look::{Effect, Rebase, Seen, Verdict, look};
 use crate::commit::manifests;
 pub use crate::commit::pending::{Commit, Ending};
 use crate::commit::proof::{self, Leftover, Proof, Reached, Wanted};
 use crate::commit::properties::CommitProperties;
+use crate::commit::replace;
 use crate::commit::snapshot::{ListCache, Prepared, Preparer, parent};
 use crate::commit::standing::{Ancestry, Question, Standing, Witness, standing};
 use crate::env::Env;
 use crate::error::{Directive, Error, ErrorKind, Result};
-use crate::model::change::Change;
+use crate::model::change::{Change, Data};
 use crate::model::checkpoint;
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
@@ -359,13 +360,22 @@ impl Committer {
         let base = newer.as_ref().unwrap_or(base);
         self.recognise(base)?;
         self.storage = self.shared.vended(&base.config)?;
-        let (effect, held) = self.held(&commit.change, base).await?;
+        let (effect, held) = match &commit.change.data {
+            Some(Data::Replace(_)) => (Effect::Absent, None), // preparing it looks at what it needs
+            _ => self.held(&commit.change, base).await?,
+        };
         match effect {
             Effect::Done | Effect::Delta(checkpoint::Standing::Behind) => return Ok(Turn::done(base.clone(), false)),
             Effect::Delta(checkpoint::Standing::Fenced) => {
                 return Ok(Turn::End(Ending::Fenced(Box::new(base.clone()))));
             }
-            Effect::Delta(checkpoint::Standing::Ahead) | Effect::Absent => {}
+            Effect::Delta(checkpoint::Standing::Ahead) | Effect::Absent | Effect::Void => {}
+        }
+        if let Some(Data::Replace(replace)) = &commit.change.data
+            && !replace_fits(replace, &commit.change.target, base)?
+        {
+            let why = "the table was rolled back, or its columns changed, since the rewrite was planned".to_owned();
+            return Ok(commit.void(base, why));
         }
         if !fit(&mut commit.change, base) {
             return Ok(Turn::End(Ending::Rebuild(Box::new(base.clone()))));
@@ -378,8 +388,15 @@ impl Committer {
             held: held.as_ref(),
             cache: &mut self.cache,
         };
-        let prepared = preparer.prepare(&commit.change, &mut commit.written, base).await?;
-        Ok(Turn::Next(Step::Submit(Box::new(prepared))))
+        match preparer.prepare(&commit.change, &mut commit.written, base).await {
+            Ok(prepared) => Ok(Turn::Next(Step::Submit(Box::new(prepared)))),
+            // A replace whose inputs went, or met deletes: by our own hand, when its outputs are live.
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                let done = self.held(&commit.change, base).await?.0 == Effect::Done;
+                Ok(if done { Turn::done(base.clone(), false) } else { commit.void(base, error.to_string()) })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn submit(&mut self, commit: &mut Commit, prepared: Prepared) -> Turn {
@@ -463,6 +480,11 @@ impl Committer {
         {
             return Ok(Turn::End(Ending::Fenced(Box::new(head))));
         }
+        if let (Verdict::Prepare | Verdict::Resubmit, Some(Data::Replace(replace))) = (verdict, &commit.change.data)
+            && let Some(file) = replace::lost_output(&self.storage, replace).await?
+        {
+            return Ok(commit.void(&head, format!("{file} is gone: the rewrite was in, was rolled back and expired")));
+        }
         let Some(prepared) = &mut commit.last else {
             return Ok(Turn::Next(Step::Prepare(Box::new(head))));
         };
@@ -501,11 +523,17 @@ impl Committer {
             as_assumed,
             young,
             rebase,
+            replaces: matches!(change.data, Some(Data::Replace(_))),
         })
     }
 
     /// Where the change stands in `state` by its effect, and the checkpoint that its delta moves.
     async fn held(&self, change: &Change, state: &TableState) -> Result<(Effect, Option<Taken>)> {
+        if let (Some(Data::Replace(replace)), Some(head)) = (&change.data, state.head(&change.target)) {
+            let format = state.metadata.format_version();
+            let manifests = manifests::list(&self.storage, head.manifest_list(), format).await?;
+            return Ok((replace::effect(&self.storage, replace, &manifests).await?, None));
+        }
         let Some(delta) = &change.delta else {
             return Ok((metadata_effect(change, state), None));
         };

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use iceberg::io::FileWrite;
 use iceberg::spec::{
-    FormatVersion, ManifestFile, ManifestListWriter, Operation, SchemaRef, Snapshot, SnapshotRef, SnapshotReference,
-    SnapshotRetention, SnapshotSummaryCollector, Summary,
+    DataFile, FormatVersion, ManifestFile, ManifestListWriter, Operation, SchemaRef, Snapshot, SnapshotRef,
+    SnapshotReference, SnapshotRetention, SnapshotSummaryCollector, Summary,
 };
 use iceberg::{TableRequirement, TableUpdate};
 
@@ -20,9 +20,10 @@ use crate::commit::checkpoint::{Chain, Taken, record_key};
 use crate::commit::manifests::{self, ManifestScribe, Merge};
 use crate::commit::properties::CommitProperties;
 use crate::commit::records::{self, IN_LIST, SUMMARY_MAX, VERSION_KEY};
+use crate::commit::replace;
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::model::change::{Append, Change, Data, Evolve, PipelineDelta};
+use crate::model::change::{Append, Change, Data, Evolve, PipelineDelta, Replace};
 use crate::model::checkpoint::{Origin, RECORD_VERSION, Record};
 use crate::model::ids::MAIN;
 use crate::model::table::TableState;
@@ -40,6 +41,8 @@ pub(crate) struct Written {
     pub(crate) lists: u32,
     /// Every metadata object written for this change.
     pub(crate) objects: Vec<String>,
+    /// What a replace has learned of manifests and filtered of them.
+    replace: replace::Memory,
 }
 
 impl Written {
@@ -101,7 +104,7 @@ impl Preparer<'_> {
     /// Prepares `change` on `base`.
     ///
     /// # Errors
-    /// `Internal` for a combination that no change may have; `Unsupported` for format version 1; whatever the store says.
+    /// `Conflict` for a replace that is void on `base`; `Internal` for a combination that no change may have; `Unsupported` for format version 1; whatever the store says.
     pub(crate) async fn prepare(
         &mut self,
         change: &Change,
@@ -123,8 +126,8 @@ impl Preparer<'_> {
             requirements
                 .push(TableRequirement::DefaultSpecIdMatch { default_spec_id: metadata.default_partition_spec_id() });
         }
-        if let Some(Data::Append(append)) = &change.data {
-            let snapshot = self.snapshot(change, append, written, base, &mut updates).await?;
+        if let Some(data) = &change.data {
+            let snapshot = self.snapshot(change, data, written, base, &mut updates).await?;
             requirements.push(pin(base, &change.target));
             updates.push(TableUpdate::AddSnapshot { snapshot });
             updates.push(TableUpdate::SetSnapshotRef {
@@ -163,12 +166,13 @@ impl Preparer<'_> {
     async fn snapshot(
         &mut self,
         change: &Change,
-        append: &Append,
+        data: &Data,
         written: &mut Written,
         base: &TableState,
         updates: &mut Vec<TableUpdate>,
     ) -> Result<Snapshot> {
         let metadata = &base.metadata;
+        let coming = Coming::of(data);
         let properties = CommitProperties::of(base)?;
         let scribe = ManifestScribe {
             env: self.env,
@@ -182,10 +186,19 @@ impl Preparer<'_> {
         };
         let parent = parent(base, &change.target);
         let mut existing = self.existing(parent.as_ref(), metadata.format_version()).await?;
-        if properties.merge {
-            existing = merge_small(&scribe, append.spec_id, existing, &properties, written, base).await?;
+        let mut removed = Vec::new();
+        match data {
+            Data::Append(_) if properties.merge => {
+                existing = merge_small(&scribe, coming.spec_id, existing, &properties, written, base).await?;
+            }
+            Data::Append(_) => {}
+            Data::Replace(own) => {
+                let (memory, objects) = (&mut written.replace, &mut written.objects);
+                let exchange = replace::exchange(&scribe, own, existing, memory, objects).await?;
+                (existing, removed) = (exchange.manifests, exchange.removed);
+            }
         }
-        let added = self.added(&scribe, change, append, written, base).await?;
+        let added = self.added(&scribe, change, &coming, written, base).await?;
         let seq = metadata.next_sequence_number();
         let records = Records::collect(self, change, base, seq).await?;
         let list = ListSpec { parent: parent.as_ref().map(|s| s.snapshot_id()), seq, base, header: records.in_list() };
@@ -194,7 +207,7 @@ impl Preparer<'_> {
         written.objects.push(location.clone());
         written.lists += 1;
         self.cache.put(location.clone(), manifests);
-        let mut summary = summary(append, parent.as_ref(), base)?;
+        let mut summary = summary(&coming, &removed, parent.as_ref(), base)?;
         summary.additional_properties.extend(records.in_summary());
         updates.extend(records.property());
         let builder = Snapshot::builder()
@@ -229,18 +242,18 @@ impl Preparer<'_> {
         &self,
         scribe: &ManifestScribe<'_>,
         change: &Change,
-        append: &Append,
+        coming: &Coming<'_>,
         written: &mut Written,
         base: &TableState,
     ) -> Result<Vec<ManifestFile>> {
         if let Some(added) = &written.added {
             return Ok(added.clone());
         }
-        let schema = with_schema_id(&append.schema, schema_id(change, base))?;
-        let spec = base.metadata.partition_spec_by_id(append.spec_id).ok_or_else(|| {
-            Error::new(ErrorKind::Internal, format!("table {}: no partition spec {}", base.name, append.spec_id))
+        let schema = with_schema_id(coming.schema, schema_id(change, base))?;
+        let spec = base.metadata.partition_spec_by_id(coming.spec_id).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, format!("table {}: no partition spec {}", base.name, coming.spec_id))
         })?;
-        let added = scribe.added(&append.files, &schema, spec).await?;
+        let added = scribe.added(coming.files, &schema, spec, coming.seq).await?;
         written.objects.extend(added.iter().map(|m| m.manifest_path.clone()));
         written.added = Some(added.clone());
         Ok(added)
@@ -275,6 +288,33 @@ impl Preparer<'_> {
     }
 }
 
+/// The files that a change brings.
+struct Coming<'a> {
+    files: &'a [DataFile],
+    schema: &'a SchemaRef,
+    spec_id: i32,
+    /// Their data sequence number, where it is not the snapshot's.
+    seq: Option<i64>,
+    operation: Operation,
+}
+
+impl<'a> Coming<'a> {
+    fn of(data: &'a Data) -> Self {
+        match data {
+            Data::Append(Append { files, schema, spec_id }) => {
+                Self { files, schema, spec_id: *spec_id, seq: None, operation: Operation::Append }
+            }
+            Data::Replace(Replace { outputs, schema, spec_id, planned_seq, .. }) => Self {
+                files: outputs,
+                schema,
+                spec_id: *spec_id,
+                seq: Some(*planned_seq),
+                operation: Operation::Replace,
+            },
+        }
+    }
+}
+
 struct ListSpec<'a> {
     parent: Option<i64>,
     seq: i64,
@@ -300,7 +340,19 @@ fn check(change: &Change, base: &TableState) -> Result<()> {
     if change.delta.is_some() && change.data.is_none() {
         return refuse("a delta travels with a snapshot");
     }
-    let has_rows = matches!(&change.data, Some(Data::Append(append)) if !append.files.is_empty());
+    if let Some(Data::Replace(replace)) = &change.data {
+        if change.delta.is_some() || change.evolve.is_some() {
+            return refuse("a replace travels without a delta and with the schema as it is");
+        }
+        if replace.inputs.is_empty() {
+            return refuse("a replace takes the place of something");
+        }
+    }
+    let has_rows = match &change.data {
+        Some(Data::Append(append)) => !append.files.is_empty(),
+        Some(Data::Replace(_)) => true,
+        None => false,
+    };
     if has_rows && base.head(&change.target).is_none() {
         return refuse("rows never travel in a snapshot without a parent: the start record comes first");
     }
@@ -380,23 +432,31 @@ async fn merge_small(
     Ok(merged.unwrap_or(existing))
 }
 
-/// The summary without records: what was added, and totals where the parent has them (spec, "Snapshot Summary").
-fn summary(append: &Append, parent: Option<&SnapshotRef>, base: &TableState) -> Result<Summary> {
+/// The summary without records: what was added and removed, and totals where the parent has them (spec, "Snapshot Summary").
+fn summary(
+    coming: &Coming<'_>,
+    removed: &[(DataFile, i32)],
+    parent: Option<&SnapshotRef>,
+    base: &TableState,
+) -> Result<Summary> {
     let mut collector = SnapshotSummaryCollector::default();
-    let spec = base.metadata.partition_spec_by_id(append.spec_id);
-    for file in &append.files {
-        if let Some(spec) = spec {
-            collector.add_file(file, Arc::clone(&append.schema), Arc::clone(spec));
+    let spec = |id: i32| base.metadata.partition_spec_by_id(id).cloned();
+    if let Some(spec) = spec(coming.spec_id) {
+        coming.files.iter().for_each(|file| collector.add_file(file, Arc::clone(coming.schema), Arc::clone(&spec)));
+    }
+    for (file, spec_id) in removed {
+        if let Some(spec) = spec(*spec_id) {
+            collector.remove_file(file, Arc::clone(coming.schema), spec);
         }
     }
     let mut properties: HashMap<String, String> = collector.build();
-    for (total, added) in [
-        ("total-records", "added-records"),
-        ("total-files-size", "added-files-size"),
-        ("total-data-files", "added-data-files"),
-        ("total-delete-files", "added-delete-files"),
-        ("total-position-deletes", "added-position-deletes"),
-        ("total-equality-deletes", "added-equality-deletes"),
+    for (total, added, gone) in [
+        ("total-records", "added-records", "deleted-records"),
+        ("total-files-size", "added-files-size", "removed-files-size"),
+        ("total-data-files", "added-data-files", "deleted-data-files"),
+        ("total-delete-files", "added-delete-files", "removed-delete-files"),
+        ("total-position-deletes", "added-position-deletes", "removed-position-deletes"),
+        ("total-equality-deletes", "added-equality-deletes", "removed-equality-deletes"),
     ] {
         let number = |text: &String| text.parse::<u64>().ok();
         let before = match parent {
@@ -404,14 +464,15 @@ fn summary(append: &Append, parent: Option<&SnapshotRef>, base: &TableState) -> 
             None => Some(0),
         };
         let now = properties.get(added).and_then(number).unwrap_or(0);
-        if let Some(sum) = before.and_then(|before| before.checked_add(now)) {
+        let less = properties.get(gone).and_then(number).unwrap_or(0);
+        if let Some(sum) = before.and_then(|before| before.checked_add(now)?.checked_sub(less)) {
             properties.insert(total.to_owned(), sum.to_string());
         }
     }
     properties.insert("engine-name".to_owned(), "frazil".to_owned());
     properties.insert("engine-version".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     properties.insert(VERSION_KEY.to_owned(), "1".to_owned());
-    Ok(Summary { operation: Operation::Append, additional_properties: properties })
+    Ok(Summary { operation: coming.operation.clone(), additional_properties: properties })
 }
 
 /// The records that a snapshot carries: its own, and every other one verbatim.

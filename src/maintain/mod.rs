@@ -1,5 +1,8 @@
-//! Keeping tables in shape: which snapshots go, which files only they reach, and the steps in between.
+//! Keeping tables in shape: what is worth rewriting, which snapshots go, which files only they reach, and the steps in between.
 
+pub mod compaction;
 pub mod expire;
 pub mod expiry;
+pub mod leftovers;
+pub mod plan;
 pub mod reach;

@@ -32,11 +32,13 @@ pub struct Change {
     pub delta: Option<PipelineDelta>,
 }
 
-/// The kinds of data change. The maintenance loop adds its own.
+/// The kinds of data change.
 #[derive(Debug, Clone)]
 pub enum Data {
     /// New data files.
     Append(Append),
+    /// Data files rewritten: their rows stay as they are.
+    Replace(Replace),
 }
 
 /// Data files that come, all of one partition spec.
@@ -48,6 +50,42 @@ pub struct Append {
     pub schema: SchemaRef,
     /// The spec they were partitioned by.
     pub spec_id: i32,
+}
+
+/// Data files that go, and the files that hold their rows instead. Travels without a delta.
+#[derive(Debug, Clone)]
+pub struct Replace {
+    /// Locations of the data files that go. Not empty.
+    pub inputs: BTreeSet<String>,
+    /// Every delete file that applied to an input in the planning snapshot: the outputs lack the rows that it deletes.
+    pub applied: BTreeSet<DeleteFile>,
+    /// The files that come; none where every row was deleted. On v3 each row carries its id. Rows of an input that has the
+    /// outputs' spec stay in its partition.
+    pub outputs: Vec<DataFile>,
+    /// The schema that they were written with, without columns of row lineage.
+    pub schema: SchemaRef,
+    /// The spec that they were partitioned by.
+    pub spec_id: i32,
+    /// The planning snapshot: inputs and deletes were read as it has them.
+    pub planned: i64,
+    /// Its sequence number, which the outputs carry, so that no delete up to it reaches them and every later one does.
+    pub planned_seq: i64,
+}
+
+/// A delete file of a snapshot: a file, or one deletion vector within a Puffin file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeleteFile {
+    /// The file.
+    pub location: String,
+    /// Where the vector begins in it; nothing for other files.
+    pub offset: Option<i64>,
+}
+
+impl DeleteFile {
+    /// The one that an entry of a manifest names.
+    pub fn of(entry: &DataFile) -> Self {
+        Self { location: entry.file_path().to_owned(), offset: entry.content_offset() }
+    }
 }
 
 /// Snapshots that go. Travels alone, but for refs that go with them.

@@ -140,6 +140,22 @@ impl PipelineName {
     }
 }
 
+/// The mark of the pipeline that wrote the file at `location`, where its name begins with one: who rewrites the file gives it on.
+pub fn mark_in(location: &str) -> Option<&str> {
+    let name = location.rsplit('/').next()?;
+    let is_hash =
+        |part: &str| part.len() == 16 && part.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase());
+    let mut end = name.len();
+    // From the end: a pipeline's own name may look like a hash.
+    for (at, _) in name.rmatch_indices('-') {
+        if end < name.len() && is_hash(&name[at + 1..end]) {
+            return Some(&name[..end]).filter(|mark| mark.starts_with("frazil-") && at > "frazil-".len() - 1);
+        }
+        end = at;
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +174,21 @@ mod tests {
         }
         assert_eq!(PipelineName::new("orders").file_mark(), "frazil-orders-00125d9250be8b4c");
         assert!(!PipelineName::new("orders").has_written("s3://b/00000-0193-00001.parquet"));
+    }
+
+    #[test]
+    fn a_file_that_is_rewritten_keeps_the_mark_of_its_pipeline() {
+        for pipeline in ["orders", "", "a-0123456789abcdef", "a/b", "-"].map(PipelineName::new) {
+            let first = format!("s3://b/t/{}-0193e0a2-7b1c-7000-8000-0123456789ab-00001.parquet", pipeline.file_mark());
+            let mark = mark_in(&first).expect("a mark").to_owned();
+            assert_eq!(mark, pipeline.file_mark());
+            let second = format!("s3://b/t/{mark}-compact-0193e0a2-7b1c-7000-8000-0123456789ab-00001.parquet");
+            assert_eq!(mark_in(&second), Some(mark.as_str()));
+            assert!(pipeline.has_written(&second));
+        }
+        for other in ["compact-0193e0a2-7b1c-7000-8000-0123456789ab-00001.parquet", "x-0123456789abcdef-1", "-", ""] {
+            assert_eq!(mark_in(other), None, "{other:?}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind as Io, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -57,6 +57,13 @@ pub trait Disk: Send + Sync + fmt::Debug {
     async fn remove(&self, name: &str) -> Result<()>;
 }
 
+/// The exclusive use of a folder; ends with the value, or with the process.
+#[derive(Debug)]
+#[must_use = "the folder is anybody's when it is dropped"]
+pub struct Hold {
+    _lock: File,
+}
+
 /// A folder of this machine; created with the first write.
 #[derive(Debug, Clone)]
 pub struct LocalDisk {
@@ -70,6 +77,27 @@ impl LocalDisk {
         let folder = folder.into();
         // `state` has no parent to be made in, `./state` of the working folder has.
         Self { folder: std::path::absolute(&folder).unwrap_or(folder), env }
+    }
+
+    /// Takes the folder for this process alone, among those that ask.
+    ///
+    /// # Errors
+    /// `Unavailable` when another process has it; `Denied` when it cannot be written to.
+    pub async fn hold(&self) -> Result<Hold> {
+        let taken = self.run("lock", "lock", |folder, file| {
+            local::create_folders(folder)?;
+            let lock = OpenOptions::new().append(true).create(true).open(file)?;
+            match lock.try_lock() {
+                Ok(()) => Ok(Some(Hold { _lock: lock })),
+                Err(TryLockError::WouldBlock) => Ok(None),
+                Err(TryLockError::Error(error)) => Err(error),
+            }
+        });
+        taken.await?.ok_or_else(|| {
+            let folder = self.folder.display();
+            Error::new(ErrorKind::Unavailable, format!("another process works with {folder}"))
+                .with_hint("wait until it has ended, or set another state_dir")
+        })
     }
 
     async fn run<T, F>(&self, verb: &str, name: &str, work: F) -> Result<T>

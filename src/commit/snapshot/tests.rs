@@ -276,7 +276,7 @@ fn a_merged_manifest_leaves_deleted_entries_behind() {
         let state = bench.state().await;
         let (schema, spec) = (state.metadata.current_schema(), state.metadata.default_partition_spec());
         let mut source = scribe
-            .write(schema, spec, |writer| {
+            .write(iceberg::spec::ManifestContentType::Data, schema, spec, |writer| {
                 writer.add_existing_file(file(1, 10), 1, 1, Some(1))?;
                 writer.add_delete_file(file(2, 20), 1, Some(1))
             })

@@ -1,0 +1,88 @@
+//! Tables that Spark deletes from, as position deletes or as deletion vectors, are compacted; engines that we did not write read
+//! the same rows before and after, and on format version 3 the same row ids.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::components::{rows, scratch};
+use crate::daemon::Daemon;
+use crate::input::{Growing, VEGA, created};
+use crate::readers::{Engine, all_engines_find};
+use crate::remote::{lake, place};
+
+fn config(folder: &Path, namespace: &str, format_version: u8) -> String {
+    let (folder, columns, lake) = (folder.display(), created(VEGA), lake());
+    format!(
+        r#"
+        instance = "one"
+        state_dir = "{folder}/state"
+        {lake}
+        [source.flights]
+        type = "files"
+        path = "{folder}/flights"
+
+        [pipeline.flights]
+        source = "flights"
+        table = "lake.{namespace}.flights"
+        commit = {{ freshness = "200ms", rows_max = 2000 }}
+
+        [pipeline.flights.create]
+        columns = [{columns}]
+        partition = ["truncate(1, origin)"]
+        format_version = {format_version}
+        properties = {{ "write.delete.mode" = "merge-on-read" }}
+        "#
+    )
+}
+
+/// What `frazil compact` did with the table.
+fn compacted(daemon: &Daemon, table: &str) -> Value {
+    let output = daemon.command(&["compact", table, "--rewrite-all", "--json"]).output().expect("run frazil");
+    assert!(output.status.success(), "compact {table}: {}", String::from_utf8_lossy(&output.stderr));
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("--json prints JSON");
+    answer["tables"][0].clone()
+}
+
+fn the_same_rows_after_deletes_and_compaction(format_version: u8) {
+    let namespace = format!("compacted_v{format_version}_{}", std::process::id());
+    let folder = &scratch(&namespace);
+    let daemon = Daemon::configured(folder, &config(folder, &namespace, format_version));
+    let flights = rows("vega_flights_20k.ndjson");
+    let mut growing = Growing::cut(&flights, &folder.join("flights"), 6);
+    let (table, place) = (format!("lake.{namespace}.flights"), place(&namespace));
+    let mut columns = VEGA.to_vec();
+    if format_version >= 3 {
+        columns.extend([("_row_id", "long"), ("_last_updated_sequence_number", "long")]);
+    }
+    for condition in ["delay > 60", "distance < 200 AND delay < 0", "destination = 'ATL' AND delay > 10"] {
+        growing.appear(2);
+        daemon.finish(&["flights"]);
+        let mut request = place.clone();
+        request["delete"] = json!(condition);
+        let answer = Engine::Spark.ask(request);
+        assert_eq!(answer, json!({}), "Spark's delete: {answer}");
+    }
+    let before = Engine::Spark.read(&place, &columns);
+    let plain = Engine::Spark.read(&place, VEGA);
+    let answer = compacted(&daemon, &table);
+    let groups = answer["groups"].as_array().expect("groups");
+    assert!(groups.iter().all(|group| group["fate"] == "done"), "{answer}");
+    let deleted: u64 = groups.iter().filter_map(|group| group["deleted-rows"].as_u64()).sum();
+    println!("{} groups, {deleted} rows were deleted", groups.len());
+    assert!(deleted > 0, "no delete was applied: {answer}");
+    let head = daemon.history(&table).last().expect("a head").clone();
+    assert_eq!(head["summary"]["total-delete-files"], "0", "deletes that reach nothing went too: {head}");
+    assert_eq!(Engine::Spark.read(&place, &columns), before, "Spark finds other rows, or other row ids");
+    all_engines_find(&plain, &place, VEGA);
+}
+
+#[test]
+fn position_deletes_of_spark_are_applied_and_the_rows_stay() {
+    the_same_rows_after_deletes_and_compaction(2);
+}
+
+#[test]
+fn deletion_vectors_of_spark_are_applied_and_rows_keep_their_ids() {
+    the_same_rows_after_deletes_and_compaction(3);
+}

@@ -1,0 +1,185 @@
+//! A Parquet file, one row group at a time: what is fetched is decoded off the async threads.
+
+use arrow::datatypes::SchemaRef;
+use bytes::{Buf, Bytes};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
+use parquet::basic::Type as PhysicalType;
+use parquet::errors::ParquetError;
+use parquet::file::reader::{ChunkReader, Length};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::Storage;
+
+/// Files up to this size are fetched by one request.
+const WHOLE_MAX: u64 = 8 << 20;
+/// What is read at first of a larger file's end.
+const TAIL: u64 = 64 << 10;
+/// The largest footer that is read.
+const FOOTER_MAX: u64 = 256 << 20;
+/// Rows decoded at a time: at most so many, and fewer where they are so large that these bytes are reached.
+const BATCH_ROWS: usize = 8192;
+const BATCH_BYTES: u64 = 16 << 20;
+
+/// Pieces of a file, by where they begin.
+#[derive(Debug, Clone)]
+struct Fetched {
+    size: u64,
+    pieces: Vec<(u64, Bytes)>,
+}
+
+impl Length for Fetched {
+    fn len(&self) -> u64 {
+        self.size
+    }
+}
+
+impl ChunkReader for Fetched {
+    type T = bytes::buf::Reader<Bytes>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        Ok(self.from(start)?.reader())
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        let piece = self.from(start)?;
+        if length > piece.len() {
+            return Err(ParquetError::EOF(format!("{length} bytes at {start} go beyond what they belong to")));
+        }
+        Ok(piece.slice(..length))
+    }
+}
+
+impl Fetched {
+    fn from(&self, start: u64) -> Result<Bytes, ParquetError> {
+        let within = |(at, bytes): &&(u64, Bytes)| start >= *at && start - *at <= bytes.len() as u64;
+        let found = self.pieces.iter().filter(within).max_by_key(|(at, bytes)| *at + bytes.len() as u64);
+        let found = found.and_then(|(at, bytes)| Some(bytes.slice(usize::try_from(start - at).ok()?..)));
+        found.ok_or_else(|| ParquetError::General(format!("byte {start} was not fetched")))
+    }
+}
+
+/// A Parquet file whose footer was read.
+pub(crate) struct ParquetFile<'a> {
+    storage: &'a Storage,
+    location: &'a str,
+    fetched: Fetched,
+    metadata: ArrowReaderMetadata,
+}
+
+impl<'a> ParquetFile<'a> {
+    /// Reads the footer of a file of `size` bytes.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable` and others of the store; `Corrupt` when it is no Parquet file or has another size;
+    /// `Unsupported` when it is encrypted.
+    pub(crate) async fn open(storage: &'a Storage, location: &'a str, size: u64) -> Result<Self> {
+        let corrupt = |what: String| Error::new(ErrorKind::Corrupt, format!("{location}: {what}"));
+        let start = if size <= WHOLE_MAX { 0 } else { size - TAIL };
+        let mut tail =
+            if start == 0 { storage.read(location).await } else { storage.read_range(location, start..size).await }?;
+        if tail.len() as u64 != size - start {
+            return Err(corrupt(format!("{} bytes, its manifest says {size}", tail.len())));
+        }
+        let mark =
+            tail.len().checked_sub(8).map(|at| tail.slice(at..)).ok_or_else(|| corrupt("too short".to_owned()))?;
+        if mark.ends_with(b"PARE") {
+            return Err(Error::new(ErrorKind::Unsupported, format!("{location} is encrypted")));
+        }
+        if !mark.ends_with(b"PAR1") {
+            return Err(corrupt("it is no Parquet file".to_owned()));
+        }
+        let footer = u64::from(mark.clone().get_u32_le()) + 8;
+        if footer > size || footer > FOOTER_MAX {
+            return Err(corrupt(format!("a footer of {footer} bytes")));
+        }
+        let mut start = start;
+        if footer > tail.len() as u64 {
+            start = size - footer;
+            tail = storage.read_range(location, start..size).await?;
+        }
+        let fetched = Fetched { size, pieces: vec![(start, tail)] };
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let metadata = ArrowReaderMetadata::load(&fetched, options).map_err(|e| broken(location, e))?;
+        let old =
+            metadata.parquet_schema().columns().iter().find(|column| column.physical_type() == PhysicalType::INT96);
+        if let Some(column) = old {
+            let what = format!("{location}: column {} has timestamps of the form INT96", column.path());
+            return Err(Error::new(ErrorKind::Unsupported, what));
+        }
+        Ok(Self { storage, location, fetched, metadata })
+    }
+
+    /// Its columns.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        self.metadata.schema()
+    }
+
+    /// Its rows.
+    pub(crate) fn rows(&self) -> u64 {
+        u64::try_from(self.metadata.metadata().file_metadata().num_rows()).unwrap_or(0)
+    }
+
+    /// How many row groups it has.
+    pub(crate) fn row_groups(&self) -> usize {
+        self.metadata.metadata().num_row_groups()
+    }
+
+    /// Fetches a row group; what comes back decodes it.
+    ///
+    /// # Errors
+    /// As [`ParquetFile::open`]; `Unsupported` when it is larger than `bytes_max`.
+    pub(crate) async fn row_group(&self, at: usize, bytes_max: u64) -> Result<ParquetRecordBatchReader> {
+        let group = self.metadata.metadata().row_group(at);
+        let ranges = group.columns().iter().map(|chunk| chunk.byte_range());
+        let (start, end) = ranges
+            .fold((u64::MAX, 0), |(start, end), (at, length)| (start.min(at), end.max(at.saturating_add(length))));
+        let unpacked = u64::try_from(group.total_byte_size()).unwrap_or(u64::MAX);
+        let bytes = end.saturating_sub(start);
+        if bytes > bytes_max {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "{}: a row group of {bytes} bytes ({unpacked} unpacked) does not fit into memory",
+                    self.location
+                ),
+            )
+            .with_hint("allow more with --max-memory"));
+        }
+        let mut fetched = self.fetched.clone();
+        let held = |(at, piece): &(u64, Bytes)| *at <= start && end <= at.saturating_add(piece.len() as u64);
+        if start < end && !fetched.pieces.iter().any(held) {
+            if end > fetched.size {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    format!("{}: a column ends beyond the file", self.location),
+                ));
+            }
+            let piece = self.storage.read_range(self.location, start..end).await?;
+            fetched.pieces = vec![(start, piece)];
+        }
+        let row = unpacked / u64::try_from(group.num_rows()).unwrap_or(1).max(1);
+        let rows = usize::try_from(BATCH_BYTES / row.max(1)).unwrap_or(usize::MAX).clamp(1, BATCH_ROWS);
+        ParquetRecordBatchReaderBuilder::new_with_metadata(fetched, self.metadata.clone())
+            .with_batch_size(rows)
+            .with_row_groups(vec![at])
+            .build()
+            .map_err(|e| broken(self.location, e))
+    }
+}
+
+/// What a Parquet error means for the file.
+pub(crate) fn broken(location: &str, error: ParquetError) -> Error {
+    let kind = match &error {
+        ParquetError::NYI(_) => ErrorKind::Unsupported,
+        _ => ErrorKind::Corrupt,
+    };
+    Error::new(kind, format!("{location} cannot be read")).with_source(error)
+}
+
+impl std::fmt::Debug for ParquetFile<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ParquetFile").field("location", &self.location).finish_non_exhaustive()
+    }
+}

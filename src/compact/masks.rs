@@ -1,0 +1,198 @@
+//! Which rows of a group's files are deleted: positions, deletion vectors and keys, as the planning snapshot has them.
+
+use std::collections::{BTreeMap, HashSet};
+
+use arrow::array::{AsArray, BooleanArray};
+use arrow::datatypes::{DataType, Int64Type};
+use arrow::record_batch::RecordBatch;
+use arrow::{array::ArrayRef, compute::cast};
+use roaring::RoaringTreemap;
+
+use crate::compact::files::{DataEntry, DeleteEntry, DeleteKind, Partition};
+use crate::compact::input::{ParquetFile, broken};
+use crate::compact::keys::KeySet;
+use crate::compact::merge::Target;
+use crate::compact::project::{Constants, Projection};
+use crate::compact::vector;
+use crate::env::Env;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::storage::Storage;
+use crate::write::metrics::field_id;
+
+/// Reserved field ids of position delete files (spec, "Reserved Field IDs").
+const PATH_ID: i32 = i32::MAX - 101;
+const POS_ID: i32 = i32::MAX - 102;
+
+/// The deletes of one group.
+#[derive(Debug, Default)]
+pub(crate) struct Masks {
+    positions: BTreeMap<String, RoaringTreemap>,
+    keys: Vec<KeySet>,
+    /// Bytes of positions, about.
+    bytes: u64,
+}
+
+/// What a position takes in memory, about: less where many are close together.
+const POSITION_BYTES: u64 = 4;
+
+/// What masks are read with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading<'a> {
+    pub(crate) env: &'a Env,
+    pub(crate) storage: &'a Storage,
+    /// Bytes that masks and a row group may take.
+    pub(crate) bytes_max: u64,
+}
+
+impl Masks {
+    /// Reads the deletes that reach `inputs`.
+    ///
+    /// # Errors
+    /// With the delete file: those of the store; `Corrupt` when it cannot be read; `Unsupported` for a form that is not known
+    /// and when there are too many.
+    pub(crate) async fn read(
+        reading: Reading<'_>,
+        target: &Target,
+        inputs: &[DataEntry],
+        deletes: &[DeleteEntry],
+        partitions: &[Partition],
+    ) -> Result<Self> {
+        let mut masks = Self::default();
+        for entry in deletes {
+            let reached: Vec<&DataEntry> = inputs.iter().filter(|input| entry.reaches(input, partitions)).collect();
+            if reached.is_empty() {
+                continue;
+            }
+            let location = &entry.file.location;
+            if !entry.readable {
+                return Err(Error::new(ErrorKind::Unsupported, format!("deletes of an unknown form in {location}")));
+            }
+            let done = match &entry.kind {
+                DeleteKind::Vector => masks.vector(reading, entry).await,
+                DeleteKind::Positions => masks.positions(reading, entry, &reached).await,
+                DeleteKind::Equality(ids) => masks.equality(reading, entry, ids, target).await,
+            };
+            done.map_err(|e| e.within(format!("deletes of {location}")))?;
+            let keys: u64 = masks.keys.iter().map(KeySet::bytes).sum();
+            if masks.bytes.saturating_add(keys) > reading.bytes_max {
+                return Err(Error::new(ErrorKind::Unsupported, "its deletes do not fit into memory")
+                    .with_hint("allow more with --max-memory"));
+            }
+        }
+        Ok(masks)
+    }
+
+    async fn vector(&mut self, reading: Reading<'_>, entry: &DeleteEntry) -> Result<()> {
+        let start = entry.file.offset.and_then(|at| u64::try_from(at).ok());
+        let (Some(start), Some(target)) = (start, &entry.target) else {
+            return Err(Error::new(ErrorKind::Corrupt, "a deletion vector without a place or a data file"));
+        };
+        let end = start.checked_add(entry.bytes);
+        let end = end.ok_or_else(|| Error::new(ErrorKind::Corrupt, "a deletion vector beyond its file"))?;
+        let blob = reading.storage.read_range(&entry.file.location, start..end).await?;
+        let positions = vector::positions(&blob)?;
+        if positions.len() != entry.rows {
+            let (found, said) = (positions.len(), entry.rows);
+            let what = format!("a deletion vector of {found} positions, its manifest says {said}");
+            return Err(Error::new(ErrorKind::Corrupt, what));
+        }
+        self.bytes = self.bytes.saturating_add(entry.bytes);
+        *self.positions.entry(target.clone()).or_default() |= positions;
+        Ok(())
+    }
+
+    async fn positions(&mut self, reading: Reading<'_>, entry: &DeleteEntry, reached: &[&DataEntry]) -> Result<()> {
+        let file = ParquetFile::open(reading.storage, &entry.file.location, entry.bytes).await?;
+        let place = |id: i32| {
+            let at = file.schema().fields().iter().position(|field| field_id(field) == Some(id));
+            at.ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("position deletes without field {id}")))
+        };
+        let (path_at, pos_at) = (place(PATH_ID)?, place(POS_ID)?);
+        let reached: HashSet<&str> = reached.iter().map(|input| input.location.as_str()).collect();
+        for group in 0..file.row_groups() {
+            let reader = file.row_group(group, reading.bytes_max).await?;
+            let location = entry.file.location.clone();
+            let work = move || -> Result<Vec<(ArrayRef, ArrayRef)>> {
+                let columns = |batch: RecordBatch| {
+                    let paths = cast(batch.column(path_at), &DataType::Utf8);
+                    let positions = cast(batch.column(pos_at), &DataType::Int64);
+                    paths.and_then(|paths| Ok((paths, positions?))).context(ErrorKind::Corrupt, || "position deletes")
+                };
+                reader.map(|batch| columns(batch.map_err(|e| broken(&location, e.into()))?)).collect()
+            };
+            for (paths, positions) in reading.env.offload(work).await?? {
+                let (paths, positions) = (paths.as_string::<i32>(), positions.as_primitive::<Int64Type>());
+                for (path, position) in paths.iter().zip(positions.iter()) {
+                    let position = position.and_then(|position| u64::try_from(position).ok());
+                    let (Some(path), Some(position)) = (path, position) else {
+                        return Err(Error::new(ErrorKind::Corrupt, "position deletes without a path or position"));
+                    };
+                    if reached.contains(path) {
+                        self.positions.entry(path.to_owned()).or_default().insert(position);
+                        self.bytes = self.bytes.saturating_add(POSITION_BYTES);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn equality(
+        &mut self,
+        reading: Reading<'_>,
+        entry: &DeleteEntry,
+        ids: &[i32],
+        target: &Target,
+    ) -> Result<()> {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        let at = match self.keys.iter().position(|set| set.ids() == ids) {
+            Some(at) => at,
+            None => {
+                self.keys.push(KeySet::new(&ids, &target.nullable)?);
+                self.keys.len() - 1
+            }
+        };
+        let file = ParquetFile::open(reading.storage, &entry.file.location, entry.bytes).await?;
+        let missing = ids.iter().find(|id| target.lacks(file.schema(), **id));
+        if let Some(id) = missing {
+            return Err(Error::new(ErrorKind::Corrupt, format!("equality deletes without their field {id}")));
+        }
+        // Other columns are of no interest: what is required there may be missing.
+        let projection = Projection::new(file.schema(), &target.nullable, &target.schema, &Constants::new())?;
+        for group in 0..file.row_groups() {
+            let reader = file.row_group(group, reading.bytes_max).await?;
+            let batches = reading.env.offload(move || reader.collect::<std::result::Result<Vec<_>, _>>()).await?;
+            for batch in batches.map_err(|e| broken(&entry.file.location, e.into()))? {
+                self.keys[at].add(&projection.apply(&batch, &target.schema)?, entry.seq)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Which rows of `batch`, the rows of `input` from position `first` on, stay; nothing when all do.
+    ///
+    /// # Errors
+    /// `Internal` when the batch lacks a column.
+    pub(crate) fn kept(&self, input: &DataEntry, first: u64, batch: &RecordBatch) -> Result<Option<BooleanArray>> {
+        let positions = self.positions.get(&input.location);
+        if positions.is_none() && self.keys.is_empty() {
+            return Ok(None);
+        }
+        let mut deleted = vec![false; batch.num_rows()];
+        if let Some(positions) = positions {
+            let end = first.saturating_add(batch.num_rows() as u64);
+            let mut within = positions.iter();
+            within.advance_to(first);
+            for at in within.take_while(|at| *at < end) {
+                if let Some(mark) = usize::try_from(at - first).ok().and_then(|at| deleted.get_mut(at)) {
+                    *mark = true;
+                }
+            }
+        }
+        for set in &self.keys {
+            set.mark(batch, input.seq, &mut deleted)?;
+        }
+        Ok(deleted.contains(&true).then(|| BooleanArray::from_iter(deleted.iter().map(|deleted| Some(!deleted)))))
+    }
+}

@@ -1,0 +1,326 @@
+use ::parquet::arrow::ArrowWriter;
+use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow::array::{Int32Array, StringArray, StructArray};
+use arrow::datatypes::{DataType, Fields};
+use bytes::Bytes;
+use iceberg::spec::{
+    PartitionSpec, PrimitiveLiteral, Schema, SortOrder, Struct, StructType, UnboundPartitionField, UnboundPartitionSpec,
+};
+use roaring::RoaringTreemap;
+
+use super::*;
+use crate::compact::files::DeleteKind;
+use crate::compact::vector;
+use crate::env::SystemClock;
+use crate::model::change::DeleteFile;
+use crate::storage::StorageOptions;
+use crate::write::properties::WriteProperties;
+
+/// A table of `n long, s string, x struct<a int, b int>`, and its files.
+struct Bench {
+    env: Env,
+    storage: Storage,
+    layout: TableLayout,
+    partitions: Vec<Partition>,
+}
+
+fn field(id: i32, name: &str, ty: DataType) -> Field {
+    Field::new(name, ty, true).with_metadata([("PARQUET:field_id".to_owned(), id.to_string())].into())
+}
+
+fn optional(id: i32, name: &str, ty: PrimitiveType) -> NestedField {
+    NestedField::optional(id, name, Type::Primitive(ty))
+}
+
+impl Bench {
+    fn new(format_version: FormatVersion) -> Self {
+        let env = Env::simulated(Arc::new(SystemClock), 3);
+        let nested = Type::Struct(StructType::new(vec![
+            Arc::new(optional(4, "a", PrimitiveType::Int)),
+            Arc::new(optional(5, "b", PrimitiveType::Int).with_initial_default(Literal::int(50))),
+        ]));
+        let fields = [
+            optional(1, "n", PrimitiveType::Long),
+            optional(2, "s", PrimitiveType::String).with_initial_default(Literal::string("none")),
+            NestedField::optional(3, "x", nested),
+        ];
+        let schema = Schema::builder().with_fields(fields.map(Arc::new)).build().expect("valid");
+        let layout = TableLayout {
+            name: "db.t".parse().expect("valid"),
+            location: "memory:///t".to_owned(),
+            schema: Arc::new(schema),
+            spec: Arc::new(PartitionSpec::unpartition_spec()),
+            sort_order: Arc::new(SortOrder::unsorted_order()),
+            properties: WriteProperties::default(),
+            format_version,
+        };
+        let storage = Storage::new(StorageOptions::default(), env.clone());
+        let partitions = vec![Partition { spec_id: 0, values: Struct::empty(), global: true }];
+        Self { env, storage, layout, partitions }
+    }
+
+    /// Writes a file of these columns, all at once.
+    async fn put(&self, name: &str, columns: Vec<(Field, ArrayRef)>) -> (String, u64, u64) {
+        let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = columns.into_iter().unzip();
+        let batch = RecordBatch::try_new(Arc::new(ArrowSchema::new(fields)), arrays).expect("fits");
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).expect("opens");
+        writer.write(&batch).expect("in memory");
+        writer.close().expect("in memory");
+        let (location, size) = (format!("memory:///t/data/{name}"), bytes.len() as u64);
+        self.storage.write(&location, Bytes::from(bytes)).await.expect("writable");
+        (location, size, batch.num_rows() as u64)
+    }
+
+    /// A data file whose `n` is an int, as long as the table's was.
+    async fn old(&self, name: &str, n: &[Option<i32>], seq: i64) -> DataEntry {
+        let file = self.put(name, vec![(field(1, "n", DataType::Int32), Arc::new(Int32Array::from(n.to_vec())))]).await;
+        data(file, seq, Some(1000 * seq))
+    }
+
+    /// A data file of `n` and `s`, in another order.
+    async fn new_file(&self, name: &str, rows: &[(Option<i64>, Option<&str>)], seq: i64) -> DataEntry {
+        let s: StringArray = rows.iter().map(|(_, s)| *s).collect();
+        let n: Int64Array = rows.iter().map(|(n, _)| *n).collect();
+        let columns: Vec<(Field, ArrayRef)> =
+            vec![(field(2, "old_s", DataType::Utf8), Arc::new(s)), (field(1, "n", DataType::Int64), Arc::new(n))];
+        data(self.put(name, columns).await, seq, Some(1000 * seq))
+    }
+
+    async fn positions(&self, name: &str, rows: &[(&str, i64)], seq: i64) -> DeleteEntry {
+        let paths: StringArray = rows.iter().map(|(path, _)| Some(*path)).collect();
+        let at: Int64Array = rows.iter().map(|(_, at)| Some(*at)).collect();
+        let columns: Vec<(Field, ArrayRef)> = vec![
+            (field(i32::MAX - 101, "file_path", DataType::Utf8), Arc::new(paths)),
+            (field(i32::MAX - 102, "pos", DataType::Int64), Arc::new(at)),
+        ];
+        deletes(self.put(name, columns).await, DeleteKind::Positions, seq)
+    }
+
+    async fn keys(&self, name: &str, id: i32, keys: &[Option<&str>], seq: i64) -> DeleteEntry {
+        let keys: StringArray = keys.iter().copied().collect();
+        let file = self.put(name, vec![(field(id, "key", DataType::Utf8), Arc::new(keys))]).await;
+        deletes(file, DeleteKind::Equality(vec![id]), seq)
+    }
+
+    fn rewriter(&self) -> Rewriter<'_> {
+        Rewriter {
+            env: &self.env,
+            storage: &self.storage,
+            files: files_in(&self.storage, None),
+            layout: self.layout.clone(),
+            memory: 0,
+        }
+    }
+
+    async fn rewrite(&self, inputs: Vec<DataEntry>, deletes: Vec<DeleteEntry>) -> Result<Rewritten> {
+        let spec = Arc::clone(&self.layout.spec);
+        self.rewriter().rewrite(&Work { inputs, deletes }, &self.partitions, &[&spec]).await
+    }
+
+    /// The rows of the files, as lines.
+    async fn lines(&self, files: &[DataFile]) -> Vec<String> {
+        let mut lines = Vec::new();
+        for file in files {
+            let bytes = self.storage.read(file.file_path()).await.expect("there");
+            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).expect("footer").build().expect("reader");
+            for batch in reader {
+                let batch = batch.expect("rows");
+                let text = |column: &ArrayRef, row: usize| {
+                    arrow::util::display::array_value_to_string(column, row).expect("shown")
+                };
+                for row in 0..batch.num_rows() {
+                    lines.push(batch.columns().iter().map(|c| text(c, row)).collect::<Vec<_>>().join("|"));
+                }
+            }
+        }
+        lines
+    }
+}
+
+fn data((location, bytes, rows): (String, u64, u64), seq: i64, first_row_id: Option<i64>) -> DataEntry {
+    DataEntry { location, bytes, rows, seq, partition: 0, first_row_id, added_ms: None, readable: true }
+}
+
+fn deletes((location, bytes, rows): (String, u64, u64), kind: DeleteKind, seq: i64) -> DeleteEntry {
+    let file = DeleteFile { location, offset: None };
+    DeleteEntry { file, kind, bytes, rows, seq, partition: 0, target: None, readable: true }
+}
+
+#[tokio::test]
+async fn files_of_older_schemas_are_merged_into_the_tables_columns() {
+    let bench = Bench::new(FormatVersion::V2);
+    let a = Int32Array::from(vec![Some(7)]);
+    let nested = Fields::from(vec![field(4, "a", DataType::Int32)]);
+    let x = StructArray::new(nested.clone(), vec![Arc::new(a)], None);
+    let older = data(bench.put("c", vec![(field(3, "x", DataType::Struct(nested)), Arc::new(x))]).await, 1, None);
+    let inputs = vec![
+        bench.old("a", &[Some(1), None], 1).await,
+        bench.new_file("b", &[(Some(1 << 40), None), (Some(4), Some("t"))], 2).await,
+        older,
+    ];
+    let done = bench.rewrite(inputs, vec![]).await.expect("rewritten");
+    assert_eq!((done.outputs.len(), done.rows, done.deleted), (1, 5, 0));
+    let lines = bench.lines(&done.outputs).await;
+    assert_eq!(lines, ["1|none|", "|none|", "1099511627776||", "4|t|", "|none|{a: 7, b: 50}"]);
+}
+
+#[tokio::test]
+async fn deletes_reach_what_the_spec_says_and_nothing_else() {
+    let bench = Bench::new(FormatVersion::V2);
+    let rows = [(Some(0), Some("k")), (Some(1), None), (Some(2), Some("l")), (Some(3), Some("m"))];
+    let (a, b) = (bench.new_file("a", &rows, 1).await, bench.new_file("b", &rows, 3).await);
+    let deletes = vec![
+        // Of both files; those of the younger one are older than it.
+        bench.positions("d1", &[(&a.location, 3), (&b.location, 3)], 1).await,
+        bench.positions("d2", &[(&b.location, 0)], 3).await,
+        // NULL equals NULL; rows of the same sequence number stay.
+        bench.keys("e1", 2, &[None, Some("l")], 3).await,
+    ];
+    let done = bench.rewrite(vec![a, b], deletes).await.expect("rewritten");
+    assert_eq!(bench.lines(&done.outputs).await, ["0|k|", "1||", "2|l|", "3|m|"]);
+    assert_eq!((done.rows, done.deleted), (8, 4));
+}
+
+#[tokio::test]
+async fn rows_keep_their_ids_and_the_sequence_numbers_of_their_last_change() {
+    let bench = Bench::new(FormatVersion::V3);
+    let (a, b) = (bench.old("a", &[Some(0), Some(1), Some(2)], 1).await, bench.old("b", &[Some(3)], 2).await);
+    let blob = vector::blob(&RoaringTreemap::from_iter([1]));
+    let bytes = [b"PFA1".as_slice(), &blob].concat();
+    bench.storage.write("memory:///t/data/v.puffin", Bytes::from(bytes)).await.expect("writable");
+    let mut deletes = deletes(("memory:///t/data/v.puffin".to_owned(), blob.len() as u64, 1), DeleteKind::Vector, 2);
+    (deletes.file.offset, deletes.target) = (Some(4), Some(a.location.clone()));
+    let mut old = b;
+    old.first_row_id = None;
+    let once = bench.rewrite(vec![a, old], vec![deletes]).await.expect("rewritten");
+    assert_eq!(bench.lines(&once.outputs).await, ["0|none||1000|1", "2|none||1002|1", "3|none|||"]);
+    // What is rewritten once more keeps them still; the row without an id has got one by its place.
+    let file = &once.outputs[0];
+    let entry = data((file.file_path().to_owned(), file.file_size_in_bytes(), 3), 7, Some(5000));
+    let twice = bench.rewrite(vec![entry], vec![]).await.expect("rewritten");
+    assert_eq!(bench.lines(&twice.outputs).await, ["0|none||1000|1", "2|none||1002|1", "3|none||5002|7"]);
+    let ids: Vec<i32> = twice.outputs[0].lower_bounds().keys().copied().collect();
+    assert!(ids.iter().all(|id| *id < 10), "no bounds of columns that the table does not have: {ids:?}");
+}
+
+#[tokio::test]
+async fn columns_that_stand_in_the_partition_alone_are_filled_from_it() {
+    let mut bench = Bench::new(FormatVersion::V2);
+    let by_s = UnboundPartitionField {
+        source_id: 2,
+        field_id: Some(1000),
+        name: "s".to_owned(),
+        transform: Transform::Identity,
+    };
+    let spec = UnboundPartitionSpec::builder().with_spec_id(0).add_partition_fields([by_s]).expect("valid").build();
+    bench.layout.spec = Arc::new(spec.bind(Arc::clone(&bench.layout.schema)).expect("valid"));
+    let values = Struct::from_iter([Some(Literal::Primitive(PrimitiveLiteral::String("p".to_owned())))]);
+    bench.partitions = vec![Partition { spec_id: 0, values: values.clone(), global: false }];
+    let a = bench.old("a", &[Some(0)], 1).await;
+    let done = bench.rewrite(vec![a], vec![]).await.expect("rewritten");
+    assert_eq!(bench.lines(&done.outputs).await, ["0|p|"]);
+    assert_eq!(done.outputs[0].partition(), &values);
+    // Rows of another partition in such a file are not moved in silence.
+    let b = bench.new_file("b", &[(Some(1), Some("q"))], 1).await;
+    let refused = bench.rewrite(vec![b], vec![]).await.expect_err("strays");
+    assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_right_is_refused_with_the_file_and_leaves_nothing() {
+    let bench = Bench::new(FormatVersion::V2);
+    let good = bench.old("good", &[Some(0), Some(1)], 1).await;
+    let put = |name: &str, bytes: Vec<u8>| {
+        let (location, size) = (format!("memory:///t/data/{name}"), bytes.len() as u64);
+        let entry = data((location.clone(), size, 2), 1, None);
+        let storage = bench.storage.clone();
+        async move {
+            storage.write(&location, Bytes::from(bytes)).await.expect("writable");
+            entry
+        }
+    };
+    let bytes = bench.storage.read(&good.location).await.expect("there").to_vec();
+    let mut torn = bytes.clone();
+    torn[6..30].fill(0xee);
+    let mut none = bytes.clone();
+    none.truncate(bytes.len() - 5);
+    let plain = Field::new("n", DataType::Int32, true);
+    let nameless = bench.put("nameless", vec![(plain, Arc::new(Int32Array::from(vec![1, 2])))]).await;
+    let numbers: ArrayRef = Arc::new(Int32Array::from(vec![1, 2]));
+    let numbers = bench.put("numbers", vec![(field(2, "s", DataType::Int32), numbers)]).await;
+    let inner = Fields::from(vec![Field::new("a", DataType::Int32, true)]);
+    let parts: ArrayRef = Arc::new(StructArray::new(inner.clone(), vec![Arc::new(Int32Array::from(vec![1, 2]))], None));
+    let parts = bench.put("parts", vec![(field(3, "x", DataType::Struct(inner)), parts)]).await;
+    let good_keys = |id| bench.keys("keys", id, &[Some("1")], 9);
+    let mut encrypted = good.clone();
+    encrypted.readable = false;
+    let cases = [
+        (
+            "gone",
+            DataEntry { location: "memory:///t/data/gone".to_owned(), ..good.clone() },
+            vec![],
+            ErrorKind::NotFound,
+        ),
+        ("torn", put("torn", torn).await, vec![], ErrorKind::Corrupt),
+        ("no end", put("none", none).await, vec![], ErrorKind::Corrupt),
+        ("rows", DataEntry { rows: 3, ..good.clone() }, vec![], ErrorKind::Corrupt),
+        ("size", DataEntry { bytes: good.bytes - 1, ..good.clone() }, vec![], ErrorKind::Corrupt),
+        ("another type", data(numbers, 1, None), vec![], ErrorKind::Unsupported),
+        ("parts without ids", data(parts, 1, None), vec![], ErrorKind::Unsupported),
+        ("no field ids", data(nameless, 1, None), vec![], ErrorKind::Unsupported),
+        ("keys of a dropped column", good.clone(), vec![good_keys(99).await], ErrorKind::Unsupported),
+        ("encrypted", encrypted, vec![], ErrorKind::Unsupported),
+    ];
+    for (case, entry, deletes, kind) in cases {
+        let name = entry.location.clone();
+        let refused = bench.rewrite(vec![good.clone(), entry], deletes).await.expect_err(case);
+        assert_eq!(refused.kind(), kind, "{case}: {refused}");
+        assert!(case.starts_with("keys") || refused.to_string().contains(&name), "{case}: {refused}");
+    }
+    let mut left = bench.storage.list("memory:///t/data", None);
+    while let Some(object) = futures::StreamExt::next(&mut left).await {
+        let location = object.expect("listed").location;
+        assert!(!location.contains("compact"), "{location} was left");
+    }
+}
+
+#[tokio::test]
+async fn positions_count_over_row_groups_and_a_large_file_is_fetched_in_pieces() {
+    const ROWS: i64 = 1_200_000;
+    const GROUP: usize = 300_000;
+    let bench = Bench::new(FormatVersion::V2);
+    // No two alike, so that the file is as large as its values.
+    let value = |row: i64| row.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64.cast_signed());
+    let n: ArrayRef = Arc::new((0..ROWS).map(|row| Some(value(row))).collect::<Int64Array>());
+    let schema = Arc::new(ArrowSchema::new(vec![field(1, "n", DataType::Int64)]));
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![n]).expect("fits");
+    let properties = ::parquet::file::properties::WriterProperties::builder()
+        .set_dictionary_enabled(false)
+        .set_max_row_group_row_count(Some(GROUP))
+        .build();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, schema, Some(properties)).expect("opens");
+    writer.write(&batch).expect("in memory");
+    writer.close().expect("in memory");
+    let (location, size) = ("memory:///t/data/large".to_owned(), bytes.len() as u64);
+    assert!(size > 9 << 20, "{size} bytes are read as a whole");
+    bench.storage.write(&location, Bytes::from(bytes)).await.expect("writable");
+    let gone = [0, 299_999, 300_000, 600_001, ROWS - 1];
+    let rows: Vec<(&str, i64)> = gone.iter().map(|at| (location.as_str(), *at)).collect();
+    let deletes = bench.positions("d", &rows, 1).await;
+    let input = data((location.clone(), size, ROWS.cast_unsigned()), 1, None);
+    let done = bench.rewrite(vec![input], vec![deletes]).await.expect("rewritten");
+    assert_eq!((done.rows, done.deleted), (ROWS.cast_unsigned(), 5));
+    let mut wanted = (0..ROWS).filter(|row| !gone.contains(row)).map(value);
+    for file in &done.outputs {
+        let bytes = bench.storage.read(file.file_path()).await.expect("there");
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).expect("footer").build().expect("reader");
+        for batch in reader {
+            let batch = batch.expect("rows");
+            let held = batch.column(0).as_primitive::<Int64Type>();
+            assert!(held.values().iter().all(|value| wanted.next() == Some(*value)), "rows in their order");
+        }
+    }
+    assert_eq!(wanted.next(), None);
+}

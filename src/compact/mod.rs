@@ -1,0 +1,12 @@
+//! The rewrite itself: the live rows of a group of data files, in as few files as they need.
+//!
+//! Decodes and encodes, in bounded memory, with our own delete application: the `iceberg` crate's reader has no row lineage and
+//! loses rows with NULL keys. What cannot be done right is refused, with file, column and reason; other groups go on.
+
+pub mod files;
+mod input;
+mod keys;
+mod masks;
+pub mod merge;
+mod project;
+mod vector;

@@ -1,0 +1,364 @@
+//! Compaction of one table: plans on its newest snapshot, rewrites group by group, and commits what is rewritten in batches, so
+//! that what is done is done whatever becomes of the rest.
+//!
+//! A group that cannot be rewritten right is refused with file, column and reason; a batch that others made void meanwhile is
+//! lost and planned anew the next time. What they leave behind is cleaned up under proof.
+
+use iceberg::spec::{FormatVersion, PartitionSpec};
+use tokio_util::sync::CancellationToken;
+
+use crate::commit::proof::Leftover;
+use crate::commit::protocol::{Commit, Committer, Ending};
+use crate::compact::files::LiveFiles;
+use crate::compact::merge::{Rewriter, Rewritten, Work, files_in};
+use crate::env::Env;
+use crate::error::{Error, ErrorKind, Result};
+use crate::maintain::leftovers::{Leftovers, Swept};
+use crate::maintain::plan::{Group, Plan, Policy, plan};
+use crate::model::change::{Change, Data, Replace};
+use crate::model::ids::MAIN;
+use crate::model::table::TableState;
+use crate::storage::ledger::LedgerOwner;
+use crate::write::layout::TableLayout;
+use crate::write::path::partition_path;
+use crate::write::properties::WriteProperties;
+
+/// Times that a commit whose end is not known is gone on with before it is left to a later run.
+const ROUNDS_MAX: u32 = 3;
+
+/// Files staged for longer are not committed any more: somebody may have swept them.
+const DAY_MS: i64 = 86_400_000;
+/// Groups that are committed together at most, and their bytes: what is lost when others make one of them void.
+const BATCH_GROUPS_MAX: usize = 256;
+const BATCH_BYTES_MAX: u64 = 2 << 30;
+
+/// What a caller asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wish {
+    /// Instead of the table's `write.target-file-size-bytes`.
+    pub target_bytes: Option<u64>,
+    /// Rewrite everything, whether it pays or not.
+    pub rewrite_all: bool,
+    /// Bytes of memory that a rewrite may take, about.
+    pub memory: u64,
+}
+
+/// A group, said for people and programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// The partition, as its folder is named; empty for a table without partitions.
+    pub partition: String,
+    /// Delete files that are applied.
+    pub deletes: usize,
+    /// What the planner says.
+    pub group: Group,
+}
+
+/// Files that stay as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    /// The partition, as its folder is named.
+    pub partition: String,
+    /// How many.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Why.
+    pub why: String,
+}
+
+/// How a group ended.
+#[derive(Debug)]
+pub enum Fate {
+    /// Committed.
+    Done {
+        /// New files.
+        files: usize,
+        /// Their bytes.
+        bytes: u64,
+        /// Rows that deletes took out.
+        deleted: u64,
+    },
+    /// It cannot be rewritten right: says why.
+    Refused(Error),
+    /// Others made it void meanwhile: says how.
+    Lost(String),
+    /// Not known, or not now.
+    Open(Error),
+}
+
+/// What was done, or would be.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Groups; each with its end, unless nothing was to be done.
+    pub groups: Vec<(Planned, Option<Fate>)>,
+    /// What is not rewritten.
+    pub left: Vec<LeftAlone>,
+    /// What earlier runs left behind.
+    pub swept: Swept,
+}
+
+/// Compaction of one table.
+#[derive(Debug)]
+pub struct Compaction<'a> {
+    /// Time and names.
+    pub env: &'a Env,
+    /// The way to the table, with the ledger of `leftovers`.
+    pub committer: &'a mut Committer,
+    /// Where files under way are noted.
+    pub leftovers: &'a Leftovers,
+    /// What to do.
+    pub wish: Wish,
+}
+
+/// What a run works on.
+struct Planning {
+    state: TableState,
+    files: LiveFiles,
+    plan: Plan,
+    layout: TableLayout,
+}
+
+impl Compaction<'_> {
+    /// What would be done on the table as it is. Changes nothing.
+    ///
+    /// # Errors
+    /// Whatever catalog and store say; `Unsupported` for a table that cannot be rewritten.
+    pub async fn preview(&mut self) -> Result<Report> {
+        let state = self.committer.load().await?;
+        let Some(base) = self.base(state).await? else { return Ok(Report::default()) };
+        let mut report = base.report();
+        report.groups = base.plan.groups.iter().map(|group| (base.planned(group), None)).collect();
+        Ok(report)
+    }
+
+    /// Rewrites what pays.
+    ///
+    /// # Errors
+    /// As [`Compaction::preview`]. What becomes of single groups is in the report.
+    pub async fn run(&mut self, cancel: &CancellationToken) -> Result<Report> {
+        let state = self.committer.load().await?;
+        let swept = self.leftovers.sweep(self.env, self.committer, &state).await?;
+        let Some(base) = self.base(state).await? else { return Ok(Report { swept, ..Report::default() }) };
+        let mut report = Report { swept, ..base.report() };
+        let mut batch = Batch::new(self.env, &base);
+        for group in &base.plan.groups {
+            if cancel.is_cancelled() {
+                break;
+            }
+            if batch.is_full(group) {
+                let full = std::mem::replace(&mut batch, Batch::new(self.env, &base));
+                self.commit(&base, full, cancel, &mut report).await?;
+            }
+            match self.rewrite(&base, group, &batch.owner).await {
+                Ok((work, rewritten)) => batch.done.push((group, work, rewritten)),
+                Err(error) => {
+                    if batch.done.is_empty() {
+                        self.unmake(&batch.owner).await;
+                    }
+                    report.groups.push((base.planned(group), Some(Fate::Refused(error))));
+                }
+            }
+        }
+        self.commit(&base, batch, cancel, &mut report).await?;
+        Ok(report)
+    }
+
+    async fn base(&self, state: TableState) -> Result<Option<Planning>> {
+        if state.metadata.format_version() < FormatVersion::V2 {
+            return Err(Error::new(ErrorKind::Unsupported, format!("table {} has format version 1", state.name))
+                .with_hint("upgrade it: set the table property format-version to 2"));
+        }
+        let Some(files) = LiveFiles::of(self.committer.storage(), &state, MAIN).await? else { return Ok(None) };
+        let mut layout = TableLayout::from_state(&state, None, &WriteProperties::default())?;
+        if let Some(bytes) = self.wish.target_bytes {
+            layout.properties.target_file_bytes = bytes.max(1);
+        }
+        let policy = Policy {
+            rewrite_all: self.wish.rewrite_all,
+            ..Policy::new(layout.properties.target_file_bytes, layout.spec.spec_id())
+        };
+        let plan = plan(&files, &policy, self.env.now_ms());
+        Ok(Some(Planning { state, files, plan, layout }))
+    }
+
+    /// Rewrites one group.
+    async fn rewrite(&self, base: &Planning, group: &Group, owner: &LedgerOwner) -> Result<(Work, Rewritten)> {
+        let storage = self.committer.storage().clone();
+        let ledger = self.leftovers.ledger().clone();
+        let rewriter = Rewriter {
+            env: self.env,
+            storage: &storage,
+            files: files_in(&storage, Some((ledger, owner.clone()))),
+            layout: base.layout.clone(),
+            memory: self.wish.memory,
+        };
+        let pick = |at: &usize| base.files.data.get(*at).cloned();
+        let work = Work {
+            inputs: group.inputs.iter().filter_map(pick).collect(),
+            deletes: group.deletes.iter().filter_map(|at| base.files.deletes.get(*at).cloned()).collect(),
+        };
+        let specs: Vec<&PartitionSpec> = base.state.metadata.partition_specs_iter().map(|spec| spec.as_ref()).collect();
+        let rewritten = rewriter.rewrite(&work, &base.files.partitions, &specs).await?;
+        Ok((work, rewritten))
+    }
+
+    /// Commits the groups of a batch, all or none, and reports them.
+    async fn commit(
+        &mut self,
+        base: &Planning,
+        batch: Batch<'_>,
+        cancel: &CancellationToken,
+        report: &mut Report,
+    ) -> Result<()> {
+        if batch.done.is_empty() {
+            return Ok(());
+        }
+        let mut commit = Commit::new(batch.change(base)).until(batch.begun_ms.saturating_add(DAY_MS));
+        let bad = self.drive(base, &mut commit, cancel).await?;
+        for (group, _, rewritten) in &batch.done {
+            let fate = match &bad {
+                None => Fate::Done {
+                    files: rewritten.outputs.len(),
+                    bytes: rewritten.outputs.iter().map(|file| file.file_size_in_bytes()).sum(),
+                    deleted: rewritten.deleted,
+                },
+                Some(Bad::Lost(why)) => Fate::Lost(why.clone()),
+                Some(Bad::Open(why)) => Fate::Open(Error::new(ErrorKind::Unavailable, why.clone())),
+            };
+            report.groups.push((base.planned(group), Some(fate)));
+        }
+        if bad.is_none() {
+            for owner in commit.owners(&base.state.name) {
+                self.settle(&owner).await;
+            }
+        } else if !commit.was_submitted() {
+            // No request ever named these files.
+            let leftover = commit.into_leftover(&base.state.name);
+            let left = self.committer.remove(&leftover).await;
+            for owner in leftover.owners.iter().filter(|_| left.is_empty()) {
+                self.settle(owner).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drives a commit to its end; what came in its way when it is not in.
+    async fn drive(&mut self, base: &Planning, commit: &mut Commit, cancel: &CancellationToken) -> Result<Option<Bad>> {
+        let mut bad = None;
+        for _ in 0..ROUNDS_MAX {
+            match self.committer.run(commit, &base.state, cancel).await? {
+                Ending::Done { state, ours } => {
+                    self.lose(commit, &state, ours).await;
+                    return Ok(None);
+                }
+                Ending::Lost(_) | Ending::Rebuild(_) | Ending::Fenced(_) => {
+                    let why = commit.refusal().unwrap_or("the table went another way");
+                    return Ok(Some(Bad::Lost(why.to_owned())));
+                }
+                Ending::Failed(error) | Ending::Unresolved(error) => bad = Some(Bad::Open(error.to_string())),
+            }
+            if cancel.is_cancelled() {
+                break;
+            }
+        }
+        Ok(bad)
+    }
+
+    /// Notes the lists and manifests of attempts that did not land.
+    async fn lose(&self, commit: &Commit, state: &TableState, ours: bool) {
+        let noted = match self.committer.losers(commit, state, ours).await {
+            Ok(None) => Ok(()),
+            Ok(Some(left)) => self.leftovers.lose(&state.name, commit.change().snapshot_id, &left.files).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = noted {
+            tracing::debug!(table = %state.name, "lists of other attempts are left to the orphan sweep: {error}");
+        }
+    }
+
+    /// Removes what was begun for a group of which no commit was sent; what stays is a later sweep's.
+    async fn unmake(&self, owner: &LedgerOwner) {
+        let entries = self.leftovers.ledger().open_entries().into_iter().filter(|entry| entry.owner == *owner);
+        let files = entries.map(|entry| entry.location).collect();
+        if self.committer.remove(&Leftover::unsent(files, owner.clone())).await.is_empty() {
+            self.settle(owner).await;
+        }
+    }
+
+    async fn settle(&self, owner: &LedgerOwner) {
+        if let Err(error) = self.leftovers.ledger().settle(owner).await {
+            tracing::warn!(table = %owner.table, "the ledger keeps a settled entry: {error}");
+        }
+    }
+}
+
+/// Groups that are rewritten one after the other and committed together, so that a table of many small partitions does not get
+/// a snapshot for each.
+struct Batch<'a> {
+    owner: LedgerOwner,
+    begun_ms: i64,
+    done: Vec<(&'a Group, Work, Rewritten)>,
+}
+
+/// Why a commit is not in.
+enum Bad {
+    Lost(String),
+    Open(String),
+}
+
+impl<'a> Batch<'a> {
+    fn new(env: &Env, base: &Planning) -> Self {
+        let owner = LedgerOwner { table: base.state.name.clone(), snapshot_id: env.snapshot_id() };
+        Self { owner, begun_ms: env.now_ms(), done: Vec::new() }
+    }
+
+    fn is_full(&self, next: &Group) -> bool {
+        let bytes: u64 = self.done.iter().map(|(group, ..)| group.bytes_in).sum();
+        let over = bytes.saturating_add(next.bytes_in) > BATCH_BYTES_MAX;
+        !self.done.is_empty() && (over || self.done.len() >= BATCH_GROUPS_MAX)
+    }
+
+    fn change(&self, base: &Planning) -> Change {
+        let works = || self.done.iter().map(|(_, work, _)| work);
+        let mut change = Change::new(self.owner.snapshot_id);
+        change.data = Some(Data::Replace(Replace {
+            inputs: works().flat_map(|work| &work.inputs).map(|input| input.location.clone()).collect(),
+            applied: works().flat_map(|work| &work.deletes).map(|deletes| deletes.file.clone()).collect(),
+            outputs: self.done.iter().flat_map(|(.., rewritten)| &rewritten.outputs).cloned().collect(),
+            schema: base.layout.schema.clone(),
+            spec_id: base.layout.spec.spec_id(),
+            planned: base.files.snapshot,
+            planned_seq: base.files.seq,
+        }));
+        change
+    }
+}
+
+impl Planning {
+    fn report(&self) -> Report {
+        let left = self.plan.left.iter().map(|left| LeftAlone {
+            partition: self.partition(left.partition),
+            files: left.files,
+            bytes: left.bytes,
+            why: left.why.clone(),
+        });
+        Report { left: left.collect(), ..Report::default() }
+    }
+
+    fn planned(&self, group: &Group) -> Planned {
+        let partition = self.partition(group.partition);
+        Planned { partition, deletes: group.deletes.len(), group: group.clone() }
+    }
+
+    /// The partition in words.
+    fn partition(&self, at: usize) -> String {
+        let Some(partition) = self.files.partitions.get(at) else { return String::new() };
+        let spec = self.state.metadata.partition_spec_by_id(partition.spec_id);
+        let path = spec.and_then(|spec| partition_path(spec, &self.layout.schema, &partition.values).ok());
+        path.unwrap_or_else(|| format!("spec {}", partition.spec_id))
+    }
+}
+
+#[cfg(test)]
+mod tests;
