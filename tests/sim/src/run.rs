@@ -256,7 +256,7 @@ async fn left_behind(world: &World, instances: &[Instance], scenario: &Scenario)
             world.violation(format!("at rest a ledger holds {} entries: {}", open.len(), entry.location));
         }
     }
-    // Decided epochs that a rollback undid leave files in tables beside the anchor to the orphan sweep.
+    // Where tables of an epoch were set back apart from each other, files of it may be the orphan sweep's: counted, not asserted.
     let undone = scenario.seals() && world.rolled_back();
     let objects: Vec<_> = world.objects.list(None).try_collect().await.unwrap_or_default();
     for object in objects {
@@ -268,7 +268,7 @@ async fn left_behind(world: &World, instances: &[Instance], scenario: &Scenario)
         world.note("oracle", &format!("nothing names {path}"));
         world.cover("rest × metadata left to the orphan sweep");
         if path.ends_with(".parquet") && undone {
-            world.cover("rest × data of undone epochs left to the orphan sweep");
+            world.cover("rest × data left to the orphan sweep");
         } else if path.ends_with(".parquet") && all_go_on {
             world.violation(format!("at rest nothing names {path}"));
         }
