@@ -100,12 +100,12 @@ pub async fn roll_back(world: &Arc<World>, table: &TableName, keep: bool) -> Opt
         world.note(NAME, &format!("{table} was rolled back: {word} for {pipeline}"));
         let Some(seen) = Seen::of(world, table, &pipeline).await else { continue };
         let Some(held) = seen.record() else { continue };
-        let head = seen.state.head(&world.target)?.snapshot_id();
         let positions = if keep {
             world.with_auditor(|a| a.accept(table, &pipeline));
             held.checkpoint
         } else {
-            match world.with_auditor(|a| a.record_at(table, head, &pipeline)) {
+            // What a load shows may be older than the rollback.
+            match world.with_auditor(|a| a.record_now(table, &pipeline)) {
                 Some(record) => record.checkpoint,
                 None => continue,
             }
@@ -159,9 +159,7 @@ pub async fn way_out(world: &Arc<World>, scenario: &Scenario, pipeline: &str, wh
         ("accepts", held.checkpoint)
     } else {
         // Whoever looks at the rows finds out.
-        let head = seen.state.head(&world.target).map(|s| s.snapshot_id());
-        let truth = head.and_then(|head| world.with_auditor(|a| a.record_at(table, head, pipeline)));
-        let Some(truth) = truth else { return false };
+        let Some(truth) = world.with_auditor(|a| a.record_now(table, pipeline)) else { return false };
         if why.contains("the sealed epoch") {
             world.with_auditor(|a| a.accept_gaps(pipeline)); // he forgets it
         }
