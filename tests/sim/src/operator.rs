@@ -100,12 +100,12 @@ pub async fn roll_back(world: &Arc<World>, table: &TableName, keep: bool) -> Opt
         world.note(NAME, &format!("{table} was rolled back: {word} for {pipeline}"));
         let Some(seen) = Seen::of(world, table, &pipeline).await else { continue };
         let Some(held) = seen.record() else { continue };
-        let head = seen.state.head(&world.target)?.snapshot_id();
         let positions = if keep {
             world.with_auditor(|a| a.accept(table, &pipeline));
             held.checkpoint
         } else {
-            match world.with_auditor(|a| a.record_at(table, head, &pipeline)) {
+            // What a load shows may be older than the rollback.
+            match world.with_auditor(|a| a.record_now(table, &pipeline)) {
                 Some(record) => record.checkpoint,
                 None => continue,
             }
@@ -134,15 +134,20 @@ pub async fn way_out(world: &Arc<World>, scenario: &Scenario, pipeline: &str, wh
     let old = world.with_auditor(|a| a.dropped_record(table, pipeline));
     let dropped = world.with_auditor(|a| a.is_dropped(table));
     let (what, checkpoint) = if dropped && seen.text.is_none() {
-        let old = old.map(|record| record.checkpoint).unwrap_or_default();
         if *table == anchor && !scenario.seals() && world.happens(50) {
-            ("begins anew after a drop", Checkpoint { positions: BTreeMap::new(), ..old })
+            (
+                "begins anew after a drop",
+                Checkpoint { positions: BTreeMap::new(), ..old.map(|record| record.checkpoint).unwrap_or_default() },
+            )
         } else {
             // A table beside the anchor goes on where the anchor is, past every epoch that is decided.
             let beside = *table != anchor;
             let now = world.with_auditor(|a| a.record_now(&anchor, pipeline)).filter(|_| beside);
-            world.with_auditor(|a| if beside { a.accept_gaps(pipeline) } else { a.accept(table, pipeline) });
-            ("goes on after a drop", now.map_or(old, |record| record.checkpoint))
+            world.with_auditor(|a| {
+                a.accept(table, pipeline);
+                a.accept_gaps(pipeline, old.as_ref().filter(|_| !beside));
+            });
+            ("goes on after a drop", now.or(old).map(|record| record.checkpoint).unwrap_or_default())
         }
     } else if why.contains("knows of none") {
         world.with_auditor(|a| a.accept(table, pipeline));
@@ -159,11 +164,9 @@ pub async fn way_out(world: &Arc<World>, scenario: &Scenario, pipeline: &str, wh
         ("accepts", held.checkpoint)
     } else {
         // Whoever looks at the rows finds out.
-        let head = seen.state.head(&world.target).map(|s| s.snapshot_id());
-        let truth = head.and_then(|head| world.with_auditor(|a| a.record_at(table, head, pipeline)));
-        let Some(truth) = truth else { return false };
+        let Some(truth) = world.with_auditor(|a| a.record_now(table, pipeline)) else { return false };
         if why.contains("the sealed epoch") {
-            world.with_auditor(|a| a.accept_gaps(pipeline)); // he forgets it
+            world.with_auditor(|a| a.accept_gaps(pipeline, None)); // he forgets it
         }
         if *table != anchor {
             // What it has lost is not read again: the source is where the anchor is.

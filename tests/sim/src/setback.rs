@@ -93,10 +93,15 @@ impl Auditor {
         self.tables.get(table)?.record(Some(snapshot), &key).cloned()
     }
 
-    /// An operator goes on with a table beside the anchor where the anchor is: what is not there yet stays away.
-    pub fn accept_gaps(&mut self, pipeline: &str) {
+    /// An operator goes on at the anchor's checkpoint, or where it was before the anchor was dropped: what is not there below it
+    /// stays away, parts of a decided epoch that nobody finishes any more included.
+    pub fn accept_gaps(&mut self, pipeline: &str, before: Option<&Record>) {
         let Some(own) = self.pipelines.iter().find(|p| p.name == pipeline).cloned() else { return };
-        let (Ok(count), record) = (self.readable(), self.record(&own.anchor, &own).cloned()) else { return };
+        let (Ok(count), record) =
+            (self.readable(), before.cloned().or_else(|| self.record(&own.anchor, &own).cloned()))
+        else {
+            return;
+        };
         for partition in 0..own.partitions {
             let reached = reached(record.as_ref(), &partition.to_string()).unwrap_or(-1);
             let rows = (0..own.rows).filter(|n| i64::from(*n) <= reached).map(|n| own.row(partition, n));
