@@ -526,7 +526,7 @@ impl World {
         self.note(actor, &format!("deletes {}", short(path.as_ref())));
         let (named, dropped) = self.with_auditor(|a| (a.names(path.as_ref()), a.dropped_names(path.as_ref())));
         if dropped {
-            self.cover("drop × a file of the old table is deleted");
+            self.violation(format!("{actor} deleted {path} of a table that was dropped: it may be brought back"));
         }
         if let Some(who) = named {
             self.violation(format!("{actor} deleted {path}, which {who} names"));
