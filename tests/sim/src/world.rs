@@ -274,9 +274,13 @@ impl World {
         }
     }
 
-    /// Whoever has written to a table that was dropped since begins nothing in the one that has its name now.
+    /// Whoever has written to an anchor that was dropped since begins nothing in the table that has its name now. Of tables
+    /// beside it only the process that held them knows (ADR 9).
     fn begins_again(&self, actor: &str, commit: &PreparedCommit, state: &TableState) {
         let Some(instance) = actor.chars().next().filter(|_| actor != operator::NAME) else { return };
+        if !self.with_auditor(|a| a.pipelines.iter().any(|p| p.anchor == state.name)) {
+            return;
+        }
         let properties = commit.updates.iter().filter_map(|update| match update {
             TableUpdate::SetProperties { updates } => Some(updates.keys()),
             _ => None,
