@@ -4,6 +4,7 @@
 //! sequence number that the table has passed, provided that it is not in already. Source: docs/protocol.md, "Proof of never".
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::commit::history::{History, Name};
 use crate::commit::manifests;
@@ -14,6 +15,10 @@ use crate::model::ids::TableName;
 use crate::model::table::TableState;
 use crate::storage::Storage;
 use crate::storage::ledger::LedgerOwner;
+
+/// How long after a commit was given up a request of it may still arrive: the time between two proofs, and between the steps
+/// of an expiry.
+pub const DEADLINE: Duration = Duration::from_secs(600);
 
 /// What a given-up commit left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]

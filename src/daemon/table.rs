@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::commit::proof::{Leftover, Proof};
+use crate::commit::proof::{DEADLINE, Leftover, Proof};
 use crate::commit::protocol::{Commit, Committer, Drive, Ending, Paused, stale_wait};
 use crate::commit::standing::{Question, Standing, Witness};
 use crate::env::Env;
@@ -22,8 +22,6 @@ use crate::storage::ledger::{Ledger, LedgerOwner};
 
 /// Commits that may wait for their turn.
 const QUEUE: usize = 64;
-/// How long after a proof it must hold again: longer than any request of ours may be under way.
-const DEADLINE: Duration = Duration::from_secs(600);
 /// Leftovers are looked at in rounds: history is read once for all of a round.
 const ROUND_MS: i64 = 120_000;
 /// Given-up commits remembered; beyond it they are the orphan sweep's.
@@ -270,8 +268,7 @@ impl TableActor {
             Ok(None) => {}
             Ok(Some(mut leftover)) if self.leftovers.len() < LEFTOVERS_MAX => {
                 // The commit's own entries are settled: what outlives this process needs one of its own, of no snapshot.
-                let none = commit.change().snapshot_id.checked_neg().unwrap_or(i64::MIN);
-                let owner = LedgerOwner { table: state.name.clone(), snapshot_id: none };
+                let owner = LedgerOwner::of_no_snapshot(state.name.clone(), commit.change().snapshot_id);
                 let files: Vec<&str> = leftover.files.iter().map(String::as_str).collect();
                 if let Err(error) = self.ledger.stage_all(&owner, &files).await {
                     tracing::debug!(table = %state.name, "lists of other attempts are not in the ledger: {error}");

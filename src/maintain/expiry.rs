@@ -15,17 +15,17 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::catalog::document;
+use crate::commit::proof::DEADLINE;
 use crate::commit::protocol::{Commit, Committer, Ending};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::maintain::expire::{Choice, Policy, Wish, choose};
+use crate::maintain::note;
 use crate::maintain::reach::{Dead, Gone, dead};
 use crate::model::change::Change;
 use crate::model::table::TableState;
 use crate::storage::disk::Disk;
 
-/// Between two steps: after it no request of the step before can land any more, for all that is known of catalogs.
-pub const DEADLINE: Duration = Duration::from_secs(600);
 /// Deadlines after which a removal that does not show was never done.
 const NEVER_AFTER: i64 = 6;
 /// Times that a removal is chosen anew because a ref moved meanwhile.
@@ -347,21 +347,10 @@ impl Expiry<'_> {
     }
 
     async fn read(&self, state: &TableState) -> Result<Note> {
+        let note = note::read(self.disk, &file(state.metadata.uuid()), NOTE_VERSION).await?;
         let new =
             || Note { v: NOTE_VERSION, table: state.name.to_string(), noted: BTreeMap::new(), batches: Vec::new() };
-        let name = file(state.metadata.uuid());
-        let bytes = match self.disk.read(&name).await {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(new()),
-            Err(error) => return Err(error),
-        };
-        let note: Note =
-            serde_json::from_slice(&bytes).context(ErrorKind::Corrupt, || format!("{name} in state_dir"))?;
-        if note.v > NOTE_VERSION {
-            return Err(Error::new(ErrorKind::Unsupported, format!("{name} in state_dir has version {}", note.v))
-                .with_hint("a newer frazil wrote it: use that one, or remove the file to begin again"));
-        }
-        Ok(note)
+        Ok(note.unwrap_or_else(new))
     }
 
     async fn write(&self, note: &Note, uuid: Uuid) -> Result<()> {

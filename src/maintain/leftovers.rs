@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::commit::proof::{Leftover, Proof};
+use crate::commit::proof::{DEADLINE, Leftover, Proof};
 use crate::commit::protocol::Committer;
 use crate::env::Env;
-use crate::error::{Context, Error, ErrorKind, Result};
-use crate::maintain::expiry::DEADLINE;
+use crate::error::{Context, ErrorKind, Result};
+use crate::maintain::note;
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
 use crate::storage::disk::Disk;
@@ -70,8 +70,7 @@ impl Leftovers {
     /// # Errors
     /// As [`Ledger::stage`].
     pub async fn lose(&self, table: &TableName, snapshot_id: i64, files: &[String]) -> Result<()> {
-        let none = snapshot_id.checked_neg().unwrap_or(i64::MIN);
-        let owner = LedgerOwner { table: table.clone(), snapshot_id: none };
+        let owner = LedgerOwner::of_no_snapshot(table.clone(), snapshot_id);
         let files: Vec<&str> = files.iter().map(String::as_str).collect();
         self.ledger.stage_all(&owner, &files).await
     }
@@ -137,20 +136,8 @@ impl Leftovers {
     }
 
     async fn read(&self) -> Result<Note> {
-        let bytes = match self.disk.read(FILE).await {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Ok(Note { v: NOTE_VERSION, ..Note::default() });
-            }
-            Err(error) => return Err(error),
-        };
-        let note: Note =
-            serde_json::from_slice(&bytes).context(ErrorKind::Corrupt, || format!("{FILE} in state_dir"))?;
-        if note.v > NOTE_VERSION {
-            return Err(Error::new(ErrorKind::Unsupported, format!("{FILE} in state_dir has version {}", note.v))
-                .with_hint("a newer frazil wrote it: use that one, or remove the file to begin again"));
-        }
-        Ok(note)
+        let note = note::read(self.disk.as_ref(), FILE, NOTE_VERSION).await?;
+        Ok(note.unwrap_or(Note { v: NOTE_VERSION, ..Note::default() }))
     }
 
     async fn write(&self, note: &Note) -> Result<()> {

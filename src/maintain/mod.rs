@@ -4,5 +4,6 @@ pub mod compaction;
 pub mod expire;
 pub mod expiry;
 pub mod leftovers;
+mod note;
 pub mod plan;
 pub mod reach;

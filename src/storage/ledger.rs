@@ -36,6 +36,13 @@ pub struct LedgerOwner {
     pub snapshot_id: i64,
 }
 
+impl LedgerOwner {
+    /// Of what other attempts to commit a snapshot left, which no snapshot shall have.
+    pub fn of_no_snapshot(table: TableName, attempted: i64) -> Self {
+        Self { table, snapshot_id: attempted.checked_neg().unwrap_or(i64::MIN) }
+    }
+}
+
 /// An object that was begun and not yet settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerEntry {
