@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iceberg::spec::FormatVersion;
 
-use crate::commit::manifests;
+use crate::commit::manifests::{self, Listing};
 use crate::commit::skim::Plans;
 use crate::error::Result;
 use crate::storage::Storage;
@@ -33,10 +33,7 @@ impl Name {
 #[derive(Debug)]
 pub(crate) struct Listed {
     pub(crate) name: Name,
-    pub(crate) seq: i64,
-    /// The snapshot that added it.
-    pub(crate) snapshot_id: i64,
-    location: String,
+    pub(crate) manifest: Listing,
 }
 
 /// The live entries of a manifest.
@@ -77,22 +74,15 @@ impl History {
         if let Some(known) = self.read().lists.get(&name) {
             return Ok(known.clone());
         }
-        let manifests = manifests::list(storage, list, format).await?;
+        let manifests = manifests::listed(storage, list, format, &self.plans).await?;
         let mut read = self.read();
         read.make_room(manifests.len());
         let listed: Vec<_> = manifests
             .into_iter()
             .map(|manifest| {
-                let name = Name::of(&manifest.manifest_path);
-                let listed = read.manifests.entry(name).or_insert_with(|| {
-                    Arc::new(Listed {
-                        name,
-                        seq: manifest.sequence_number,
-                        snapshot_id: manifest.added_snapshot_id,
-                        location: manifest.manifest_path,
-                    })
-                });
-                Arc::clone(listed)
+                let name = Name::of(&manifest.location);
+                let listed = read.manifests.entry(name);
+                Arc::clone(listed.or_insert_with(|| Arc::new(Listed { name, manifest })))
             })
             .collect();
         read.lists.insert(name, listed.clone());
@@ -103,8 +93,9 @@ impl History {
     ///
     /// # Errors
     /// Whatever the store says; `Corrupt` for what is no manifest.
-    pub(crate) async fn entries(&self, storage: &Storage, manifest: &Listed) -> Result<Arc<Entries>> {
-        if let Some(known) = self.read().entries.get(&manifest.name) {
+    pub(crate) async fn entries(&self, storage: &Storage, listed: &Listed) -> Result<Arc<Entries>> {
+        let Listed { name, manifest } = listed;
+        if let Some(known) = self.read().entries.get(name) {
             return Ok(Arc::clone(known));
         }
         let named = manifests::named(storage, &manifest.location, &self.plans).await?;
@@ -115,7 +106,7 @@ impl History {
         });
         let mut read = self.read();
         if read.make_room(entries.files.len() + entries.snapshots.len()) {
-            read.entries.insert(manifest.name, Arc::clone(&entries));
+            read.entries.insert(*name, Arc::clone(&entries));
         }
         Ok(entries)
     }

@@ -253,13 +253,15 @@ pub(crate) async fn any_live(storage: &Storage, file: &ManifestFile, wanted: imp
 
 /// A file that a manifest names.
 #[derive(Debug)]
-pub(crate) struct Named {
-    pub(crate) location: String,
-    pub(crate) bytes: u64,
+pub struct Named {
+    /// Where it is.
+    pub location: String,
+    /// How large it is.
+    pub bytes: u64,
     /// Whether the entry is live: ADDED or EXISTING.
-    pub(crate) live: bool,
+    pub live: bool,
     /// The snapshot that added it; `None`: the one that added the manifest.
-    pub(crate) snapshot_id: Option<i64>,
+    pub snapshot_id: Option<i64>,
 }
 
 /// Every file that a manifest names, live or not.
@@ -330,6 +332,39 @@ pub async fn of_snapshot(table: &TableState, snapshot: i64, io: &FileIO) -> Resu
 pub(crate) async fn list(storage: &Storage, location: &str, format: FormatVersion) -> Result<Vec<ManifestFile>> {
     let bytes = storage.read(location).await?;
     parse_list(&bytes, location, format)
+}
+
+/// A manifest as its list has it.
+#[derive(Debug)]
+pub struct Listing {
+    /// Where it is.
+    pub location: String,
+    /// The sequence number of the commit that added it.
+    pub seq: i64,
+    /// The snapshot that added it.
+    pub snapshot_id: i64,
+}
+
+/// The names of a list's manifests.
+pub(crate) async fn listed(
+    storage: &Storage,
+    location: &str,
+    format: FormatVersion,
+    plans: &Plans,
+) -> Result<Vec<Listing>> {
+    let bytes = storage.read(location).await?;
+    if let Some(listed) =
+        skim::listed(&bytes, plans).context(ErrorKind::Corrupt, || format!("manifest list {location}"))?
+    {
+        return Ok(listed);
+    }
+    let manifests = parse_list(&bytes, location, format)?.into_iter();
+    let listed = manifests.map(|manifest| Listing {
+        seq: manifest.sequence_number,
+        snapshot_id: manifest.added_snapshot_id,
+        location: manifest.manifest_path,
+    });
+    Ok(listed.collect())
 }
 
 /// The manifests of a list's bytes.

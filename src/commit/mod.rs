@@ -18,6 +18,6 @@ pub mod properties;
 pub mod protocol;
 pub(crate) mod records;
 pub mod replace;
-pub(crate) mod skim;
+pub mod skim;
 pub(crate) mod snapshot;
 pub mod standing;

@@ -190,14 +190,14 @@ impl Reached {
             if wanted.depth == Depth::Metadata {
                 continue;
             }
-            for manifest in history.listed(storage, list, format).await? {
-                if manifest.seq < first || !seen.insert(manifest.name) {
+            for listed in history.listed(storage, list, format).await? {
+                if listed.manifest.seq < first || !seen.insert(listed.name) {
                     continue;
                 }
-                reached.ids.extend(wanted.ids.get(&manifest.snapshot_id));
-                reached.files.extend(wanted.files.get(&manifest.name));
+                reached.ids.extend(wanted.ids.get(&listed.manifest.snapshot_id));
+                reached.files.extend(wanted.files.get(&listed.name));
                 if wanted.depth == Depth::Manifests {
-                    let entries = history.entries(storage, &manifest).await?;
+                    let entries = history.entries(storage, &listed).await?;
                     reached.ids.extend(entries.snapshots.intersection(&wanted.ids));
                     reached.files.extend(entries.files.iter().filter(|file| wanted.files.contains(file)));
                 }

@@ -1,4 +1,5 @@
-//! The names in a manifest, without its values: bounds and counts are most of a manifest and most of the time to read it.
+//! The names in a manifest or a manifest list, without their values: bounds and counts are most of a manifest and most of the
+//! time to read it.
 //!
 //! Proofs of never and sweeps ask of thousands of manifests which files they name, and nothing else. The values between are
 //! passed over as the writer's own schema lays them out. What is not as every writer of manifests does it is left to the
@@ -12,7 +13,7 @@ use flate2::read::DeflateDecoder;
 use serde_json::Value;
 
 use crate::commit::avro::{CODEC, Container, Cursor, broken};
-use crate::commit::manifests::Named;
+use crate::commit::manifests::{Listing, Named};
 use crate::error::{Context, ErrorKind, Result};
 
 /// A schema nested deeper is left to the library.
@@ -24,9 +25,28 @@ const BLOCK_BYTES_MAX: u64 = 1 << 30;
 ///
 /// # Errors
 /// `Corrupt` when it ends early or says what its schema does not allow.
-pub(super) fn named(bytes: &[u8], plans: &Plans) -> Result<Option<Vec<Named>>> {
+pub fn named(bytes: &[u8], plans: &Plans) -> Result<Option<Vec<Named>>> {
+    rows(bytes, plans, Plan::is_of_entries, Plan::entry)
+}
+
+/// The manifests of a list; `None` for one that only the library can read: all those of format version 1.
+///
+/// # Errors
+/// `Corrupt` when it ends early or says what its schema does not allow.
+pub fn listed(bytes: &[u8], plans: &Plans) -> Result<Option<Vec<Listing>>> {
+    rows(bytes, plans, Plan::is_of_manifests, Plan::manifest)
+}
+
+/// What `read` makes of each row of a container whose layout `fits`.
+fn rows<T>(
+    bytes: &[u8],
+    plans: &Plans,
+    fits: fn(&Plan) -> bool,
+    read: fn(&Plan, &mut Cursor<'_>) -> Result<T>,
+) -> Result<Option<Vec<T>>> {
     let container = Container::parse(bytes)?;
-    let Some(plan) = container.header.get("avro.schema").and_then(|text| plans.of(text)) else {
+    let plan = container.header.get("avro.schema").and_then(|text| plans.of(text));
+    let Some(plan) = plan.filter(|plan| fits(plan)) else {
         return Ok(None);
     };
     let deflated = match container.header.get(CODEC).map(Vec::as_slice) {
@@ -34,7 +54,7 @@ pub(super) fn named(bytes: &[u8], plans: &Plans) -> Result<Option<Vec<Named>>> {
         Some(b"deflate") => true,
         Some(_) => return Ok(None),
     };
-    let mut named = Vec::new();
+    let mut found = Vec::new();
     let mut rest = Cursor(container.blocks);
     let mut unpacked = Vec::new();
     while !rest.0.is_empty() {
@@ -51,18 +71,18 @@ pub(super) fn named(bytes: &[u8], plans: &Plans) -> Result<Option<Vec<Named>>> {
         }
         let mut cursor = Cursor(block);
         for _ in 0..count {
-            named.push(plan.entry(&mut cursor)?);
+            found.push(read(&plan, &mut cursor)?);
         }
     }
-    Ok(Some(named))
+    Ok(Some(found))
 }
 
-/// How manifests read so far were laid out: those of a table are all alike, and understanding a schema takes longer than
-/// passing over a small manifest.
+/// How manifests and lists read so far were laid out: those of a table are all alike, and understanding a schema takes longer
+/// than passing over a small manifest.
 #[derive(Debug, Default)]
-pub(crate) struct Plans(Mutex<Vec<(Vec<u8>, Arc<Plan>)>>);
+pub struct Plans(Mutex<Vec<(Vec<u8>, Arc<Plan>)>>);
 
-/// Layouts remembered: one for each partition spec, and each writer's.
+/// Layouts remembered: one for lists, one for each partition spec, and each writer's.
 const PLANS_MAX: usize = 16;
 
 impl Plans {
@@ -194,28 +214,59 @@ fn branch<'a>(branches: &'a [Shape], cursor: &mut Cursor<'_>) -> Result<&'a Shap
     at.and_then(|at| branches.get(at)).ok_or_else(|| broken("has a value of no branch of its union"))
 }
 
-/// The fields of an entry, and which of them are wanted.
+/// The fields of a row.
 #[derive(Debug)]
 struct Plan(Vec<(String, Shape)>);
+
+fn is_number(shape: &Shape) -> bool {
+    matches!(shape, Shape::Varint)
+}
+
+fn is_text(shape: &Shape) -> bool {
+    matches!(shape, Shape::Bytes)
+}
+
+fn has(fields: &[(String, Shape)], name: &str, fits: fn(&Shape) -> bool) -> bool {
+    fields.iter().any(|(held, shape)| held == name && fits(shape))
+}
 
 impl Plan {
     fn of(schema: &[u8]) -> Option<Self> {
         let schema: Value = serde_json::from_slice(schema).ok()?;
-        let Shape::Record(fields) = Shape::of(&schema, &mut BTreeMap::new(), DEPTH_MAX)? else {
-            return None;
-        };
-        let file = fields.iter().find(|(name, _)| name == "data_file")?;
-        let Shape::Record(of_file) = &file.1 else {
-            return None;
-        };
-        let has = |fields: &[(String, Shape)], name: &str, fits: fn(&Shape) -> bool| {
-            fields.iter().any(|(held, shape)| held == name && fits(shape))
-        };
-        let is_number = |shape: &Shape| matches!(shape, Shape::Varint);
-        let whole = has(&fields, "status", is_number)
-            && has(of_file, "file_path", |shape| matches!(shape, Shape::Bytes))
-            && has(of_file, "file_size_in_bytes", is_number);
-        whole.then_some(Self(fields))
+        match Shape::of(&schema, &mut BTreeMap::new(), DEPTH_MAX)? {
+            Shape::Record(fields) => Some(Self(fields)),
+            _ => None,
+        }
+    }
+
+    /// Whether the rows are a manifest's entries.
+    fn is_of_entries(&self) -> bool {
+        let file = self.0.iter().find_map(|(name, shape)| match shape {
+            Shape::Record(fields) if name == "data_file" => Some(fields),
+            _ => None,
+        });
+        has(&self.0, "status", is_number)
+            && file.is_some_and(|file| has(file, "file_path", is_text) && has(file, "file_size_in_bytes", is_number))
+    }
+
+    /// Whether the rows are a list's manifests.
+    fn is_of_manifests(&self) -> bool {
+        has(&self.0, "manifest_path", is_text)
+            && has(&self.0, "sequence_number", is_number)
+            && has(&self.0, "added_snapshot_id", is_number)
+    }
+
+    fn manifest(&self, cursor: &mut Cursor<'_>) -> Result<Listing> {
+        let mut listing = Listing { location: String::new(), seq: 0, snapshot_id: 0 };
+        for (name, shape) in &self.0 {
+            match name.as_str() {
+                "manifest_path" => listing.location = text(cursor)?,
+                "sequence_number" => listing.seq = cursor.long()?,
+                "added_snapshot_id" => listing.snapshot_id = cursor.long()?,
+                _ => shape.pass(cursor)?,
+            }
+        }
+        Ok(listing)
     }
 
     fn entry(&self, cursor: &mut Cursor<'_>) -> Result<Named> {
@@ -233,13 +284,15 @@ impl Plan {
     }
 }
 
+fn text(cursor: &mut Cursor<'_>) -> Result<String> {
+    let path = std::str::from_utf8(cursor.bytes()?);
+    Ok(path.context(ErrorKind::Corrupt, || "a path is not UTF-8")?.to_owned())
+}
+
 fn file(fields: &[(String, Shape)], cursor: &mut Cursor<'_>, entry: &mut Named) -> Result<()> {
     for (name, shape) in fields {
         match name.as_str() {
-            "file_path" => {
-                let path = std::str::from_utf8(cursor.bytes()?);
-                entry.location = path.context(ErrorKind::Corrupt, || "a file's path is not UTF-8")?.to_owned();
-            }
+            "file_path" => entry.location = text(cursor)?,
             "file_size_in_bytes" => {
                 let size = shape.number(cursor)?.and_then(|size| u64::try_from(size).ok());
                 entry.bytes = size.ok_or_else(|| broken("has a file of negative size"))?;

@@ -42,6 +42,7 @@ use crate::source::files::FilesSource;
 use crate::source::replay::ReplaySource;
 use crate::source::stdin::StdinSource;
 use crate::storage::anchors::Anchors;
+use crate::storage::counters::OperationCounts;
 use crate::storage::disk::Disk;
 use crate::storage::ledger::{ENTRIES_MAX, Ledger};
 use crate::storage::{Storage, StorageOptions};
@@ -212,23 +213,24 @@ impl Daemon {
 
 /// Shows what the process as a whole does, every second.
 async fn measure(shared: Shared, metrics: Metrics) {
-    let mut told: BTreeMap<(&'static str, &'static str), u64> = BTreeMap::new();
+    let mut told = BTreeMap::new();
     loop {
         metrics.budget(shared.budget.used(), shared.budget.limit());
-        for (operation, counts) in shared.storage.counters().snapshot() {
-            let outcomes = [
-                ("ok", counts.ok),
-                ("missing", counts.missing),
-                ("refused", counts.refused),
-                ("unavailable", counts.unavailable),
-            ];
-            for (outcome, now) in outcomes {
-                let before = told.insert((operation.name(), outcome), now).unwrap_or(0);
-                if now > before {
-                    metrics.store_requests(operation.name(), outcome, now - before);
+        let counted = shared.storage.counters().snapshot();
+        for (operation, now) in counted.iter().filter(|(operation, now)| told.get(*operation) != Some(*now)) {
+            let before: OperationCounts = told.get(operation).copied().unwrap_or_default();
+            for (outcome, more) in [
+                ("ok", now.ok - before.ok),
+                ("missing", now.missing - before.missing),
+                ("refused", now.refused - before.refused),
+                ("unavailable", now.unavailable - before.unavailable),
+            ] {
+                if more > 0 {
+                    metrics.store_requests(operation.name(), outcome, more);
                 }
             }
         }
+        told = counted;
         shared.env.sleep(MEASURE).await;
     }
 }

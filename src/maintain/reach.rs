@@ -96,12 +96,13 @@ pub async fn dead(
         return Err(Error::new(ErrorKind::Unsupported, format!("the manifest lists of {} are encrypted", state.name)));
     }
     let lists: Vec<String> = staying.iter().map(|s| s.manifest_list().to_owned()).collect();
-    let kept = manifests_of(storage, state, lists.iter(), parallel, None).await?;
+    let plans = &Plans::default();
+    let kept = manifests_of(storage, state, lists.iter(), parallel, plans, None).await?;
     let mut dead = Dead::default();
-    let mut theirs = manifests_of(storage, state, gone.lists.iter(), parallel, Some(&mut dead.unreadable)).await?;
+    let missing = Some(&mut dead.unreadable);
+    let mut theirs = manifests_of(storage, state, gone.lists.iter(), parallel, plans, missing).await?;
     theirs.retain(|object, _| !kept.contains_key(object));
 
-    let plans = &Plans::default();
     let mut files = named_by(storage, &theirs, parallel, plans, &mut dead.unreadable).await?;
     let mut live = stream::iter(kept.values().filter(|_| !files.is_empty()).cloned().collect::<Vec<_>>())
         .map(|location| async move { manifests::named(storage, &location, plans).await })
@@ -146,18 +147,17 @@ async fn manifests_of(
     state: &TableState,
     lists: impl Iterator<Item = &String>,
     parallel: usize,
+    plans: &Plans,
     mut missing: Option<&mut Vec<String>>,
 ) -> Result<BTreeMap<Object, String>> {
     let format = state.metadata.format_version();
     let mut found = BTreeMap::new();
     let mut reads = stream::iter(lists.cloned().collect::<Vec<_>>())
-        .map(|list| async move { (manifests::list(storage, &list, format).await, list) })
+        .map(|list| async move { (manifests::listed(storage, &list, format, plans).await, list) })
         .buffer_unordered(parallel.max(1));
     while let Some((read, list)) = reads.next().await {
         match (read, &mut missing) {
-            (Ok(manifests), _) => {
-                found.extend(manifests.into_iter().map(|m| (object(&m.manifest_path), m.manifest_path)))
-            }
+            (Ok(manifests), _) => found.extend(manifests.into_iter().map(|m| (object(&m.location), m.location))),
             (Err(error), Some(missing)) if error.kind() == ErrorKind::NotFound => missing.push(list),
             (Err(error), _) => return Err(error),
         }

@@ -5,8 +5,9 @@ use apache_avro::types::Value as Avro;
 use apache_avro::{Codec, Schema as AvroSchema, Writer};
 use iceberg::io::FileIO;
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, Literal, Manifest, ManifestWriterBuilder,
-    NestedField, PartitionSpec, PrimitiveType, Schema, Struct, Transform, Type,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, FormatVersion, Literal, Manifest,
+    ManifestContentType, ManifestFile, ManifestList, ManifestListWriter, ManifestWriterBuilder, NestedField,
+    PartitionSpec, PrimitiveType, Schema, Struct, Transform, Type,
 };
 use proptest::prelude::*;
 
@@ -73,6 +74,59 @@ proptest! {
                 // A cut file is refused or has fewer entries, and takes nobody down.
                 let short = named(&bytes[..cut.min(bytes.len())], &Plans::default());
                 assert!(short.is_err() || short.is_ok_and(|told| told.is_none_or(|told| told.len() <= entries)));
+            }
+        });
+    }
+}
+
+/// A list by the crate's writer.
+async fn list(manifests: i64, v3: bool) -> Vec<u8> {
+    let memory = FileIO::new_with_memory();
+    let output = memory.new_output("memory:/l").expect("in memory");
+    let mut writer = match v3 {
+        true => ManifestListWriter::v3(output, 9, Some(8), 12, Some(0)),
+        false => ManifestListWriter::v2(output, 9, Some(8), 12),
+    };
+    let manifests = (0..manifests).map(|number| ManifestFile {
+        manifest_path: format!("s3://lake/metadata/{number}-é.avro"),
+        manifest_length: 100 + number,
+        partition_spec_id: 0,
+        content: ManifestContentType::Data,
+        sequence_number: if number % 2 == 0 { -1 } else { number },
+        min_sequence_number: if number % 2 == 0 { -1 } else { number },
+        added_snapshot_id: if number % 2 == 0 { 9 } else { number },
+        added_files_count: Some(1),
+        existing_files_count: Some(0),
+        deleted_files_count: None,
+        added_rows_count: Some(3),
+        existing_rows_count: Some(0),
+        deleted_rows_count: Some(0),
+        partitions: (number % 3 > 0).then(Vec::new),
+        key_metadata: (number % 5 == 0).then(|| vec![1, 2]),
+        first_row_id: None,
+    });
+    writer.add_manifests(manifests).expect("fits");
+    writer.close().await.expect("in memory");
+    memory.new_input("memory:/l").expect("in memory").read().await.expect("in memory").to_vec()
+}
+
+proptest! {
+    #[test]
+    fn a_lists_manifests_are_what_the_library_reads(manifests in 0_i64..30, v3: bool, cut in 0_usize..4000) {
+        on_virtual_time(async move {
+            let plain = list(manifests, v3).await;
+            for bytes in [plain.clone(), recontain(&plain, &BTreeMap::new(), [9; 16]).expect("a container")] {
+                let format = if v3 { FormatVersion::V3 } else { FormatVersion::V2 };
+                let read = ManifestList::parse_with_version(&bytes, format).expect("the crate's own");
+                let told = listed(&bytes, &Plans::default()).expect("whole").expect("as all write it");
+                assert_eq!(told.len(), read.entries().len());
+                for (told, manifest) in told.iter().zip(read.entries()) {
+                    assert_eq!(told.location, manifest.manifest_path);
+                    assert_eq!((told.seq, told.snapshot_id), (manifest.sequence_number, manifest.added_snapshot_id));
+                }
+                let short = listed(&bytes[..cut.min(bytes.len())], &Plans::default());
+                assert!(short.is_err() || short.is_ok_and(|told| told.is_none_or(|told| told.len() <= read.entries().len())));
+                assert!(named(&bytes, &Plans::default()).expect("whole").is_none(), "a list is no manifest");
             }
         });
     }

@@ -1,7 +1,7 @@
 //! The auditor: reads what is really there after every change of a table, and says what must be.
 //!
 //! It keeps its own memory of every snapshot ever seen, so an expiry does not blind it, and it shares no code with the commit
-//! path but the parsers of the format.
+//! path but the parsers of the format. What is slow to parse is parsed by the library every eighth time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray};
 use bytes::Bytes;
 use frazil::catalog::document;
+use frazil::commit::skim::{self, Plans};
 use frazil::model::checkpoint::{Position, Record};
 use frazil::model::ids::TableName;
 use frazil::model::table::TableState;
@@ -79,7 +80,13 @@ pub struct Auditor {
     pub rollbacks: u64,
     /// Snapshots looked at.
     pub snapshots: u64,
+    /// Documents and manifests looked at.
+    parsed: u64,
+    plans: Plans,
 }
+
+/// Each so manyth is parsed by the library too.
+const PARSED_EVERY: u64 = 8;
 
 /// What was ever seen of a table.
 #[derive(Debug, Default)]
@@ -135,12 +142,8 @@ impl Auditor {
         packed: &Bytes,
     ) -> Result<(), String> {
         let name = &state.name;
-        let location = state.metadata_location.clone().unwrap_or_default();
-        let json = document::unpack(&location, packed.clone()).map_err(|e| format!("{name}: {e}"))?;
-        let read = TableState::from_json(name.clone(), &json, None, Default::default());
-        let read = read.map_err(|e| format!("{name}: the metadata that {actor} made does not parse: {e:?}"))?;
-        if read.metadata != state.metadata {
-            return Err(format!("{name}: the metadata document says something else than the catalog"));
+        if self.every_eighth() {
+            same_document(state, packed).map_err(|e| format!("{name}: the metadata that {actor} made: {e}"))?;
         }
         let metadata = &state.metadata;
         let mut seen = self.tables.remove(name).unwrap_or_default();
@@ -187,6 +190,11 @@ impl Auditor {
         self.check(world).await.map_err(|e| format!("after a commit of {actor} to {name}: {e}"))
     }
 
+    fn every_eighth(&mut self) -> bool {
+        self.parsed += 1;
+        self.parsed % PARSED_EVERY == 0
+    }
+
     async fn manifests_of(&mut self, world: &World, list: &str, format: FormatVersion) -> Result<Vec<String>, String> {
         let bytes = object(world, key(list).as_ref()).await?;
         let parsed = ManifestList::parse_with_version(&bytes, format).map_err(|e| format!("{list}: {e}"))?;
@@ -197,8 +205,19 @@ impl Auditor {
             // What was once read never changes, but it must still be there.
             let bytes = object(world, &path).await?;
             if !self.manifests.contains_key(&path) {
-                let parsed = Manifest::parse_avro(&bytes).map_err(|e| format!("{path}: {e}"))?;
-                let live = parsed.entries().iter().filter(|e| e.is_alive()).map(|e| key(e.file_path()).to_string());
+                let skimmed = skim::named(&bytes, &self.plans).map_err(|e| format!("{path}: {e}"))?;
+                let skimmed = skimmed.map(|named| named.into_iter().filter(|n| n.live).map(|n| n.location));
+                let live = match skimmed.map(Iterator::collect) {
+                    Some(live) if !self.every_eighth() => live,
+                    skimmed => {
+                        let parsed = live_of(&bytes).map_err(|e| format!("{path}: {e}"))?;
+                        if skimmed.is_some_and(|skimmed: Vec<String>| skimmed != parsed) {
+                            return Err(format!("{path}: the library finds other files in it"));
+                        }
+                        parsed
+                    }
+                };
+                let live = live.iter().map(|location| key(location).to_string());
                 self.manifests.insert(path.clone(), Arc::new(live.collect()));
             }
             paths.push(path);
@@ -477,6 +496,24 @@ impl Auditor {
         let ancestors = seen.chain(seen.head).skip(1).take_while(|(id, _)| seen.retained.contains(id));
         ancestors.map(|(id, _)| id).filter(|id| keys.iter().all(|key| seen.record(Some(*id), key).is_some())).collect()
     }
+}
+
+/// The document says what the catalog says.
+fn same_document(state: &TableState, packed: &Bytes) -> Result<(), String> {
+    let location = state.metadata_location.clone().unwrap_or_default();
+    let json = document::unpack(&location, packed.clone()).map_err(|e| e.to_string())?;
+    let read = TableState::from_json(state.name.clone(), &json, None, Default::default());
+    let read = read.map_err(|e| format!("the document does not parse: {e:?}"))?;
+    if read.metadata != state.metadata {
+        return Err("the document says something else than the catalog".to_owned());
+    }
+    Ok(())
+}
+
+/// The live files of a manifest, as the library reads it.
+fn live_of(manifest: &[u8]) -> Result<Vec<String>, String> {
+    let parsed = Manifest::parse_avro(manifest).map_err(|e| e.to_string())?;
+    Ok(parsed.entries().iter().filter(|e| e.is_alive()).map(|e| e.file_path().to_owned()).collect())
 }
 
 /// The position that a record holds of a partition.

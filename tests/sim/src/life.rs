@@ -26,6 +26,9 @@ use crate::world::World;
 /// How often an operator looks at a daemon.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// Lives of an instance before the faults stop, however few commits were sent: its sources may be at their ends.
+const LIVES_MAX: u64 = 60;
+
 /// What the operators of all instances agree on.
 #[derive(Debug)]
 pub struct Policy(pub Mutex<OnRollback>);
@@ -99,35 +102,36 @@ impl Instance {
         Life { process, health, stop, task }
     }
 
-    /// Lives that end badly, as often as the scenario says.
+    /// Lives that end badly, until as many commits were sent as the scenario says.
     pub async fn troubled(&mut self) {
-        for _ in 0..self.scenario.lives {
-            let world = Arc::clone(&self.world);
+        let world = Arc::clone(&self.world);
+        while world.attempts() < self.scenario.attempts && self.lives < LIVES_MAX {
             let calls = if world.env.below(3) > 0 { 10 + world.env.below(1_500) } else { u64::MAX };
             let calls = if calls == u64::MAX || world.step() { calls } else { u64::MAX };
             let mut life = self.begin(calls);
             let long = if self.scenario.expires.is_some() { 6 } else { 1 };
             let time = Duration::from_secs((5 + world.env.below(60)) * long);
+            let enough = world.attempts() + 5 + world.env.below(40);
             let end = world.env.below(4);
             match if end > 1 || world.step() { end } else { 3 } {
                 0 => {
-                    self.watched(&mut life, time).await;
+                    self.watched(&mut life, time, enough).await;
                     world.note(&life.process.name, "is held");
                     world.cover("operator × holds");
                     life.process.stop();
                     tokio::time::sleep(world.time(Duration::from_secs(600))).await;
                     world.note(&life.process.name, "is woken");
                     life.process.wake();
-                    self.watched(&mut life, time).await;
+                    self.watched(&mut life, time, enough).await;
                     self.end(life).await;
                 }
                 1 => {
-                    self.watched(&mut life, time).await;
+                    self.watched(&mut life, time, enough).await;
                     life.process.kill();
                     self.end(life).await;
                 }
                 _ => {
-                    self.watched(&mut life, time).await;
+                    self.watched(&mut life, time, enough).await;
                     self.end(life).await;
                 }
             }
@@ -146,10 +150,10 @@ impl Instance {
         }
     }
 
-    /// Watches a life for so long, or until it ends or halts.
-    async fn watched(&self, life: &mut Life, time: Duration) {
+    /// Watches a life for so long, until so many commits were sent, or until it ends or halts.
+    async fn watched(&self, life: &mut Life, time: Duration, attempts: u64) {
         let end = self.world.clock.elapsed() + time;
-        while self.world.clock.elapsed() < end {
+        while self.world.clock.elapsed() < end && self.world.attempts() < attempts {
             tokio::select! {
                 biased;
                 () = life.process.death() => return,
@@ -236,10 +240,14 @@ impl Instance {
     pub async fn recover(&mut self, within: Duration, grace: Duration) {
         let world = Arc::clone(&self.world);
         let end = world.clock.elapsed() + within;
+        if self.scenario.attempts > 0 {
+            // What is left of the sources is to be in before long.
+            self.scenario.rate = None;
+        }
         loop {
             let mut life = self.begin(u64::MAX);
             loop {
-                self.watched(&mut life, LOOK).await;
+                self.watched(&mut life, LOOK, u64::MAX).await;
                 let health = life.health.pipelines();
                 let given_up = world.given_up();
                 let mut watched = health.iter().filter(|(name, _)| name.as_str() != IDLER);

@@ -170,7 +170,7 @@ async fn play(world: &Arc<World>, scenario: &Scenario) {
     });
     futures::future::join_all(instances.iter_mut().map(Instance::troubled)).await;
     // Where nothing goes wrong, other writers are what is to be seen.
-    if scenario.lives > 0 {
+    if scenario.attempts > 0 {
         writers.iter().for_each(tokio::task::JoinHandle::abort);
         world.calm();
     }

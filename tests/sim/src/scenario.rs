@@ -30,6 +30,9 @@ pub enum Shape {
     Shared,
 }
 
+/// Commits that the daemons of a seed send at least.
+const ATTEMPTS: u64 = 100;
+
 /// One seed's world.
 #[derive(Debug, Clone)]
 pub struct Scenario {
@@ -43,14 +46,14 @@ pub struct Scenario {
     pub format: u8,
     /// Instances of the same pipelines.
     pub instances: u64,
-    /// Lives of an instance before the faults stop.
-    pub lives: u64,
+    /// Commits that daemons send before the faults stop; 0: nothing goes wrong.
+    pub attempts: u64,
     /// Source partitions.
     pub partitions: u32,
     /// Rows in each.
     pub rows: u32,
-    /// Rows a second.
-    pub rate: u64,
+    /// Rows a second; `None`: as they are asked for.
+    pub rate: Option<u64>,
     /// What goes wrong.
     pub rates: Rates,
     /// The policy at the beginning.
@@ -87,8 +90,6 @@ impl Scenario {
         let partitions = 1 + u32::try_from(env.below(2)).unwrap_or(0);
         // Its steps are ten minutes apart: there must be something to do for so long.
         let expires = (env.below(5) == 0).then(|| Duration::from_secs(30 + env.below(400)));
-        let rate = if expires.is_some() { 1 } else { pick(env, &[4, 8, 15]) };
-        let rows = 250 + u32::try_from(env.below(300)).unwrap_or(0);
         let trouble = pick(env, &[0, 5, 15, 30, 50]);
         let rates = Rates {
             catalog: trouble,
@@ -123,6 +124,14 @@ impl Scenario {
         if matches!(shape, Rejecting | Routed) && rolls.iter().any(|deed| habits.contains_key(deed)) {
             habits.remove(&Deed::Reset);
         }
+        let freshness = match expires {
+            Some(_) => Duration::from_secs(pick(env, &[5, 10, 15])),
+            None => Duration::from_millis(pick(env, &[300, 1_000, 2_500])),
+        };
+        // Rows for all attempts: as many as come in the time that one takes, and some more.
+        let seconds = freshness.as_secs() + trouble / 10 + if rates.slow { 15 } else { 1 };
+        let rate = (pick(env, &[1, 2, 5]) / seconds).max(1);
+        let rows = ATTEMPTS * rate * seconds * 3 / 2 / u64::from(partitions);
         let partition_by = match env.below(3) {
             0 => vec!["bucket(2, customer_id)".to_owned()],
             1 => vec!["day(event_time)".to_owned()],
@@ -134,10 +143,10 @@ impl Scenario {
             evolves,
             format: if env.below(2) == 0 { 2 } else { 3 },
             instances: 1 + env.below(2),
-            lives: 3 + env.below(6),
+            attempts: ATTEMPTS,
             partitions,
-            rows,
-            rate,
+            rows: u32::try_from(rows).unwrap_or(u32::MAX),
+            rate: Some(rate),
             rates,
             on_rollback: pick(env, &[OnRollback::Halt, OnRollback::Rewind, OnRollback::Keep]),
             habits,
@@ -146,12 +155,9 @@ impl Scenario {
             foreign_rest: Duration::from_secs(pick(env, &[2, 8, 20])),
             expires,
             idles: env.below(4) == 0,
-            freshness: match expires {
-                Some(_) => Duration::from_secs(pick(env, &[5, 10, 15])),
-                None => Duration::from_millis(pick(env, &[300, 1_000, 2_500])),
-            },
+            freshness,
             partition_by,
-            merge_count: pick(env, &[2, 4, 8]),
+            merge_count: pick(env, &[2, 4, 8, 8, 16]),
         }
     }
 
@@ -223,7 +229,7 @@ impl Scenario {
 
     /// The rows of a source.
     pub fn replay(&self, seed: u64) -> ReplayConfig {
-        ReplayConfig { seed, partitions: self.partitions, rate: Some(self.rate), rows: Some(u64::from(self.rows)) }
+        ReplayConfig { seed, partitions: self.partitions, rate: self.rate, rows: Some(u64::from(self.rows)) }
     }
 
     /// The configuration of an instance.

@@ -182,6 +182,11 @@ impl World {
         self.inner().last_fault.insert((instance, table.clone()), fault);
     }
 
+    /// Commits that daemons have sent.
+    pub fn attempts(&self) -> u64 {
+        self.inner().figures.attempts
+    }
+
     /// A daemon sends a commit: counted, and remembered by what it stands on.
     pub fn sends(&self, commit: &PreparedCommit) {
         let mut inner = self.inner();

@@ -16,8 +16,8 @@ fn calm() -> Scenario {
     scenario.shape = Shape::Single;
     (scenario.target, scenario.expires) = (MAIN, None);
     (scenario.evolves, scenario.format, scenario.idles) = (false, 2, false);
-    (scenario.instances, scenario.lives) = (1, 0);
-    (scenario.partitions, scenario.rows, scenario.rate) = (1, 300, 4);
+    (scenario.instances, scenario.attempts) = (1, 0);
+    (scenario.partitions, scenario.rows, scenario.rate) = (1, 300, Some(4));
     (scenario.rates, scenario.habits, scenario.deeds) = (Rates::default(), [].into(), 0);
     (scenario.freshness, scenario.partition_by) = (Duration::from_secs(1), vec![]);
     scenario
