@@ -233,6 +233,8 @@ impl Findings {
                 // A later commit forgot the others because they were finished; their objects are gone.
                 let mut a = a.clone();
                 a.sealed.retain(|location| p.sealed.contains(location));
+                // Tables beside the anchor keep what they have, and are filled from there.
+                a.checkpoint.followers.extend(p.checkpoint.followers.iter().cloned());
                 let warning = Some("the branch was rolled back: rows are read again");
                 Decision::Take(Taken { rewound: true, ..taken(&a, warning) })
             }

@@ -173,6 +173,17 @@ fn a_rewind_does_not_ask_for_sealed_epochs_that_were_finished_since() {
 }
 
 #[test]
+fn a_rewind_forgets_no_table_that_was_fed() {
+    let (mut newer, mut older) = (record(9, 9, 90), record(2, 2, 20));
+    older.checkpoint.followers = ["a".to_owned()].into();
+    newer.checkpoint.followers = ["a".to_owned(), "b".to_owned()].into();
+    let mut rolled_back = findings(Some(newer), Some(older), &[10, 2, 1]);
+    rolled_back.on_rollback = OnRollback::Rewind;
+    let Decision::Take(taken) = rolled_back.decide() else { panic!("{:?}", rolled_back.decide()) };
+    assert_eq!(taken.checkpoint.followers, ["a".to_owned(), "b".to_owned()].into());
+}
+
+#[test]
 fn a_circle_of_parents_is_an_error_and_no_endless_walk() {
     let cases: [&[(i64, i64, Option<i64>)]; 3] =
         [&[(1, 1, Some(1))], &[(1, 1, Some(2)), (2, 2, Some(1))], &[(1, 1, Some(2)), (2, 2, Some(1)), (3, 3, Some(1))]];

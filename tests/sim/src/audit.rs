@@ -157,8 +157,9 @@ impl Auditor {
         (seen.uuid, seen.seq) = (metadata.uuid(), metadata.last_sequence_number());
         let mut fresh = Vec::new();
         for snapshot in metadata.snapshots() {
-            let id = snapshot.snapshot_id();
-            if seen.snapshots.contains_key(&id) {
+            let (id, list) = (snapshot.snapshot_id(), key(snapshot.manifest_list()).to_string());
+            // A part of a decided epoch that was rolled back and expired is committed again under the same id.
+            if seen.snapshots.get(&id).is_some_and(|known| known.list == list) {
                 continue;
             }
             let parent = snapshot.parent_snapshot_id().and_then(|id| metadata.snapshot_by_id(id));
@@ -174,7 +175,6 @@ impl Auditor {
             let records = records.filter(|(k, v)| k.starts_with("frazil.checkpoint.") && *v != "@list");
             let records = records.map(|(k, v)| Ok((k.clone(), Record::parse(v).map_err(|e| format!("{name}: {e}"))?)));
             let records = records.collect::<Result<_, String>>()?;
-            let list = key(snapshot.manifest_list()).to_string();
             let known = Known { parent: snapshot.parent_snapshot_id(), list, manifests, records };
             seen.snapshots.insert(id, known);
             self.snapshots += 1;

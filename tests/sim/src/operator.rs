@@ -8,7 +8,7 @@ use frazil::commit::protocol::{Commit, Committer, Ending};
 use frazil::env::Env;
 use frazil::model::change::{Append, Change, Data, OnRollback, OperatorEdit, PipelineDelta};
 use frazil::model::checkpoint::{Checkpoint, Delta, Record};
-use frazil::model::ids::{PipelineName, TableName};
+use frazil::model::ids::{MAIN, PipelineName, TableName};
 use frazil::storage::{Storage, StorageOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -117,6 +117,17 @@ pub async fn roll_back(world: &Arc<World>, table: &TableName, keep: bool) -> Opt
     Some(())
 }
 
+/// `held`, with the larger position of each partition.
+fn further(held: Checkpoint, record: Record) -> Checkpoint {
+    let Checkpoint { mut positions, .. } = held;
+    for (partition, at) in &record.checkpoint.positions {
+        if !positions.get(partition).is_some_and(|held| held.covers(at)) {
+            positions.insert(partition.clone(), at.clone());
+        }
+    }
+    Checkpoint { positions, ..record.checkpoint }
+}
+
 /// The way out of a halt that its hint names, where there is one that a program can take.
 pub async fn way_out(world: &Arc<World>, scenario: &Scenario, pipeline: &str, why: &str) -> bool {
     let Some((_, anchor, _)) = scenario.pipelines().into_iter().find(|(name, _, _)| *name == pipeline) else {
@@ -132,7 +143,8 @@ pub async fn way_out(world: &Arc<World>, scenario: &Scenario, pipeline: &str, wh
     };
     let Some(seen) = Seen::of(world, table, pipeline).await else { return false };
     let old = world.with_auditor(|a| a.dropped_record(table, pipeline));
-    let dropped = world.with_auditor(|a| a.is_dropped(table));
+    let begun_again = world.with_auditor(|a| a.record_now(table, pipeline)).is_some();
+    let dropped = world.with_auditor(|a| a.is_dropped(table)) && !begun_again;
     let (what, checkpoint) = if dropped && seen.text.is_none() {
         if *table == anchor && !scenario.seals() && world.happens(50) {
             (
@@ -156,7 +168,10 @@ pub async fn way_out(world: &Arc<World>, scenario: &Scenario, pipeline: &str, wh
     } else if seen.state.head(&world.target).is_none() {
         world.with_auditor(|a| a.accept(table, pipeline));
         let old = seen.record().or_else(|| world.with_auditor(|a| a.headless_record(table, pipeline)));
-        ("goes on without a branch", old.map(|record| record.checkpoint).unwrap_or_default())
+        // A new branch begins with what main has, rows of the dropped one included.
+        let begun = seen.state.head(MAIN).map(|main| main.snapshot_id());
+        let begun = begun.and_then(|main| world.with_auditor(|a| a.record_at(table, main, pipeline)));
+        ("goes on without a branch", old.into_iter().chain(begun).fold(Checkpoint::default(), further))
     } else if why.contains("rolled back")
         && let Some(held) = seen.record()
     {
