@@ -26,7 +26,7 @@ use crate::commit::snapshot::{ListCache, Prepared, Preparer, parent};
 use crate::commit::standing::{Ancestry, Question, Standing, Witness, standing};
 use crate::env::Env;
 use crate::error::{Directive, Error, ErrorKind, Result};
-use crate::model::change::{Change, Data};
+use crate::model::change::{Change, Data, PipelineDelta};
 use crate::model::checkpoint;
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
@@ -497,6 +497,10 @@ impl Committer {
             Verdict::Resubmit => {
                 prepared.commit.idempotency_key = self.env.uuid();
                 Turn::Next(Step::Submit(Box::new(prepared.clone())))
+            }
+            // Whoever saw the decision may have finished the epoch and deleted its object: its rows are read again.
+            Verdict::Renew if commit.change.delta.as_ref().is_some_and(PipelineDelta::decides) => {
+                Turn::End(Ending::Fenced(Box::new(head)))
             }
             Verdict::Renew => {
                 commit.renew(self.env.snapshot_id());

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::api::PipelineHealth;
-use crate::commit::checkpoint::{Chain, record_key};
+use crate::commit::checkpoint::{Chain, Taken, record_key};
 use crate::commit::protocol::Ending;
 use crate::commit::records;
 use crate::commit::standing::Standing;
@@ -53,8 +53,7 @@ impl Pipeline {
         };
         self.shared.anchors.remember(&self.anchor_key(), uuid).await?;
         self.followers = read_uuids(&taken.checkpoint);
-        // A start record that no table followed and that nobody went back to says as little as none.
-        self.fresh = taken.checkpoint.positions.is_empty() && self.followers.is_empty() && !taken.rewound;
+        self.fresh = is_fresh(&taken);
         self.begun.clone_from(&taken.checkpoint.positions);
         if let Some(warning) = taken.warning {
             tracing::warn!(pipeline = %self.name, table = %self.anchor, "{warning}");
@@ -242,12 +241,13 @@ impl Pipeline {
         }
         let anchor = self.shared.table(&self.config.catalog, &self.anchor)?;
         let now = match anchor.standing(self.asker(BTreeSet::new())).await {
-            Ok((_, Standing::At(taken))) => taken.checkpoint.positions,
-            Ok((_, Standing::New)) => Positions::new(),
-            Err(error) if error.kind() == ErrorKind::NotFound => Positions::new(),
+            Ok((_, Standing::At(taken))) => Some(taken),
+            Ok((_, Standing::New)) => None,
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        if ahead(&now).is_empty() {
+        let knows = now.as_ref().is_some_and(|taken| !is_fresh(taken));
+        if (self.fresh && knows) || ahead(&now.map(|taken| taken.checkpoint.positions).unwrap_or_default()).is_empty() {
             // Another instance went on meanwhile: what is read here is fenced.
             return Ok(held);
         }
@@ -283,6 +283,11 @@ impl Pipeline {
         patiently(&self.shared, &self.watch, &self.hard, &anchor, opening).await?;
         self.add_lane(&anchor).await
     }
+}
+
+/// A start record that no table followed and that nobody went back to says as little as none.
+fn is_fresh(taken: &Taken) -> bool {
+    taken.checkpoint.positions.is_empty() && taken.checkpoint.followers.is_empty() && !taken.rewound
 }
 
 /// The tables that an anchor's record names.

@@ -151,6 +151,11 @@ pub enum OnRollback {
 }
 
 impl PipelineDelta {
+    /// Whether it decides a sealed epoch.
+    pub fn decides(&self) -> bool {
+        !self.sealed.is_empty() && self.follows.is_none() && self.operator.is_none()
+    }
+
     /// Where `positions` stand against the delta.
     pub fn standing(&self, positions: &Positions) -> Standing {
         match &self.follows {

@@ -15,7 +15,7 @@ use crate::catalog::{CreateTable, PreparedCommit};
 use crate::commit::manifests;
 use crate::commit::records::{self, VERSION_KEY};
 use crate::env::virtual_time::{on_virtual_time, simulated};
-use crate::model::change::{Append, Data, Evolve, OnRollback, OperatorEdit, PipelineDelta};
+use crate::model::change::{Append, Evolve, OnRollback, OperatorEdit};
 use crate::model::checkpoint::{Checkpoint, Delta, Position, Range};
 use crate::model::ids::{MAIN, PartitionId, PipelineName};
 use crate::storage::{StorageOptions, counters};
@@ -486,6 +486,37 @@ fn what_another_instance_decided_stays_in_the_record_until_it_is_known_to_be_fin
             base = world.truth().await;
             let record = records::in_property(&base, key).expect("readable").expect("there");
             assert_eq!(record.sealed, expected);
+        }
+    });
+}
+
+/// Somebody saw the decision, finished the epoch, and deleted the object that lists it.
+#[test]
+fn a_decision_that_was_rolled_back_is_not_made_again() {
+    on_virtual_time(async {
+        for (sealed, fenced) in [(vec!["memory:///sealed".to_owned()], true), (vec![], false)] {
+            let (world, base) = begun(1).await;
+            let mut change = world.change("a", "a1", &base, Some(5), 7);
+            change.delta.as_mut().expect("has one").sealed = sealed;
+            let mut commit = Commit::new(change);
+            world.catalog.script([Fault::LostYes]);
+            let old = base.head(MAIN).expect("has rows").snapshot_id();
+            let rollback = async {
+                while world.truth().await.head(MAIN).is_some_and(|head| head.snapshot_id() == old) {
+                    world.env.sleep(Duration::from_millis(1)).await;
+                }
+                let retention = base.refs[MAIN].retention.clone();
+                let reference = SnapshotReference::new(old, retention);
+                world.update(vec![TableUpdate::SetSnapshotRef { ref_name: MAIN.to_owned(), reference }]).await;
+            };
+            let committer = world.committer("a1");
+            let stop = CancellationToken::new();
+            commit.change.delta.as_mut().expect("has one").on_rollback = OnRollback::Rewind;
+            let mut committer = committer;
+            let (ending, ()) = tokio::join!(committer.run(&mut commit, &base, &stop), rollback);
+            let ending = ending.expect("does not halt");
+            assert_eq!(matches!(ending, Ending::Fenced(_)), fenced, "{ending:?}");
+            assert_eq!(matches!(ending, Ending::Done { ours: true, .. }), !fenced, "{ending:?}");
         }
     });
 }

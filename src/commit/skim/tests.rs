@@ -82,7 +82,7 @@ proptest! {
 /// A list by the crate's writer.
 async fn list(manifests: i64, v3: bool) -> Vec<u8> {
     let memory = FileIO::new_with_memory();
-    let output = memory.new_output("memory:/l").expect("in memory");
+    let output = memory.new_output("memory:/l").expect("in memory").writer().await.expect("in memory");
     let mut writer = match v3 {
         true => ManifestListWriter::v3(output, 9, Some(8), 12, Some(0)),
         false => ManifestListWriter::v2(output, 9, Some(8), 12),
@@ -97,11 +97,11 @@ async fn list(manifests: i64, v3: bool) -> Vec<u8> {
         added_snapshot_id: if number % 2 == 0 { 9 } else { number },
         added_files_count: Some(1),
         existing_files_count: Some(0),
-        deleted_files_count: None,
+        deleted_files_count: Some(0),
         added_rows_count: Some(3),
         existing_rows_count: Some(0),
         deleted_rows_count: Some(0),
-        partitions: (number % 3 > 0).then(Vec::new),
+        partitions: Some(Vec::new()),
         key_metadata: (number % 5 == 0).then(|| vec![1, 2]),
         first_row_id: None,
     });
