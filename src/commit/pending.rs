@@ -32,6 +32,10 @@ pub struct Commit {
     pub(super) attempts: u32,
     /// No body is sent after this moment.
     pub(super) until_ms: Option<i64>,
+    /// The table's last sequence number when its files were made, where another instance may have committed them since.
+    pub(super) made_seq: Option<i64>,
+    /// Numbers that a commit of it may have had and that no snapshot has, when its files were last looked for.
+    pub(super) gone_seqs: i64,
 }
 
 /// How a commit ended.
@@ -50,6 +54,8 @@ pub enum Ending {
     Rebuild(Box<TableState>),
     /// The work is void.
     Lost(Box<TableState>),
+    /// It was in, was rolled back and expired: this file of it is gone, and it can never be in again.
+    Swept(String),
     /// Not known. Go on with the same commit later; never start the next epoch, never clean up.
     Unresolved(Error),
     /// Refused each time. Go on with the same commit later, or give up.
@@ -71,6 +77,8 @@ impl Commit {
             refusal: None,
             attempts: 0,
             until_ms: None,
+            made_seq: None,
+            gone_seqs: 0,
         }
     }
 
@@ -78,6 +86,13 @@ impl Commit {
     #[must_use]
     pub fn until(mut self, ms: i64) -> Self {
         self.until_ms = Some(ms);
+        self
+    }
+
+    /// The same, which any instance may have committed since the table's last sequence number was `seq`.
+    #[must_use]
+    pub fn made_at(mut self, seq: i64) -> Self {
+        self.made_seq = Some(seq);
         self
     }
 

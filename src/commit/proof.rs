@@ -6,10 +6,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt, stream};
+
 use crate::commit::history::{History, Name};
 use crate::commit::manifests;
-use crate::error::Result;
-use crate::model::change::{Change, Data};
+use crate::commit::pending::Commit;
+use crate::error::{Error, Result};
+use crate::model::change::Data;
 use crate::model::checkpoint::Record;
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
@@ -19,6 +22,8 @@ use crate::storage::ledger::LedgerOwner;
 /// How long after a commit was given up a request of it may still arrive: the time between two proofs, and between the steps
 /// of an expiry.
 pub const DEADLINE: Duration = Duration::from_secs(600);
+/// Files looked for at once.
+const PARALLEL: usize = 16;
 
 /// What a given-up commit left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,32 +217,47 @@ impl Reached {
     }
 }
 
-/// Whether a change landed, was rolled back, and expired with its files, for all that can be seen: they can be in no commit
-/// again. A sequence number of one of its bodies that the table has passed, and no snapshot has, may have been its own.
+/// A file of a change that is gone: it landed, was rolled back, and expired with its files, which can be in no commit again.
+///
+/// The stores are asked once for each expiry that may have been it: for every number more that the table has passed, that a
+/// commit of the change may have had, and that no snapshot has.
 ///
 /// # Errors
 /// Whatever the store says.
-pub(crate) async fn is_swept(
-    storage: &Storage,
-    head: &TableState,
-    change: &Change,
-    submitted_seqs: Option<(i64, i64)>,
-) -> Result<bool> {
-    let (Some((first, last)), Some(Data::Append(append))) = (submitted_seqs, &change.data) else {
-        return Ok(false);
+pub(crate) async fn swept(storage: &Storage, head: &TableState, commit: &mut Commit) -> Result<Option<String>> {
+    let Some(Data::Append(append)) = &commit.change.data else {
+        return Ok(None);
     };
-    let held: BTreeSet<i64> = head.metadata.snapshots().map(|s| s.sequence_number()).collect();
-    if (first..=last.min(head.metadata.last_sequence_number())).all(|seq| held.contains(&seq)) {
-        return Ok(false);
+    let now = head.metadata.last_sequence_number();
+    let (first, last) = match (commit.made_seq, commit.submitted_seqs) {
+        (Some(made), _) => (made.saturating_add(1), now),
+        (None, Some((first, last))) => (first, last.min(now)),
+        (None, None) => return Ok(None),
+    };
+    let held = head.metadata.snapshots().map(|s| s.sequence_number()).filter(|seq| (first..=last).contains(seq));
+    let held = i64::try_from(held.collect::<BTreeSet<i64>>().len()).unwrap_or(i64::MAX);
+    let gone = last.saturating_sub(first).saturating_add(1).saturating_sub(held);
+    if gone <= commit.gone_seqs {
+        return Ok(None);
     }
-    for file in &append.files {
-        if !storage.exists(file.file_path()).await? {
-            let (table, file) = (&head.name, file.file_path());
+    let files: Vec<String> = append.files.iter().map(|file| file.file_path().to_owned()).collect();
+    let looks = files.into_iter().map(|file| {
+        let storage = storage.clone();
+        async move { Ok::<_, Error>((!storage.exists(&file).await?).then_some(file)) }
+    });
+    let mut looks = stream::iter(looks).buffered(PARALLEL);
+    let mut missing = None;
+    while let (None, Some(looked)) = (&missing, looks.try_next().await?) {
+        missing = looked;
+    }
+    match &missing {
+        None => commit.gone_seqs = gone,
+        Some(file) => {
+            let table = &head.name;
             tracing::warn!(%table, file, "a staged file is gone: its commit was in, was rolled back and expired");
-            return Ok(true);
         }
     }
-    Ok(false)
+    Ok(missing)
 }
 
 #[cfg(test)]

@@ -371,6 +371,9 @@ impl Committer {
             }
             Effect::Delta(checkpoint::Standing::Ahead) | Effect::Absent | Effect::Void => {}
         }
+        if let Some(file) = proof::swept(&self.storage, base, commit).await? {
+            return Ok(Turn::End(Ending::Swept(file)));
+        }
         if let Some(Data::Replace(replace)) = &commit.change.data
             && !replace_fits(replace, &commit.change.target, base)?
         {
@@ -476,9 +479,9 @@ impl Committer {
         let verdict = look(&seen);
         tracing::trace!(table = %self.table, instance = self.instance, ?verdict, "looked");
         if matches!(verdict, Verdict::Prepare | Verdict::Renew | Verdict::Rebuild)
-            && proof::is_swept(&self.storage, &head, &commit.change, commit.submitted_seqs).await?
+            && let Some(file) = proof::swept(&self.storage, &head, commit).await?
         {
-            return Ok(Turn::End(Ending::Fenced(Box::new(head))));
+            return Ok(Turn::End(Ending::Swept(file)));
         }
         if let (Verdict::Prepare | Verdict::Resubmit, Some(Data::Replace(replace))) = (verdict, &commit.change.data)
             && let Some(file) = replace::lost_output(&self.storage, replace).await?

@@ -33,6 +33,15 @@ struct Weight {
     bytes: u64,
 }
 
+/// The decided epoch that a commit is a part of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Decided<'a> {
+    sealed: &'a Sealed,
+    location: &'a str,
+    /// The last sequence number of the part's table when its files were made.
+    made: i64,
+}
+
 impl Weight {
     fn of(staged: &Staged) -> Self {
         Self { rows: staged.rows, files: staged.files.len() as u64, bytes: staged.bytes }
@@ -87,8 +96,11 @@ impl Pipeline {
         let mut staged = part.staged()?;
         let mut change = sealed.change(part, staged.clone(), self.config.on_rollback);
         let mut owners = Vec::new();
+        // Parts of another process are as old as they may be.
+        let mut made = self.lanes.get(handle.name()).map_or(0, |lane| lane.state.metadata.last_sequence_number());
         loop {
-            let (commit, ending) = self.drive(handle, change, base, Some((sealed, location))).await?;
+            let decided = Decided { sealed, location, made };
+            let (commit, ending) = self.drive(handle, change, base, Some(decided)).await?;
             // What was encoded again stays another instance's to commit: what it leaves is the orphan sweep's.
             owners.extend(commit.owners(handle.name()));
             match ending {
@@ -108,7 +120,21 @@ impl Pipeline {
                         Some(rebuilt.staged.clone()),
                     )));
                     staged = rebuilt.staged;
+                    // Nobody else knows of these.
+                    made = head.metadata.last_sequence_number();
                     base = *head;
+                }
+                Ending::Swept(file) => {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        format!("table {}: its part of the sealed epoch {location} names {file}, which is gone", handle.name()),
+                    )
+                    .with_hint(format!(
+                        "the part was in, was rolled back and expired: bring the file back; or roll the anchor {} back to \
+                         before the epoch and rewind, which reads its rows again; or forget the epoch with `frazil checkpoint \
+                         set --drop-sealed` for the anchor: then they stay away from this table",
+                        self.anchor
+                    )));
                 }
                 Ending::Fenced(_) => {
                     return Err(Error::new(
@@ -143,14 +169,18 @@ impl Pipeline {
         handle: &TableHandle,
         change: Change,
         base: TableState,
-        sealed: Option<(&Sealed, &str)>,
+        decided: Option<Decided<'_>>,
     ) -> Result<(Commit, Ending)> {
-        let staged_ms = sealed.map_or_else(|| self.shared.env.now_ms(), |(sealed, _)| sealed.sealed_ms);
+        let staged_ms = decided.map_or_else(|| self.shared.env.now_ms(), |decided| decided.sealed.sealed_ms);
         let until = staged_ms.saturating_add(STAGED_MAX_MS);
-        let mut commit = Box::new(Commit::new(change).until(until));
+        let commit = Commit::new(change).until(until);
+        let mut commit = Box::new(match decided {
+            Some(decided) => commit.made_at(decided.made),
+            None => commit,
+        });
         let mut attempt = 0_u32;
         loop {
-            if let Some((sealed, location)) = sealed {
+            if let Some(Decided { sealed, location, .. }) = decided {
                 sealed.is_fresh(location, self.shared.env.now_ms())?;
             }
             let (back, ending) = handle.commit(commit, base.clone(), self.hard.clone()).await?;
@@ -166,7 +196,7 @@ impl Pipeline {
             if self.hard.is_cancelled() {
                 return Err(error);
             }
-            if sealed.is_none() && self.shared.env.now_ms() > until {
+            if decided.is_none() && self.shared.env.now_ms() > until {
                 return Ok((*commit, Ending::Lost(Box::new(base))));
             }
             // First what the page says, then the line that sends somebody there.
@@ -386,6 +416,7 @@ fn undecided(anchor: &TableName, ending: &Ending) -> Error {
     let what = match ending {
         Ending::Rebuild(_) => "the table's layout changed under the epoch",
         Ending::Lost(_) => "the epoch's files were staged more than a day ago",
+        Ending::Swept(_) => "the epoch was in, was rolled back and expired",
         _ => "another instance has moved the checkpoint",
     };
     Error::new(ErrorKind::Fenced, format!("table {anchor}: {what}"))

@@ -395,6 +395,49 @@ fn a_decided_epoch_passes_over_a_table_that_was_created_anew_once_its_positions_
     });
 }
 
+/// The next process knows of no commit of that part, and its table stands where the part would begin.
+#[test]
+fn a_part_of_a_decided_epoch_that_was_in_and_expired_is_not_committed_without_its_files() {
+    on_virtual_time(async {
+        for rewinds in [true, false] {
+            let world = World::new(61);
+            let mut config = config("shop.{event}", Some("shop.purchase"), 50);
+            world.run(&config, None).await;
+            let in_part = world.files("shop.page_view").await;
+            world.roll_back("shop.page_view", 0).await;
+            let state = world.state("shop.page_view").await;
+            let chain = Chain::of(&state, MAIN).expect("no circle");
+            let all = state.metadata.snapshots().map(|s| s.snapshot_id());
+            let snapshot_ids = all.filter(|id| !chain.contains(*id)).collect();
+            world.update("shop.page_view", vec![TableUpdate::RemoveSnapshots { snapshot_ids }]).await;
+            for (_, deleted) in world.storage.delete_all(in_part.clone()).await {
+                deleted.expect("deleted");
+            }
+            world.set("shop.page_view", &[]).await;
+            let error = world.ending(&config).await.expect_err("halts");
+            let told = error.to_string();
+            assert!(told.contains("shop.page_view") && in_part.iter().any(|file| told.contains(file)), "{error}");
+            assert!(error.hint().is_some_and(|hint| hint.contains("set --drop-sealed")), "{error:?}");
+            assert_eq!(world.files("shop.page_view").await, Vec::<String>::new());
+            if rewinds {
+                world.roll_back("shop.purchase", 0).await;
+                pipeline_of(&mut config).on_rollback = OnRollback::Rewind;
+            } else {
+                world.set("shop.purchase", &[("0", 49), ("1", 49)]).await;
+            }
+            rate(&mut config, 100, 200);
+            world.run(&config, None).await;
+            let found = world.positions(&SHOP).await;
+            if rewinds {
+                each_once(&found, 100);
+            } else {
+                assert!(found.values().all(|times| *times == 1), "a row is doubled");
+                assert!((50..100).all(|n| found.contains_key(&("0".to_owned(), n))), "a row above is missing");
+            }
+        }
+    });
+}
+
 #[test]
 fn which_files_a_table_beside_a_rewound_anchor_has_cannot_be_told_and_is_asked_for() {
     on_virtual_time(async {

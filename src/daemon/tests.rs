@@ -770,8 +770,13 @@ fn leftovers_of_a_table_that_was_renamed_are_not_taken_for_its_successors() {
         let settings = config.pipelines.values().next().expect("one").clone();
         config.pipelines = [(PipelineName::new("p2"), settings)].into();
         rate(&mut config, 12_000, 1);
+        // The successor is there when the next process looks at what is left, and goes on past every number that was submitted.
+        world.run(&config, Some(Duration::from_secs(10))).await;
+        let seq = async || world.catalog.load(&table).await.expect("there").metadata.last_sequence_number();
+        let before = seq().await;
         pipeline_of(&mut config).commit.freshness = Duration::from_secs(300);
         world.run(&config, Some(Duration::from_secs(2_500))).await;
+        assert!(seq().await > before + 4, "proofs have a table that goes on");
         assert!(world.storage.exists(&live).await.expect("asked"), "a live file was deleted");
         assert_eq!(world.files("shop.old").await[0], live);
     });

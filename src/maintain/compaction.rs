@@ -252,7 +252,7 @@ impl Compaction<'_> {
                     self.lose(commit, &state, ours).await;
                     return Ok(None);
                 }
-                Ending::Lost(_) | Ending::Rebuild(_) | Ending::Fenced(_) => {
+                Ending::Lost(_) | Ending::Rebuild(_) | Ending::Fenced(_) | Ending::Swept(_) => {
                     let why = commit.refusal().unwrap_or("the table went another way");
                     return Ok(Some(Bad::Lost(why.to_owned())));
                 }

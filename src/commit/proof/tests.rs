@@ -4,7 +4,7 @@ use iceberg::spec::{DataContentType, DataFileBuilder, DataFileFormat, Struct};
 
 use super::*;
 use crate::env::virtual_time::{on_virtual_time, simulated};
-use crate::model::change::Append;
+use crate::model::change::{Append, Change};
 use crate::model::table::tests::with_snapshots;
 use crate::storage::StorageOptions;
 use crate::storage::counters::Operation;
@@ -51,11 +51,37 @@ fn a_commit_is_swept_when_a_number_of_its_own_is_gone_and_so_is_a_file() {
             ("no files at all", &gap, &[], Some((2, 3)), false),
         ];
         for (case, head, files, seqs, expected) in cases {
-            let swept = is_swept(&storage, head, &append(head, files), seqs).await.expect("asked");
-            assert_eq!(swept, expected, "{case}");
+            let mut commit = Commit { submitted_seqs: seqs, ..Commit::new(append(head, files)) };
+            let missing = swept(&storage, head, &mut commit).await.expect("asked");
+            assert_eq!(missing, expected.then(|| gone.to_owned()), "{case}");
         }
-        let without_data = Change::new(99);
-        assert!(!is_swept(&storage, &gap, &without_data, Some((2, 3))).await.expect("asked"));
+        let mut without_data = Commit { submitted_seqs: Some((2, 3)), ..Commit::new(Change::new(99)) };
+        assert_eq!(swept(&storage, &gap, &mut without_data).await.expect("asked"), None);
+    });
+}
+
+/// What another instance may have committed since its files were made is asked about too, and only when more has expired.
+#[test]
+fn files_of_a_part_are_looked_for_once_for_each_expiry_that_may_have_been_it() {
+    on_virtual_time(async {
+        let storage = Storage::new(StorageOptions::default(), simulated(1));
+        storage.write("memory:///t/there", "x".into()).await.expect("writable");
+        let looks =
+            || storage.counters().snapshot().get(&Operation::Head).map_or(0, |counts| counts.ok + counts.missing);
+        let whole = with_snapshots(&[(1, 1, None), (2, 2, Some(1)), (3, 3, Some(2))], 3);
+        let gap = with_snapshots(&[(1, 1, None), (3, 3, Some(1))], 3);
+        let wider = with_snapshots(&[(1, 1, None), (4, 4, Some(1))], 4);
+        let mut part = Commit::new(append(&gap, &["memory:///t/there"])).made_at(0);
+        for (head, so_far) in [(&whole, 0), (&gap, 1), (&gap, 1), (&wider, 2), (&wider, 2)] {
+            assert_eq!(swept(&storage, head, &mut part).await.expect("asked"), None);
+            assert_eq!(looks(), so_far);
+        }
+        let gone = "memory:///t/gone";
+        for (made, expected) in [(0, Some(gone.to_owned())), (1, Some(gone.to_owned())), (3, None)] {
+            let mut part = Commit::new(append(&wider, &[gone])).made_at(made);
+            let case = if made == 3 { &gap } else { &wider };
+            assert_eq!(swept(&storage, case, &mut part).await.expect("asked"), expected, "made at {made}");
+        }
     });
 }
 

@@ -112,7 +112,7 @@ impl World {
                 let state = loop {
                     match committer.run(&mut commit, &base, &cancel).await.expect("never halts here") {
                         Ending::Done { state, .. } => break state,
-                        Ending::Fenced(_) => continue 'restart,
+                        Ending::Fenced(_) | Ending::Swept(_) => continue 'restart,
                         Ending::Unresolved(_) | Ending::Failed(_) => self.env.sleep(Duration::from_secs(1)).await,
                         other => panic!("{other:?}"),
                     }

@@ -63,6 +63,8 @@ pub struct Auditor {
     pub rolled_back: BTreeSet<Row>,
     /// Rows of which an operator has said that they stay away.
     pub away: BTreeSet<Row>,
+    /// Tables and pipelines of which an operator is about to say so.
+    pub(crate) accepting: BTreeSet<(TableName, String)>,
     /// Tables that were set back, or dropped and created anew: what they hold is told by their own checkpoints.
     pub set_back: BTreeSet<TableName>,
     /// Tables that were dropped, as they were.

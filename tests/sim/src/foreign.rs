@@ -242,6 +242,7 @@ impl Engine<'_> {
             let stay: BTreeSet<_> = a.rows_at(name, Some(target)).into_iter().collect();
             let gone: Vec<_> = a.rows_since(name, head, target).into_iter().filter(|r| !stay.contains(r)).collect();
             a.rolled_back.extend(gone);
+            a.accept_again(name);
             a.rollbacks += 1;
             a.set_back.insert(name.clone());
             Some(target)

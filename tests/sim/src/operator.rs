@@ -81,7 +81,11 @@ impl Seen {
         };
         world.note(NAME, &format!("checkpoint of {pipeline} in {} set: {what}", self.state.name));
         world.cover(format!("operator × checkpoint set, {what}"));
-        matches!(ending, Ok(Ending::Done { .. }))
+        let done = matches!(ending, Ok(Ending::Done { .. }));
+        if done {
+            world.with_auditor(|a| a.accepted(&self.state.name, pipeline));
+        }
+        done
     }
 }
 

@@ -28,6 +28,7 @@ impl Auditor {
     fn loses_all(&mut self, table: &TableName) {
         let rows: Vec<Row> = self.home.iter().filter(|(_, home)| *home == table).map(|(row, _)| *row).collect();
         self.rolled_back.extend(rows.iter().copied());
+        self.accept_again(table);
         self.set_back.insert(table.clone());
         if self.pipelines.iter().all(|p| p.anchor != *table) {
             self.away.extend(rows);
@@ -109,10 +110,23 @@ impl Auditor {
         }
     }
 
-    /// An operator says that what a rollback took of a pipeline's rows from a table stays away.
+    /// An operator says that what a rollback took of a pipeline's rows from a table stays away. Until that is in, it also goes for
+    /// what another rollback takes meanwhile.
     pub fn accept(&mut self, table: &TableName, pipeline: &str) {
-        let home = |row: &&Row| self.home.get(row) == Some(table) && self.place(**row).0 == pipeline;
-        let rows: Vec<Row> = self.rolled_back.iter().filter(home).copied().collect();
+        self.accepting.insert((table.clone(), pipeline.to_owned()));
+        self.accept_again(table);
+    }
+
+    /// A table was set back: what operators are about to say of it goes for what it lost now.
+    pub fn accept_again(&mut self, table: &TableName) {
+        let stays = |row: &Row| self.accepting.contains(&(table.clone(), self.place(*row).0));
+        let here = self.rolled_back.iter().filter(|row| self.home.get(row) == Some(table));
+        let rows: Vec<Row> = here.copied().filter(stays).collect();
         self.away.extend(rows);
+    }
+
+    /// An operator's word on a table is in.
+    pub fn accepted(&mut self, table: &TableName, pipeline: &str) {
+        self.accepting.remove(&(table.clone(), pipeline.to_owned()));
     }
 }
