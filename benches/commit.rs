@@ -128,6 +128,7 @@ impl Table {
             witness: Checkpoint::default(),
             on_rollback: OnRollback::Halt,
             follows: None,
+            known_seq: 0,
             sealed: Vec::new(),
             finished: Vec::new(),
             operator: None,

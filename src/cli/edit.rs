@@ -105,7 +105,8 @@ impl Plan {
                 let sealed = held.filter(|_| !drop_sealed).map(|record| record.sealed.clone()).unwrap_or_default();
                 let followers = held.map(|record| record.checkpoint.followers.clone()).unwrap_or_default();
                 let source = identity.unwrap_or_default();
-                let after = Checkpoint { positions, source, tails: BTreeMap::new(), followers };
+                let known = held.map(|record| record.checkpoint.known.clone()).unwrap_or_default();
+                let after = Checkpoint { positions, source, tails: BTreeMap::new(), followers, known };
                 (after, sealed)
             }
         };
@@ -127,6 +128,7 @@ impl Plan {
             witness: self.after.clone(),
             on_rollback: OnRollback::Halt,
             follows: None,
+            known_seq: 0,
             sealed: self.sealed.clone(),
             finished: Vec::new(),
             operator: Some(OperatorEdit { replaces: self.replaces.clone() }),

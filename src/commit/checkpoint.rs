@@ -134,6 +134,26 @@ pub struct Taken {
     pub warning: Option<&'static str>,
     /// Whether it is the older one after a rollback: rows above it have been in the table, and are read again.
     pub rewound: bool,
+    /// The sequence number that the record came with.
+    pub seq: i64,
+}
+
+impl Taken {
+    /// Whether the table was set back without its property telling: a record that its anchor knows of, newer than this one, is
+    /// gone. `None` when `state` is from before it.
+    pub fn is_set_back(&self, known_seq: i64, state: &TableState) -> Option<bool> {
+        let older = self.seq < known_seq && !self.rewound;
+        (!older || state.metadata.last_sequence_number() >= known_seq).then_some(older)
+    }
+}
+
+/// What is said of a table that was set back without its property telling.
+pub(crate) fn set_back(state: &TableState) -> Error {
+    let what = "its checkpoint is older than its anchor knows: the branch was rolled back, and the property removed";
+    Error::new(ErrorKind::Corrupt, format!("table {}: {what}", state.name)).with_hint(
+        "rows between may be lost: roll the anchor back as far and rewind, set on_rollback to keep to let them stay away, or say \
+         with `frazil checkpoint set` for this table where it stands",
+    )
 }
 
 impl Findings {
@@ -268,7 +288,13 @@ fn take(record: &Record, warning: Option<&'static str>) -> Decision {
 }
 
 fn taken(record: &Record, warning: Option<&'static str>) -> Taken {
-    Taken { checkpoint: record.checkpoint.clone(), sealed: record.sealed.clone(), warning, rewound: false }
+    Taken {
+        checkpoint: record.checkpoint.clone(),
+        sealed: record.sealed.clone(),
+        warning,
+        rewound: false,
+        seq: record.origin.seq,
+    }
 }
 
 fn halt(what: &str, hint: &str) -> Decision {

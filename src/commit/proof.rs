@@ -82,7 +82,8 @@ pub(crate) async fn prove(
     leftovers: &[&Leftover],
 ) -> Result<Vec<Proof>> {
     let open = || leftovers.iter().filter(|leftover| by_metadata(state, leftover) == Proof::Never);
-    let submitted = || open().filter_map(|leftover| leftover.submitted_seqs.map(|(first, _)| (first, leftover)));
+    let here = || open().filter(|leftover| !leftover.files.is_empty() || !leftover.snapshot_ids.is_empty());
+    let submitted = || here().filter_map(|leftover| leftover.submitted_seqs.map(|(first, _)| (first, leftover)));
     // Nothing of ours can stand in what was written before our first body.
     let first = submitted().map(|(first, _)| first).min();
     let mut wanted = Wanted::default();

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::catalog::{Catalog, Outcome};
-use crate::commit::checkpoint::{Chain, Taken};
+use crate::commit::checkpoint::{Chain, Taken, set_back};
 pub use crate::commit::drive::{Drive, Paused, stale_wait};
 use crate::commit::drive::{Step, Turn};
 use crate::commit::effect::{as_assumed, fit, metadata_effect, operator_effect, rebase, replace_fits};
@@ -26,7 +26,7 @@ use crate::commit::snapshot::{ListCache, Prepared, Preparer, parent};
 use crate::commit::standing::{Ancestry, Question, Standing, Witness, standing};
 use crate::env::Env;
 use crate::error::{Directive, Error, ErrorKind, Result};
-use crate::model::change::{Change, Data, PipelineDelta};
+use crate::model::change::{Change, Data, OnRollback, PipelineDelta};
 use crate::model::checkpoint;
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
@@ -556,6 +556,12 @@ impl Committer {
         };
         Ok(match self.standing(state, question).await? {
             Standing::At(_) if delta.delta.is_empty() => (Effect::Done, None),
+            // A state from before is refused by the catalog.
+            Standing::At(taken)
+                if delta.on_rollback != OnRollback::Keep && taken.is_set_back(delta.known_seq, state) == Some(true) =>
+            {
+                return Err(set_back(state));
+            }
             Standing::At(taken) => (Effect::Delta(delta.standing(&taken.checkpoint.positions)), Some(taken)),
             // For rows the witness halts: only a start record gets here.
             Standing::New => (Effect::Absent, None),

@@ -527,6 +527,10 @@ fn own_record(delta: &PipelineDelta, held: Option<&Taken>, snapshot: i64, seq: i
         let fresh = std::mem::replace(&mut checkpoint.tails, held.tails.clone());
         checkpoint.tails.extend(fresh);
         checkpoint.followers.extend(held.followers.iter().cloned());
+        for (follower, seq) in &held.known {
+            let known = checkpoint.known.entry(follower.clone()).or_insert(*seq);
+            *known = (*known).max(*seq);
+        }
     }
     checkpoint.positions = delta.delta.apply(&checkpoint.positions);
     Record {
@@ -534,6 +538,10 @@ fn own_record(delta: &PipelineDelta, held: Option<&Taken>, snapshot: i64, seq: i
         checkpoint,
         origin: Origin { snapshot, seq, commit: format!("{instance}/{snapshot:x}") },
         sealed,
+        above: match delta.follows {
+            Some(_) => delta.delta.ranges.iter().map(|(p, range)| (p.clone(), range.from.clone())).collect(),
+            None => BTreeMap::new(),
+        },
     }
 }
 

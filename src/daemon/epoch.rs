@@ -62,6 +62,7 @@ impl Pipeline {
             let table = part.table()?;
             let handle = self.shared.table(&self.config.catalog, &table)?;
             let state = self.finish_part(sealed, part, location, &handle).await?;
+            self.knows(&state);
             self.adopt(&table, state)?;
         }
         Ok(())
@@ -94,61 +95,86 @@ impl Pipeline {
             return self.passed_over(sealed, handle).await?.ok_or(another);
         }
         let mut staged = part.staged()?;
-        let mut change = sealed.change(part, staged.clone(), self.config.on_rollback);
-        let mut owners = Vec::new();
+        let known = self.known.get(&part.uuid).copied().unwrap_or(0);
+        let mut change = sealed.change(part, staged.clone(), self.config.on_rollback, known);
+        let (mut owners, mut rebuilt) = (Vec::new(), false);
         // Parts of another process are as old as they may be.
         let mut made = self.lanes.get(handle.name()).map_or(0, |lane| lane.state.metadata.last_sequence_number());
         loop {
             let decided = Decided { sealed, location, made };
             let (commit, ending) = self.drive(handle, change, base, Some(decided)).await?;
-            // What was encoded again stays another instance's to commit: what it leaves is the orphan sweep's.
-            owners.extend(commit.owners(handle.name()));
             match ending {
-                Ending::Done { state, .. } => {
+                Ending::Done { state, ours } => {
+                    let is_in = ours || state.metadata.snapshot_by_id(commit.change().snapshot_id).is_some();
+                    if !is_in && rebuilt {
+                        // By another instance, which knows nothing of these files.
+                        handle.leave(commit.into_leftover(handle.name())).await;
+                    } else {
+                        owners.extend(commit.owners(handle.name()));
+                        if !is_in {
+                            // Its rows are in, perhaps by another epoch of the same positions.
+                            self.supersede(part, location, &commit.into_leftover(handle.name()).files).await?;
+                        }
+                    }
+                    self.leave_superseded(part, location).await?;
                     self.settle(&owners).await;
                     return Ok(*state);
                 }
                 Ending::Rebuild(head) => {
                     let owner =
                         LedgerOwner { table: handle.name().clone(), snapshot_id: self.shared.env.snapshot_id() };
-                    let rebuilt = rebuild::encode_again(&self.shared, &self.name, &head, &staged, &owner).await?;
+                    let again = rebuild::encode_again(&self.shared, &self.name, &head, &staged, &owner).await?;
                     change = commit.change().clone();
+                    owners.extend(commit.owners(handle.name()));
+                    self.supersede(part, location, &commit.into_leftover(handle.name()).files).await?;
                     change.snapshot_id = owner.snapshot_id;
-                    change.evolve = rebuilt.evolve;
+                    change.evolve = again.evolve;
                     change.data = Some(crate::model::change::Data::Append(crate::daemon::lane::append(
                         &head,
-                        Some(rebuilt.staged.clone()),
+                        Some(again.staged.clone()),
                     )));
-                    staged = rebuilt.staged;
+                    (staged, rebuilt) = (again.staged, true);
                     // Nobody else knows of these.
                     made = head.metadata.last_sequence_number();
                     base = *head;
                 }
-                Ending::Swept(file) => {
-                    return Err(Error::new(
-                        ErrorKind::Corrupt,
-                        format!("table {}: its part of the sealed epoch {location} names {file}, which is gone", handle.name()),
-                    )
-                    .with_hint(format!(
-                        "the part was in, was rolled back and expired: bring the file back; or roll the anchor {} back to \
-                         before the epoch and rewind, which reads its rows again; or forget the epoch with `frazil checkpoint \
-                         set --drop-sealed` for the anchor: then they stay away from this table",
-                        self.anchor
-                    )));
-                }
-                Ending::Fenced(_) => {
-                    return Err(Error::new(
-                        ErrorKind::Corrupt,
-                        format!(
-                            "table {} holds other positions than its part of the sealed epoch {location}",
-                            handle.name()
-                        ),
-                    )
-                    .with_hint("find out who moved them; then `frazil checkpoint set` for that table"));
-                }
-                other => return Err(Error::new(ErrorKind::Internal, format!("an append cannot end so: {other:?}"))),
+                ending => return Err(unfinished(handle.name(), location, &self.anchor, ending)),
             }
         }
+    }
+
+    /// Notes what of a part is encoded again, under ids that no snapshot has.
+    async fn supersede(&mut self, part: &SealedPart, location: &str, files: &[String]) -> Result<()> {
+        let [own, anchor] = self.superseded(part)?;
+        let names: Vec<&str> = files.iter().map(String::as_str).collect();
+        self.shared.ledger.stage_all(&own, &names).await?;
+        self.shared.ledger.stage(&anchor, location).await
+    }
+
+    /// A part is in: what was encoded again of it goes as soon as the anchor has forgotten the epoch. Until then another instance,
+    /// or the next process, may have to encode it again itself.
+    async fn leave_superseded(&mut self, part: &SealedPart, location: &str) -> Result<()> {
+        let [own, anchor] = self.superseded(part)?;
+        let files = self.shared.ledger.open_of(&own);
+        if files.is_empty() {
+            return Ok(());
+        }
+        let left = Leftover {
+            // Of the anchor nothing is asked but that it names the epoch no more.
+            submitted_seqs: Some((0, 0)),
+            sealed: Some(location.to_owned()),
+            elsewhere: vec![(own.table.clone(), files)],
+            owners: vec![own, anchor.clone()],
+            ..Leftover::unsent(Vec::new(), anchor)
+        };
+        self.shared.table(&self.config.catalog, &self.anchor)?.leave(left).await;
+        Ok(())
+    }
+
+    /// Under whom the ledger has what was encoded again of a part, and the object of its epoch.
+    fn superseded(&self, part: &SealedPart) -> Result<[LedgerOwner; 2]> {
+        let owner = |table| LedgerOwner::of_no_snapshot(table, part.snapshot_id);
+        Ok([owner(part.table()?), owner(self.anchor.clone())])
     }
 
     /// A table that is another one by now gets nothing of an epoch, once an operator has set its positions past it.
@@ -218,6 +244,7 @@ impl Pipeline {
             witness: self.witness(),
             on_rollback: self.config.on_rollback,
             follows: None,
+            known_seq: 0,
             sealed,
             finished: self.finished.clone(),
             operator: None,
@@ -253,6 +280,7 @@ impl Pipeline {
         let mut delta = self.delta(epoch.delta.clone(), location.clone().into_iter().collect());
         let parts_of = sealed.iter().flat_map(|(sealed, _)| &sealed.parts);
         delta.witness.followers = parts_of.map(|part| part.uuid.clone()).collect();
+        delta.witness.known = self.known.clone();
         change.delta = Some(delta);
         let (commit, ending) = self.drive(&handle, change, base, None).await?;
         let mut owners = commit.owners(&anchor);
@@ -408,6 +436,27 @@ impl Pipeline {
             format!("pipeline {}: {rejects} of {rows} rows of {among} were rejected", self.name),
         )
         .with_hint("look at the reasons with --log-level debug, mend the source, or raise rejects.halt_above"))
+    }
+}
+
+/// Why a part of a decided epoch cannot be committed.
+fn unfinished(table: &TableName, location: &str, anchor: &TableName, ending: Ending) -> Error {
+    match ending {
+        Ending::Swept(file) => Error::new(
+            ErrorKind::Corrupt,
+            format!("table {table}: its part of the sealed epoch {location} names {file}, which is gone"),
+        )
+        .with_hint(format!(
+            "the part was in, was rolled back and expired: bring the file back; or roll the anchor {anchor} back to before the \
+             epoch and rewind, which reads its rows again; or forget the epoch with `frazil checkpoint set --drop-sealed` for \
+             the anchor: then they stay away from this table"
+        )),
+        Ending::Fenced(_) => Error::new(
+            ErrorKind::Corrupt,
+            format!("table {table} holds other positions than its part of the sealed epoch {location}"),
+        )
+        .with_hint("find out who moved them; then `frazil checkpoint set` for that table"),
+        other => Error::new(ErrorKind::Internal, format!("an append cannot end so: {other:?}")),
     }
 }
 

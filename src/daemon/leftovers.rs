@@ -131,13 +131,16 @@ async fn clean_one(shared: &Shared, left: &Left) -> Result<()> {
             let state = source.load(table).await?;
             abort_uploads(&shared.storage.vended(&state.config)?, entries).await?;
         }
+        // Who finished an epoch removes its object.
+        let mut files: Vec<String> = names(entries);
+        files.retain(|file| owner.snapshot_id > 0 || !sealed::is_location(file));
         let left = Leftover {
             snapshot_ids: [owner.snapshot_id].into_iter().filter(|id| *id > 0).collect(),
             without_parent: entries.iter().any(|entry| manifests::is_start_list(&entry.location)),
             sealed: sealed.clone(),
             elsewhere: elsewhere.iter().map(|(table, entries)| (table.clone(), names(entries))).collect(),
             owners,
-            ..Leftover::unsent(names(entries), owner.clone())
+            ..Leftover::unsent(files, owner.clone())
         };
         shared.table(catalog, &owner.table)?.leave(left_by(&state, left)).await;
         return Ok(());

@@ -340,6 +340,7 @@ fn pipeline(
         fresh: true,
         begun: Positions::new(),
         followers: BTreeSet::new(),
+        known: BTreeMap::new(),
         window: settings.rejects.halt_above.window.map(RejectWindow::new),
         watch,
         hard,

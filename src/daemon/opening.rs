@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::api::PipelineHealth;
-use crate::commit::checkpoint::{Chain, Taken, record_key};
+use crate::commit::checkpoint::{Chain, Taken, record_key, set_back};
 use crate::commit::protocol::Ending;
 use crate::commit::records;
 use crate::commit::standing::Standing;
@@ -18,8 +18,8 @@ use crate::daemon::tables::Shared;
 use crate::daemon::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::batch::RawBatch;
-use crate::model::change::{Change, Data, OperatorEdit, PipelineDelta};
-use crate::model::checkpoint::{Checkpoint, Delta, Position, Positions};
+use crate::model::change::{Change, Data, OnRollback, OperatorEdit, PipelineDelta};
+use crate::model::checkpoint::{Checkpoint, Delta, Position, Positions, Record};
 use crate::model::ids::{PartitionId, TableName};
 use crate::model::table::TableState;
 use crate::storage::anchors::{Anchor, FILE};
@@ -32,6 +32,7 @@ impl Pipeline {
     pub(crate) async fn start(&mut self) -> Result<Checkpoint> {
         self.fresh = true;
         self.followers.clear();
+        self.known.clear();
         self.begun.clear();
         let handle = self.shared.table(&self.config.catalog, &self.anchor)?;
         let remembered = self.shared.anchors.known(&self.anchor_key()).await;
@@ -53,6 +54,7 @@ impl Pipeline {
         };
         self.shared.anchors.remember(&self.anchor_key(), uuid).await?;
         self.followers = read_uuids(&taken.checkpoint);
+        self.known.clone_from(&taken.checkpoint.known);
         self.fresh = is_fresh(&taken);
         self.begun.clone_from(&taken.checkpoint.positions);
         if let Some(warning) = taken.warning {
@@ -122,7 +124,7 @@ impl Pipeline {
                 state = self.commit_record(&handle, state, delta).await?;
             }
             Standing::At(taken) if *table != self.anchor => {
-                if taken.rewound {
+                if taken.rewound || self.was_set_back(&state, &taken)? {
                     state = self.rewind(&handle, state, &taken.checkpoint).await?;
                 }
                 held = self.ahead_of_anchor(table, &taken.checkpoint).await?;
@@ -131,11 +133,40 @@ impl Pipeline {
         }
         if *table == self.anchor {
             self.shared.anchors.remember(&self.anchor_key(), state.metadata.uuid()).await?;
+        } else {
+            self.knows(&state);
         }
         let mut lane = Lane::new(self.shared.clone(), options, handle, state)?;
         lane.held = held;
         self.lanes.insert(table.clone(), lane);
         Ok(())
+    }
+
+    /// Whether a table beside the anchor was rolled back and has lost its property, so that its own record does not tell: the
+    /// anchor's does.
+    fn was_set_back(&self, state: &TableState, taken: &Taken) -> Result<bool> {
+        let known = self.known.get(&state.metadata.uuid().to_string()).copied().unwrap_or(0);
+        match taken.is_set_back(known, state) {
+            Some(true) if self.config.on_rollback == OnRollback::Halt => Err(set_back(state)),
+            Some(true) if self.config.on_rollback == OnRollback::Keep => {
+                tracing::warn!(pipeline = %self.name, table = %state.name, "the table was set back: its rows stay away");
+                Ok(false)
+            }
+            Some(set_back) => Ok(set_back),
+            None => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("table {}: the catalog answers from the past", state.name),
+            )),
+        }
+    }
+
+    /// From here on the anchor knows the record that a table beside it has.
+    pub(crate) fn knows(&mut self, state: &TableState) {
+        let key = record_key(&self.name, &self.config.branch);
+        if let Ok(Some(record)) = records::in_property(state, &key) {
+            let known = self.known.entry(state.metadata.uuid().to_string()).or_default();
+            *known = (*known).max(record.origin.seq);
+        }
     }
 
     fn anchor_key(&self) -> Anchor {
@@ -206,8 +237,8 @@ impl Pipeline {
         self.commit_record(handle, state, delta).await
     }
 
-    /// Whether all that a rollback took from a table beside the anchor lies above where the source is read. Epochs end where the
-    /// anchor's do, so one that is not below it as a whole is above it as a whole.
+    /// Whether all that a rollback took from a table beside the anchor lies above where the source is read. After a rewind of the
+    /// anchor epochs were cut anew, so an epoch that does not end below may still begin there: its record says.
     async fn is_read_again(&mut self, state: &TableState, own: &Checkpoint) -> Result<bool> {
         let covers = |positions: &Positions, other: &Positions| {
             other.iter().all(|(partition, at)| positions.get(partition).is_some_and(|held| held.covers(at)))
@@ -221,7 +252,11 @@ impl Pipeline {
             return Ok(false);
         };
         let lost = records::rolled_back(&storage, state, &chain, &newest, &key).await?;
-        Ok(lost.is_some_and(|lost| lost.iter().all(|own| !covers(&self.begun, &own.checkpoint.positions))))
+        let above = |own: &Record| match own.lies_above(&self.begun) {
+            Some(above) => above,
+            None => !covers(&self.begun, &own.checkpoint.positions),
+        };
+        Ok(lost.is_some_and(|lost| lost.iter().all(above)))
     }
 
     /// Where a table beside the anchor has rows that the anchor has yet to reach: after the anchor was set back. It gets the

@@ -65,6 +65,8 @@ pub(crate) struct Pipeline {
     pub(crate) begun: Positions,
     /// Tables beside the anchor that its epochs had rows for, as the anchor's record says.
     pub(crate) followers: BTreeSet<Uuid>,
+    /// Of each the sequence number of its newest record that anybody knew of.
+    pub(crate) known: BTreeMap<String, i64>,
     /// Rows and rejects of late, where the limit is on a time.
     pub(crate) window: Option<RejectWindow>,
     pub(crate) watch: Arc<Watch>,

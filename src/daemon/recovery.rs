@@ -2,12 +2,14 @@
 #![cfg(test)]
 
 use iceberg::spec::{
-    Operation, Schema, Snapshot, SnapshotReference, SnapshotRetention, SortOrder, Summary, UnboundPartitionSpec,
+    NestedField, Operation, Schema, Snapshot, SnapshotReference, SnapshotRetention, SortOrder, Summary,
+    UnboundPartitionSpec,
 };
 use iceberg::{TableRequirement, TableUpdate};
 
 use super::tests::{SHOP, World, column, config, each_once, files_by_number, pipeline_of, rate};
 use super::*;
+use crate::catalog::faulty::FaultyCatalog;
 use crate::catalog::{CreateTable, Outcome, PreparedCommit};
 use crate::commit::checkpoint::Chain;
 use crate::commit::protocol::{Commit, Committer, Ending};
@@ -15,7 +17,7 @@ use crate::config::{ColumnConfig, OnChange, OnRollback, RejectLimit};
 use crate::daemon::outage::{FailingCatalog, Outage};
 use crate::env::virtual_time::on_virtual_time;
 use crate::model::change::{Append, Change, Data, OperatorEdit, PipelineDelta};
-use crate::model::checkpoint::{Checkpoint, Delta, Position, Record};
+use crate::model::checkpoint::{Checkpoint, Delta, Position, Positions, Record};
 use crate::model::ids::{MAIN, PartitionId};
 use crate::model::table::TableState;
 use crate::storage::disk::MemoryDisk;
@@ -69,6 +71,22 @@ impl World {
         .await;
     }
 
+    /// Another engine removes the checkpoints from a table's properties.
+    async fn reset(&self, table: &str) {
+        let state = self.state(table).await;
+        let keys = state.metadata.properties().keys().filter(|key| key.starts_with("frazil.checkpoint."));
+        self.update(table, vec![TableUpdate::RemoveProperties { removals: keys.cloned().collect() }]).await;
+    }
+
+    /// The records on a table's branch, oldest first.
+    async fn records(&self, table: &str) -> Vec<Record> {
+        let chain = Chain::of(&self.state(table).await, MAIN).expect("no circle").snapshots;
+        let text = |s: &iceberg::spec::SnapshotRef| {
+            s.summary().additional_properties.get("frazil.checkpoint.p@main").expect("of ours").clone()
+        };
+        chain.iter().rev().map(|s| Record::parse(&text(s)).expect("a record")).collect()
+    }
+
     /// Another engine sets the branch to a snapshot of its chain, counted from the oldest.
     async fn roll_back(&self, table: &str, to: usize) {
         let state = self.state(table).await;
@@ -102,6 +120,7 @@ impl World {
             witness: Checkpoint { positions: positions.iter().map(at).collect(), ..Checkpoint::default() },
             on_rollback: OnRollback::Halt,
             follows: None,
+            known_seq: 0,
             sealed: vec![],
             finished: vec![],
             operator: Some(OperatorEdit { replaces: state.property("frazil.checkpoint.p@main").map(str::to_owned) }),
@@ -331,6 +350,82 @@ fn a_table_beside_the_anchor_that_is_rolled_back_alone_loses_no_row_in_silence()
     });
 }
 
+/// The property is gone, and an older record is the newest that the table has: the anchor knows that there was another.
+#[test]
+fn a_table_beside_the_anchor_that_is_rolled_back_and_reset_loses_no_row_in_silence() {
+    on_virtual_time(async {
+        for (policy, running) in [(OnRollback::Halt, false), (OnRollback::Rewind, false), (OnRollback::Halt, true)] {
+            let (world, mut config) = routed(57).await;
+            pipeline_of(&mut config).on_rollback = policy;
+            let daemon = world.daemon(&config).await;
+            let set_back = async {
+                world.env.sleep(Duration::from_secs(if running { 3 } else { 0 })).await;
+                world.reset("shop.page_view").await;
+                world.roll_back("shop.page_view", 2).await;
+            };
+            let error = if running {
+                let run = daemon.run(CancellationToken::new());
+                let (ended, ()) = tokio::join!(world.env.timeout(Duration::from_secs(60), run), set_back);
+                ended.expect("it halts").remove(&PipelineName::new("p")).expect("ended").expect_err("halts")
+            } else {
+                set_back.await;
+                world.ending(&config).await.expect_err("halts")
+            };
+            assert!(error.to_string().contains("shop.page_view"), "{policy:?}: {error}");
+            asks(&error);
+            // The anchor back as far, and read again.
+            world.roll_back("shop.purchase", 0).await;
+            pipeline_of(&mut config).on_rollback = OnRollback::Rewind;
+            world.run(&config, None).await;
+            each_once(&world.positions(&SHOP).await, 900);
+        }
+        let (world, mut config) = routed(57).await;
+        world.reset("shop.page_view").await;
+        world.run(&config, None).await;
+        each_once(&world.positions(&SHOP).await, 900);
+        world.reset("shop.page_view").await;
+        world.roll_back("shop.page_view", 2).await;
+        pipeline_of(&mut config).on_rollback = OnRollback::Keep;
+        rate(&mut config, 1_000, 130);
+        world.run(&config, None).await;
+        let found = world.positions(&SHOP).await;
+        assert!(found.values().all(|times| *times == 1), "a row is doubled");
+        assert!((900..1_000).all(|n| found.contains_key(&("0".to_owned(), n))), "only old rows went");
+    });
+}
+
+/// After the anchor's rewind epochs were cut anew: one of the old ones may end above where the anchor stands and begin below.
+#[test]
+fn a_lost_epoch_that_began_below_the_anchor_is_not_taken_for_one_that_is_read_again() {
+    on_virtual_time(async {
+        let mut straddling = 0;
+        for seed in [63, 64, 65] {
+            let (world, mut config) = routed(seed).await;
+            pipeline_of(&mut config).on_rollback = OnRollback::Rewind;
+            world.roll_back("shop.purchase", 0).await;
+            world.run(&config, Some(Duration::from_secs(3))).await;
+            world.roll_back("shop.purchase", 1).await;
+            let anchor = world.records("shop.purchase").await.pop().expect("one").checkpoint.positions;
+            let own = world.records("shop.page_view").await;
+            let covered = |positions: &Positions| {
+                positions.iter().all(|(p, at)| anchor.get(p).is_some_and(|held| held.covers(at)))
+            };
+            let last = own.iter().rposition(|record| covered(&record.checkpoint.positions)).expect("the start record");
+            let begins_below = |record: &Record| {
+                record.above.iter().any(|(p, from)| anchor.get(p).is_some_and(|at| from.as_ref() != Some(at)))
+            };
+            if anchor == own[last].checkpoint.positions || !begins_below(&own[last + 1]) {
+                continue;
+            }
+            straddling += 1;
+            world.roll_back("shop.page_view", last).await;
+            let error = world.ending(&config).await.expect_err("its lost rows are not read again");
+            assert!(error.to_string().contains("shop.page_view"), "{error}");
+        }
+        assert!(straddling > 0, "no seed shows it");
+    });
+}
+
 /// The policy holds for a table beside the anchor also while the pipeline runs: an epoch that is decided waits for a person.
 #[test]
 fn a_table_beside_the_anchor_that_is_rolled_back_under_a_running_pipeline_halts_it() {
@@ -434,6 +529,55 @@ fn a_part_of_a_decided_epoch_that_was_in_and_expired_is_not_committed_without_it
                 assert!(found.values().all(|times| *times == 1), "a row is doubled");
                 assert!((50..100).all(|n| found.contains_key(&("0".to_owned(), n))), "a row above is missing");
             }
+        }
+    });
+}
+
+/// Another instance may need them to encode them again, until the anchor has forgotten the epoch: then nobody does.
+#[test]
+fn what_of_a_part_was_encoded_again_is_deleted_once_its_epoch_is_forgotten() {
+    on_virtual_time(async {
+        for restarts in [false, true] {
+            let world = World::new(62);
+            let mut config = config("shop.{event}", Some("shop.purchase"), 50);
+            let catalog = Arc::new(FaultyCatalog::new(Arc::clone(&world.catalog), world.env.clone(), 0));
+            catalog.hang_at_a_decision();
+            let (env, storage, disk) = (world.env.clone(), world.storage.clone(), world.disk.clone());
+            let dying = World { env, storage, disk, catalog };
+            let daemon = dying.daemon(&config).await;
+            assert!(world.env.timeout(Duration::from_secs(60), daemon.run(CancellationToken::new())).await.is_none());
+            world.disk.crash();
+            let data = async || {
+                let objects = world.objects().await;
+                objects.into_iter().filter(|at| at.contains("page_view/data/")).collect::<Vec<_>>()
+            };
+            let originals = data().await;
+            assert!(!originals.is_empty());
+            // A column is renamed: under its id the files mean another one.
+            let state = world.state("shop.page_view").await;
+            let mut fields = state.metadata.current_schema().as_struct().fields().to_vec();
+            let at = fields.iter().position(|field| field.name == "coupon").expect("there");
+            fields[at] = Arc::new(NestedField { name: "voucher".to_owned(), ..fields[at].as_ref().clone() });
+            let schema = Schema::builder().with_fields(fields).build().expect("valid");
+            world
+                .update(
+                    "shop.page_view",
+                    vec![TableUpdate::AddSchema { schema }, TableUpdate::SetCurrentSchema { schema_id: -1 }],
+                )
+                .await;
+            rate(&mut config, 12_000, 1);
+            pipeline_of(&mut config).commit.freshness = Duration::from_secs(300);
+            if restarts {
+                world.run(&config, Some(Duration::from_secs(20))).await;
+                assert!(data().await.len() > originals.len(), "an epoch that is still named keeps what it may need");
+            }
+            world.run(&config, Some(Duration::from_secs(2_500))).await;
+            let (there, live) = (data().await, world.files("shop.page_view").await);
+            assert!(originals.iter().all(|at| !there.contains(at)), "what was encoded again is gone");
+            assert_eq!(there.len(), live.len(), "{there:?}");
+            assert!(world.positions(&SHOP).await.values().all(|times| *times == 1), "a row is doubled");
+            let ledger = Ledger::open(world.disk.clone(), ENTRIES_MAX).await.expect("a ledger");
+            assert!(ledger.open_entries().is_empty(), "{:?}", ledger.open_entries());
         }
     });
 }

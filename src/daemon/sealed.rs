@@ -165,7 +165,7 @@ impl Sealed {
 
     /// The change that commits a part. A table that was rolled back since has lost rows that nothing reads again: only the
     /// policy to keep it so goes on.
-    pub(crate) fn change(&self, part: &SealedPart, staged: Staged, on_rollback: OnRollback) -> Change {
+    pub(crate) fn change(&self, part: &SealedPart, staged: Staged, on_rollback: OnRollback, known_seq: i64) -> Change {
         let (delta, floor) = self.delta.above(&part.held);
         let schema = Arc::clone(&staged.schema);
         let mut change = Change::new(part.snapshot_id);
@@ -182,6 +182,7 @@ impl Sealed {
             witness: self.witness.clone(),
             on_rollback: if on_rollback == OnRollback::Keep { OnRollback::Keep } else { OnRollback::Halt },
             follows: Some(floor),
+            known_seq,
             sealed: Vec::new(),
             finished: Vec::new(),
             operator: None,

@@ -122,6 +122,8 @@ pub struct PipelineDelta {
     /// Set where this table follows an anchor: its own positions may lie anywhere at or before `from`. Holds the positions
     /// above which alone the files have rows, because the table had the others already; there it must stand exactly.
     pub follows: Option<Positions>,
+    /// Where this table follows an anchor: the sequence number of the newest record that the anchor knows it to have had.
+    pub known_seq: i64,
     /// Locations of sealed epochs that this commit decides.
     pub sealed: Vec<String>,
     /// Locations of sealed epochs that are finished: the record forgets these, and keeps all others that it names.

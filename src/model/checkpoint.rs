@@ -222,6 +222,10 @@ pub struct Checkpoint {
     /// it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub followers: BTreeSet<String>,
+    /// In an anchor: per follower, by uuid, the sequence number of the newest record of it that was known. One whose newest
+    /// record is older was set back, and has lost its property as well.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub known: BTreeMap<String, i64>,
 }
 
 /// The snapshot that first carried a record: what "newer" compares.
@@ -248,9 +252,20 @@ pub struct Record {
     /// Sealed epochs that are decided and may not be finished in every table: locations of their objects.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sealed: Vec<String>,
+    /// In a table beside an anchor: above which positions the rows of this commit lie, in the partitions that it has rows of.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub above: BTreeMap<PartitionId, Option<Position>>,
 }
 
 impl Record {
+    /// Whether all rows of the commit lie above `positions`. Nothing is known of commits without rows.
+    pub fn lies_above(&self, positions: &Positions) -> Option<bool> {
+        let above = |(partition, from): (&PartitionId, &Option<Position>)| {
+            positions.get(partition).is_none_or(|at| from.as_ref().is_some_and(|from| from.covers(at)))
+        };
+        (!self.above.is_empty()).then(|| self.above.iter().all(above))
+    }
+
     /// Reads a record.
     ///
     /// # Errors

@@ -231,6 +231,11 @@ impl Ledger {
         state.open.iter().flat_map(of_owner).collect()
     }
 
+    /// What is open of one owner.
+    pub fn open_of(&self, owner: &LedgerOwner) -> Vec<String> {
+        self.state().open.get(owner).into_iter().flat_map(|objects| objects.keys().cloned()).collect()
+    }
+
     /// Lines that a crash tore and that were dropped at opening.
     pub fn torn_lines(&self) -> usize {
         self.state().torn

@@ -13,6 +13,7 @@ fn record(snapshot: i64, seq: i64, offset: i64) -> Record {
         },
         origin: Origin { snapshot, seq, commit: format!("c{snapshot}") },
         sealed: vec![],
+        above: Default::default(),
     }
 }
 

@@ -159,6 +159,7 @@ impl World {
             witness: Checkpoint::default(),
             on_rollback: self.on_rollback,
             follows: None,
+            known_seq: 0,
             sealed: vec![],
             finished: vec![],
             operator: None,

@@ -85,6 +85,7 @@ impl Bench {
             witness: Checkpoint::default(),
             on_rollback: OnRollback::Halt,
             follows: None,
+            known_seq: 0,
             sealed: vec![],
             finished: vec![],
             operator: None,

@@ -50,9 +50,10 @@ proptest! {
     fn records_read_back_what_they_print(offsets in prop::collection::btree_map(0_u8..6, 0_i64..100, 0..6), snapshot: i64, seq: i64) {
         let record = Record {
             v: RECORD_VERSION,
-            checkpoint: Checkpoint { positions: positions(&offsets), ..Checkpoint::default() },
+            checkpoint: Checkpoint { positions: positions(&offsets), known: [("f".to_owned(), seq)].into(), ..Checkpoint::default() },
             origin: Origin { snapshot, seq, commit: "c".into() },
             sealed: vec![],
+            above: offsets.keys().map(|p| (partition(*p), positions(&offsets).get(&partition(*p + 1)).cloned())).collect(),
         };
         prop_assert_eq!(Record::parse(&record.to_text()).expect("parses"), record);
     }

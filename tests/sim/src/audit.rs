@@ -65,6 +65,8 @@ pub struct Auditor {
     pub away: BTreeSet<Row>,
     /// Tables and pipelines of which an operator is about to say so.
     pub(crate) accepting: BTreeSet<(TableName, String)>,
+    /// Files of sealed epochs that an operator has forgotten.
+    pub(crate) forgotten: BTreeSet<String>,
     /// Tables that were set back, or dropped and created anew: what they hold is told by their own checkpoints.
     pub set_back: BTreeSet<TableName>,
     /// Tables that were dropped, as they were.
@@ -111,7 +113,7 @@ pub(crate) struct Known {
 
 impl Seen {
     /// The chain of a snapshot, expired ancestors included.
-    fn chain(&self, head: Option<i64>) -> impl Iterator<Item = (i64, &Known)> {
+    pub(crate) fn chain(&self, head: Option<i64>) -> impl Iterator<Item = (i64, &Known)> {
         let mut at = head;
         std::iter::from_fn(move || {
             let id = at?;

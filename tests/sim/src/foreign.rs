@@ -85,6 +85,7 @@ pub async fn act(world: &World, table: &TableName, deed: Deed) -> Option<()> {
         Deed::Delete => engine.delete().await?,
         Deed::Expire => return engine.expire().await,
         Deed::RollBack => engine.roll_back()?,
+        Deed::Reset if world.keeps_records(table) => return None,
         Deed::Reset => {
             let removals: Vec<String> = engine.checkpoints().collect();
             (vec![], vec![TableUpdate::RemoveProperties { removals: (!removals.is_empty()).then_some(removals)? }])

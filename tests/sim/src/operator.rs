@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::NetworkCatalog;
 use crate::foreign::{self, Deed};
 use crate::process::{Process, ProcessClock};
+use crate::run;
 use crate::scenario::Scenario;
 use crate::store::NetworkStore;
-use crate::world::World;
+use crate::world::{World, key};
 
 /// What an operator's commits are told by.
 pub const NAME: &str = "op";
@@ -52,8 +53,16 @@ impl Seen {
     async fn set(mut self, world: &World, pipeline: &str, positions: Checkpoint, drop_sealed: bool) -> bool {
         let held = self.record();
         let followers = held.iter().flat_map(|r| r.checkpoint.followers.iter().cloned()).collect();
-        let sealed = held.filter(|_| !drop_sealed).map(|record| record.sealed).unwrap_or_default();
-        let witness = Checkpoint { tails: BTreeMap::new(), followers, ..positions };
+        let known = held.iter().flat_map(|r| r.checkpoint.known.clone()).collect();
+        let sealed = held.map(|record| record.sealed).unwrap_or_default();
+        if drop_sealed {
+            for location in &sealed {
+                let files = run::files_of(world, &key(location)).await;
+                world.with_auditor(|a| a.forgotten.extend(files));
+            }
+        }
+        let sealed = if drop_sealed { vec![] } else { sealed };
+        let witness = Checkpoint { tails: BTreeMap::new(), followers, known, ..positions };
         let mut change = Change::new(world.env.snapshot_id());
         change.target.clone_from(&world.target);
         change.data = Some(Data::Append(Append {
@@ -67,6 +76,7 @@ impl Seen {
             witness,
             on_rollback: OnRollback::Halt,
             follows: None,
+            known_seq: 0,
             sealed,
             finished: vec![],
             operator: Some(OperatorEdit { replaces: self.text.clone() }),

@@ -12,7 +12,8 @@ use frazil::source::replay::ReplaySource;
 use frazil::source::{Source, SourceEvent};
 use frazil::storage::ledger::{ENTRIES_MAX, Ledger};
 use futures::TryStreamExt;
-use object_store::ObjectStore;
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use crate::audit::{Watched, event_id};
 use crate::expirer::Expirer;
@@ -22,7 +23,7 @@ use crate::life::{Instance, Policy};
 use crate::met;
 use crate::operator;
 use crate::scenario::Scenario;
-use crate::world::{Figures, World};
+use crate::world::{Figures, World, key};
 
 /// How long after the last fault every row is in.
 const REST_WITHIN: Duration = Duration::from_secs(3_600);
@@ -241,6 +242,7 @@ async fn left_behind(world: &World, instances: &[Instance], scenario: &Scenario)
     // What stays of a table that was dropped is nobody's to clean, and an expiry may not be at its last step.
     let all_go_on =
         world.given_up().is_empty() && scenario.expires.is_none() && !world.with_auditor(|a| a.any_dropped());
+    let mut kept = BTreeSet::new();
     for instance in instances {
         let ledger = match Ledger::open(instance.disk(), ENTRIES_MAX).await {
             Ok(ledger) => ledger,
@@ -248,6 +250,11 @@ async fn left_behind(world: &World, instances: &[Instance], scenario: &Scenario)
         };
         let open = ledger.open_entries();
         world.cover(if open.is_empty() { "rest × ledger empty" } else { "rest × ledger holds leftovers" });
+        // What was encoded again of an epoch that the checkpoint still names: it may have to be once more.
+        let named = open.iter().filter(|e| world.with_auditor(|a| a.is_decided(key(&e.location).as_ref())));
+        let named: BTreeSet<i64> = named.map(|e| e.owner.snapshot_id).filter(|id| *id < 0).collect();
+        let (waiting, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|e| named.contains(&e.owner.snapshot_id));
+        kept.extend(waiting.iter().map(|entry| key(&entry.location).to_string()));
         for entry in &open {
             let (table, id) = (&entry.owner.table, entry.owner.snapshot_id);
             world.note("oracle", &format!("a ledger holds {table} {id:x} {}", entry.location));
@@ -256,21 +263,42 @@ async fn left_behind(world: &World, instances: &[Instance], scenario: &Scenario)
             world.violation(format!("at rest a ledger holds {} entries: {}", open.len(), entry.location));
         }
     }
-    // Where tables of an epoch were set back apart from each other, files of it may be the orphan sweep's: counted, not asserted.
-    let undone = scenario.seals() && world.rolled_back();
     let objects: Vec<_> = world.objects.list(None).try_collect().await.unwrap_or_default();
+    let undone = undone_parts(world, &objects).await;
     for object in objects {
         let path = object.location.as_ref();
         let is_foreign = path.contains("/foreign-") || path.ends_with(".metadata.json");
-        if is_foreign || world.with_auditor(|a| a.names(path)).is_some() {
+        if is_foreign || kept.contains(path) || world.with_auditor(|a| a.names(path)).is_some() {
             continue;
         }
         world.note("oracle", &format!("nothing names {path}"));
         world.cover("rest × metadata left to the orphan sweep");
-        if path.ends_with(".parquet") && undone {
-            world.cover("rest × data left to the orphan sweep");
+        if undone.contains(path) {
+            world.cover("rest × data of an undone epoch left to the orphan sweep");
         } else if path.ends_with(".parquet") && all_go_on {
             world.violation(format!("at rest nothing names {path}"));
         }
     }
+}
+
+/// The files of epochs that were decided, and whose anchor was set back to before that, or that an operator has forgotten. Whoever
+/// has begun to finish such an epoch may commit a part of it at any time, and no sequence number guards a table that stands still:
+/// they are the orphan sweep's.
+async fn undone_parts(world: &World, objects: &[ObjectMeta]) -> BTreeSet<String> {
+    let mut files = world.with_auditor(|a| a.forgotten.clone());
+    for object in objects {
+        let path = object.location.as_ref();
+        if path.contains("/metadata/sealed-") && world.with_auditor(|a| a.is_undone(path)) {
+            files.extend(files_of(world, &object.location).await);
+        }
+    }
+    files
+}
+
+/// The data files that a sealed epoch names.
+pub(crate) async fn files_of(world: &World, sealed: &Path) -> Vec<String> {
+    let Ok(got) = world.objects.get(sealed).await else { return Vec::new() };
+    let text = String::from_utf8_lossy(&got.bytes().await.unwrap_or_default()).into_owned();
+    let words = text.split(['"', '\\']).filter(|word| word.ends_with(".parquet"));
+    words.map(|word| key(word).to_string()).collect()
 }

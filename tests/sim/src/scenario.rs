@@ -119,11 +119,6 @@ impl Scenario {
         if habits.contains_key(&Deed::Expire) && rewrites {
             habits.remove(&Deed::Reset);
         }
-        // The same of a rollback of a table beside the anchor: its older record is then the newest that anybody knows of.
-        let rolls = [Deed::RollBack, Deed::RewindByOperator, Deed::KeepByOperator];
-        if matches!(shape, Rejecting | Routed) && rolls.iter().any(|deed| habits.contains_key(deed)) {
-            habits.remove(&Deed::Reset);
-        }
         let freshness = match expires {
             Some(_) => Duration::from_secs(pick(env, &[5, 10, 15])),
             None => Duration::from_millis(pick(env, &[300, 1_000, 2_500])),
@@ -188,7 +183,7 @@ impl Scenario {
             return true;
         }
         if resets && rolls_back {
-            let lost = ["knows of none", "is gone"];
+            let lost = ["knows of none", "is gone", "older than its anchor knows"];
             if lost.iter().any(|text| halt.contains(text)) {
                 return true;
             }

@@ -3,7 +3,8 @@
 use frazil::model::checkpoint::{Position, Record};
 use frazil::model::ids::TableName;
 
-use crate::audit::{Auditor, Row, reached};
+use crate::audit::{Auditor, Known, Row, reached};
+use crate::world::key;
 
 impl Auditor {
     /// A table is dropped, and another one takes its name.
@@ -92,6 +93,22 @@ impl Auditor {
     pub fn record_at(&self, table: &TableName, snapshot: i64, pipeline: &str) -> Option<Record> {
         let key = format!("frazil.checkpoint.{pipeline}@{}", self.target);
         self.tables.get(table)?.record(Some(snapshot), &key).cloned()
+    }
+
+    /// Whether the epoch of this sealed object was decided once, and its anchor was set back to before that.
+    pub fn is_undone(&self, sealed: &str) -> bool {
+        let names = |known: &Known| {
+            known.records.values().any(|r| r.sealed.iter().any(|location| key(location).as_ref() == sealed))
+        };
+        let anchors = self.pipelines.iter().filter_map(|p| self.tables.get(&p.anchor));
+        let mut decided = anchors.filter(|seen| seen.snapshots.values().any(names)).peekable();
+        decided.peek().is_some() && decided.all(|seen| !seen.chain(seen.head).any(|(_, known)| names(known)))
+    }
+
+    /// Whether a checkpoint names this sealed object.
+    pub fn is_decided(&self, sealed: &str) -> bool {
+        let records = self.pipelines.iter().filter_map(|p| self.record(&p.anchor, p));
+        records.flat_map(|record| &record.sealed).any(|location| key(location).as_ref() == sealed)
     }
 
     /// An operator goes on at the anchor's checkpoint, or where it was before the anchor was dropped: what is not there below it

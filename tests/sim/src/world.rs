@@ -96,6 +96,8 @@ pub struct World {
     /// The branch that the pipelines write to.
     pub target: String,
     habits: Habits,
+    /// Whether an epoch feeds more than its anchor.
+    seals: bool,
     inner: Mutex<Inner>,
     /// Whoever reads back what is there.
     pub auditor: Mutex<Auditor>,
@@ -144,6 +146,7 @@ impl World {
             env,
             target: scenario.target.to_owned(),
             habits: scenario.habits.clone(),
+            seals: scenario.seals(),
             inner: Mutex::new(Inner {
                 rates: scenario.rates,
                 hash: 0xcbf2_9ce4_8422_2325,
@@ -157,6 +160,14 @@ impl World {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody removes the checkpoints of this table: an anchor that is rolled back as well knows of no table beside it.
+    pub fn keeps_records(&self, table: &TableName) -> bool {
+        let rolls = [Deed::RollBack, Deed::RewindByOperator, Deed::KeepByOperator];
+        self.seals
+            && rolls.iter().any(|deed| self.habits.contains_key(deed))
+            && self.with_auditor(|a| a.pipelines.iter().any(|p| p.anchor == *table))
     }
 
     /// Whether something happens that has `percent` percent of chance.
