@@ -215,8 +215,11 @@ impl Daemon {
 async fn measure(shared: Shared, metrics: Metrics) {
     let mut told = BTreeMap::new();
     loop {
-        metrics.budget(shared.budget.used(), shared.budget.limit());
-        let counted = shared.storage.counters().snapshot();
+        let (budget, store) = (&shared.budget, shared.storage.counters());
+        metrics.budget(budget.used(), budget.most(), budget.limit());
+        metrics.uploads(store.files_under_way(), store.upload_bytes());
+        metrics.ledger_entries(shared.ledger.entries());
+        let counted = store.snapshot();
         for (operation, now) in counted.iter().filter(|(operation, now)| told.get(*operation) != Some(*now)) {
             let before: OperationCounts = told.get(operation).copied().unwrap_or_default();
             for (outcome, more) in [

@@ -1,6 +1,7 @@
 //! What stores were asked and how they answered, counted for the metrics.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::fault;
@@ -51,6 +52,58 @@ impl Operation {
 #[derive(Debug, Default)]
 pub struct StoreCounters {
     slots: [Slot; Operation::ALL.len()],
+    files: Level,
+    held: Level,
+}
+
+/// How much there is of something, and the most that there ever was.
+#[derive(Debug, Default)]
+struct Level {
+    now: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Level {
+    fn add(&self, by: u64) {
+        let now = self.now.fetch_add(by, Ordering::Relaxed).saturating_add(by);
+        self.most.fetch_max(now, Ordering::Relaxed);
+    }
+
+    fn take(&self, by: u64) {
+        self.now.fetch_sub(by, Ordering::Relaxed);
+    }
+
+    fn both(&self) -> (u64, u64) {
+        (self.now.load(Ordering::Relaxed), self.most.load(Ordering::Relaxed))
+    }
+}
+
+/// A file under way, as long as it lives, and the bytes of it that wait for the store.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    counters: Arc<StoreCounters>,
+    bytes: u64,
+}
+
+impl UnderWay {
+    pub(super) fn begin(counters: &Arc<StoreCounters>) -> Self {
+        counters.files.add(1);
+        Self { counters: Arc::clone(counters), bytes: 0 }
+    }
+
+    /// It holds so many bytes from now on.
+    pub(super) fn holds(&mut self, bytes: u64) {
+        self.counters.held.take(self.bytes);
+        self.counters.held.add(bytes);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.counters.files.take(1);
+        self.counters.held.take(self.bytes);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +131,16 @@ pub struct OperationCounts {
 }
 
 impl StoreCounters {
+    /// Files under way now, and the most at once.
+    pub fn files_under_way(&self) -> (u64, u64) {
+        self.files.both()
+    }
+
+    /// Bytes that files under way hold until a store has taken them: now, and the most at once.
+    pub fn upload_bytes(&self) -> (u64, u64) {
+        self.held.both()
+    }
+
     /// The counts of every operation.
     pub fn snapshot(&self) -> BTreeMap<Operation, OperationCounts> {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

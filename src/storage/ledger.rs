@@ -231,6 +231,11 @@ impl Ledger {
         state.open.iter().flat_map(of_owner).collect()
     }
 
+    /// How many objects are open.
+    pub fn entries(&self) -> usize {
+        self.state().entries
+    }
+
     /// What is open of one owner.
     pub fn open_of(&self, owner: &LedgerOwner) -> Vec<String> {
         self.state().open.get(owner).into_iter().flat_map(|objects| objects.keys().cloned()).collect()

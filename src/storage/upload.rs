@@ -13,6 +13,7 @@ use parquet::arrow::async_writer::AsyncFileWriter;
 use parquet::errors::ParquetError;
 use tokio::task::JoinSet;
 
+use super::counters::UnderWay;
 use super::ledger::{Ledger, LedgerOwner};
 use super::local::Staging;
 use super::{Operation, Storage, StoreCounters, fault};
@@ -34,6 +35,8 @@ pub struct Upload {
     counters: Arc<StoreCounters>,
     written: u64,
     sink: Sink,
+    /// Until it is closed.
+    under_way: Option<UnderWay>,
 }
 
 enum Sink {
@@ -54,7 +57,8 @@ impl Upload {
             ledger.stage(owner, at).await?;
         }
         let counters = Arc::clone(storage.counters());
-        let mut upload = Self { location: at.to_owned(), ledger, counters, written: 0, sink: Sink::Closed };
+        let under_way = Some(UnderWay::begin(&counters));
+        let mut upload = Self { location: at.to_owned(), ledger, counters, written: 0, sink: Sink::Closed, under_way };
         if let Some(local) = &client.local {
             let (staging, id) = local.begin(&location.path).await.map_err(|e| fault::wrap(&e, "write", at))?;
             upload.sink = Sink::Local(Box::new(staging));
@@ -85,6 +89,10 @@ impl Upload {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let done = self.append(bytes).await;
         self.written = self.written.saturating_add(length);
+        if let (Some(under_way), Sink::Parts(parts)) = (&mut self.under_way, &self.sink) {
+            let sent = parts.under_way.len().saturating_mul(part_bytes(parts.begun));
+            under_way.holds(u64::try_from(parts.buffer.len().saturating_add(sent)).unwrap_or(u64::MAX));
+        }
         self.or_give_up(done).await
     }
 
@@ -109,6 +117,7 @@ impl Upload {
         };
         self.or_give_up(done).await?;
         self.sink = Sink::Closed;
+        self.under_way = None;
         Ok(self.written)
     }
 
@@ -117,6 +126,7 @@ impl Upload {
     /// # Errors
     /// `Denied`, `Unavailable`: the leftovers stay, and stay in the ledger.
     pub async fn abort(&mut self) -> Result<()> {
+        self.under_way = None;
         match std::mem::replace(&mut self.sink, Sink::Closed) {
             Sink::Local(mut staging) => staging.abort().await.map_err(|e| fault::wrap(&e, "abort", &self.location)),
             Sink::Parts(parts) => parts.abort(&self.location).await,

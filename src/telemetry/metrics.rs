@@ -139,7 +139,19 @@ pub const METRICS: &[Metric] = &[
         &[],
         "Bytes that rows hold between source and committed file",
     ),
+    metric("frazil_budget_peak_bytes", Kind::Gauge, "bytes", &[], "The most that they held at once"),
     metric("frazil_budget_limit_bytes", Kind::Gauge, "bytes", &[], "What limits.memory allows them"),
+    metric("frazil_open_files", Kind::Gauge, "files", &[], "Files under way to stores"),
+    metric("frazil_open_files_peak", Kind::Gauge, "files", &[], "The most of them at once"),
+    metric("frazil_upload_held_bytes", Kind::Gauge, "bytes", &[], "Bytes that they hold until a store has taken them"),
+    metric("frazil_upload_held_peak_bytes", Kind::Gauge, "bytes", &[], "The most that they held at once"),
+    metric(
+        "frazil_ledger_entries",
+        Kind::Gauge,
+        "entries",
+        &[],
+        "Objects that were begun and are not settled: neither in a snapshot nor deleted, as far as is known",
+    ),
     metric(
         "frazil_source_paused_seconds_total",
         Kind::Counter,
@@ -262,10 +274,24 @@ impl Metrics {
         self.gauge("frazil_epoch_open_bytes", &[pipeline], number(bytes));
     }
 
-    /// What the byte budget holds, and its limit.
-    pub fn budget(&self, used: u64, limit: u64) {
+    /// What the byte budget holds, the most that it held, and its limit.
+    pub fn budget(&self, used: u64, most: u64, limit: u64) {
         self.gauge("frazil_budget_used_bytes", &[], number(used));
+        self.gauge("frazil_budget_peak_bytes", &[], number(most));
         self.gauge("frazil_budget_limit_bytes", &[], number(limit));
+    }
+
+    /// Files under way, and the bytes that they hold: now, and the most at once.
+    pub fn uploads(&self, files: (u64, u64), bytes: (u64, u64)) {
+        self.gauge("frazil_open_files", &[], number(files.0));
+        self.gauge("frazil_open_files_peak", &[], number(files.1));
+        self.gauge("frazil_upload_held_bytes", &[], number(bytes.0));
+        self.gauge("frazil_upload_held_peak_bytes", &[], number(bytes.1));
+    }
+
+    /// What the ledger has open.
+    pub fn ledger_entries(&self, entries: usize) {
+        self.gauge("frazil_ledger_entries", &[], number(entries as u64));
     }
 
     /// The source was held back for this long.

@@ -31,6 +31,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     used: u64,
+    most: u64,
     waiting: VecDeque<Waiter>,
 }
 
@@ -72,6 +73,11 @@ impl Budget {
         self.shared.lock().used
     }
 
+    /// The most bytes that were ever in use.
+    pub fn most(&self) -> u64 {
+        self.shared.lock().most
+    }
+
     /// Whether so much is in use that open epochs should be sealed: before the process takes more than the limit, as long
     /// as that is well above what an idle one needs.
     pub fn over(&self) -> bool {
@@ -100,7 +106,7 @@ impl Budget {
     /// `bytes` of the budget at once, over the limit or not: for what is in memory already.
     pub fn hold(&self, bytes: u64) -> Grant {
         let mut state = self.shared.lock();
-        state.used = state.used.saturating_add(bytes);
+        state.take(bytes);
         drop(state);
         Grant { shared: Arc::clone(&self.shared), bytes }
     }
@@ -115,7 +121,8 @@ impl Grant {
     /// Makes it hold `bytes` from now on. Never waits, so the budget may be exceeded.
     pub fn resize(&mut self, bytes: u64) {
         let mut state = self.shared.lock();
-        state.used = state.used.saturating_sub(self.bytes).saturating_add(bytes);
+        state.used = state.used.saturating_sub(self.bytes);
+        state.take(bytes);
         self.bytes = bytes;
         drop(state);
         Shared::admit(&self.shared);
@@ -125,6 +132,13 @@ impl Grant {
 impl Drop for Grant {
     fn drop(&mut self) {
         self.resize(0);
+    }
+}
+
+impl State {
+    fn take(&mut self, bytes: u64) {
+        self.used = self.used.saturating_add(bytes);
+        self.most = self.most.max(self.used);
     }
 }
 
@@ -146,7 +160,7 @@ impl Shared {
             let Some(waiter) = state.waiting.pop_front_if(fits) else {
                 return;
             };
-            state.used = used.saturating_add(waiter.bytes);
+            state.take(waiter.bytes);
             drop(state);
             drop(waiter.admit.send(Grant { shared: Arc::clone(shared), bytes: waiter.bytes }));
         }

@@ -28,7 +28,9 @@ fn every_metric_is_exposed_as_its_golden_file_says() {
     metrics.lag_files("shop", 2, 8_192);
     metrics.source_files("shop", "late", 1);
     metrics.epoch_open_bytes("shop", 1 << 20);
-    metrics.budget(1 << 20, 1 << 30);
+    metrics.budget(1 << 20, 1 << 22, 1 << 30);
+    metrics.uploads((2, 9), (4_096, 1 << 16));
+    metrics.ledger_entries(12);
     metrics.source_paused("shop", Duration::from_millis(250));
     metrics.files_written("raw.\"odd\"\n", 2, 4096);
     metrics.store_requests("put", "ok", 1);

@@ -12,6 +12,7 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub mod audit;
+pub mod bounds;
 pub mod catalog;
 pub mod coverage;
 pub mod expirer;

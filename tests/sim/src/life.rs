@@ -15,6 +15,7 @@ use frazil::telemetry::metrics::Metrics;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::bounds;
 use crate::catalog::NetworkCatalog;
 use crate::foreign;
 use crate::operator;
@@ -59,6 +60,7 @@ pub struct Instance {
 struct Life {
     process: Arc<Process>,
     health: Health,
+    metrics: Metrics,
     stop: CancellationToken,
     task: JoinHandle<Result<(), String>>,
 }
@@ -89,7 +91,7 @@ impl Instance {
         let stores = Stores { storage, disk, catalogs: BTreeMap::from([("lake".to_owned(), Arc::new(catalog) as _)]) };
         let metrics = Metrics::new();
         let health = Health::new(metrics.clone());
-        let face = Face { metrics, health: health.clone() };
+        let face = Face { metrics: metrics.clone(), health: health.clone() };
         let config = self.scenario.config(&self.name, self.policy.get());
         let stop = CancellationToken::new();
         let stopped = stop.clone();
@@ -99,7 +101,7 @@ impl Instance {
             daemon.run(stopped).await;
             Ok(())
         });
-        Life { process, health, stop, task }
+        Life { process, health, metrics, stop, task }
     }
 
     /// Lives that end badly, until as many commits were sent as the scenario says.
@@ -159,9 +161,20 @@ impl Instance {
                 () = life.process.death() => return,
                 () = tokio::time::sleep(LOOK) => {}
             }
+            self.bounded(life);
             if life.task.is_finished() || self.halted(life).await {
                 return;
             }
+        }
+    }
+
+    /// Nothing that a daemon holds exceeds its bound.
+    fn bounded(&self, life: &Life) {
+        let limits = self.scenario.config(&self.name, self.policy.get()).limits;
+        // The idler's table beside those of the scenario.
+        let tables = self.scenario.tables().len() * self.scenario.pipelines().len() + 1;
+        if let Some(what) = bounds::exceeded(&life.metrics, &limits, tables) {
+            self.world.violation(format!("{}: {what}", life.process.name));
         }
     }
 
@@ -262,6 +275,10 @@ impl Instance {
                             foreign::act(&world, &table, foreign::Deed::Append).await;
                         }
                         tokio::time::sleep(rest).await;
+                    }
+                    self.bounded(&life);
+                    if let Some(what) = bounds::kept(&life.metrics) {
+                        world.violation(format!("{}: {what}", life.process.name));
                     }
                     self.end(life).await;
                     return;

@@ -1,0 +1,81 @@
+//! What a daemon may hold: the memory that it accounts for, files and uploads under way, entries of its ledger.
+
+use frazil::config::Limits;
+use frazil::storage::ledger::ENTRIES_MAX;
+use frazil::telemetry::metrics::Metrics;
+
+/// Files that the writer of an epoch completes at once, as `write::WriterOptions` has it.
+const FINISHED_AT_ONCE: usize = 8;
+/// What one file under way may hold: three parts.
+const UPLOAD_HELD_MAX: f64 = (3 * (8 << 20)) as f64;
+
+fn gauge(metrics: &Metrics, name: &'static str) -> f64 {
+    metrics.gauges(name).first().map_or(0.0, |(_, value)| *value)
+}
+
+/// What has exceeded its bound in a process that feeds so many tables, if anything has.
+pub fn exceeded(metrics: &Metrics, limits: &Limits, tables: usize) -> Option<String> {
+    #[allow(clippy::cast_precision_loss)] // small numbers
+    let files_max = (limits.open_files.max(FINISHED_AT_ONCE) * tables) as f64;
+    #[allow(clippy::cast_precision_loss)]
+    let bounds = [
+        ("frazil_budget_peak_bytes", limits.memory as f64),
+        ("frazil_open_files_peak", files_max),
+        ("frazil_upload_held_peak_bytes", UPLOAD_HELD_MAX * files_max),
+        ("frazil_ledger_entries", ENTRIES_MAX as f64),
+    ];
+    let over = bounds.into_iter().find(|(name, most)| gauge(metrics, name) > *most);
+    over.map(|(name, most)| format!("{name} is {} and must not be above {most}", gauge(metrics, name)))
+}
+
+/// What a process that has nothing to do any more still holds, if it holds anything.
+pub fn kept(metrics: &Metrics) -> Option<String> {
+    let names = ["frazil_budget_used_bytes", "frazil_open_files", "frazil_upload_held_bytes"];
+    let held = names.into_iter().find(|name| gauge(metrics, name) > 0.0);
+    held.map(|name| format!("{name} is {} at rest", gauge(metrics, name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits =
+        Limits { memory: 100, open_files: 9, tables: 1, store_requests: 1, store_retries: 1, workers: 1 };
+
+    /// A gauge, and what moves it.
+    type Case = (&'static str, fn(&Metrics));
+
+    #[test]
+    fn each_bound_is_told_when_it_is_exceeded_and_only_then() {
+        let within = || {
+            let metrics = Metrics::new();
+            metrics.budget(0, 100, 100);
+            metrics.uploads((0, 18), (0, 18 * (24 << 20)));
+            metrics.ledger_entries(ENTRIES_MAX);
+            metrics
+        };
+        assert_eq!(exceeded(&within(), &LIMITS, 2), None);
+        assert_eq!(kept(&within()), None);
+        let beyond: [Case; 4] = [
+            ("frazil_budget_peak_bytes", |m| m.budget(0, 101, 100)),
+            ("frazil_open_files_peak", |m| m.uploads((0, 19), (0, 0))),
+            ("frazil_upload_held_peak_bytes", |m| m.uploads((0, 18), (0, 18 * (24 << 20) + 1))),
+            ("frazil_ledger_entries", |m| m.ledger_entries(ENTRIES_MAX + 1)),
+        ];
+        for (name, exceeds) in beyond {
+            let metrics = within();
+            exceeds(&metrics);
+            assert!(exceeded(&metrics, &LIMITS, 2).is_some_and(|what| what.contains(name)), "{name}");
+        }
+        let held: [Case; 3] = [
+            ("frazil_budget_used_bytes", |m| m.budget(1, 100, 100)),
+            ("frazil_open_files", |m| m.uploads((1, 18), (0, 0))),
+            ("frazil_upload_held_bytes", |m| m.uploads((0, 18), (1, 1))),
+        ];
+        for (name, holds) in held {
+            let metrics = within();
+            holds(&metrics);
+            assert!(kept(&metrics).is_some_and(|what| what.contains(name)), "{name}");
+        }
+    }
+}
