@@ -10,11 +10,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use frazil::catalog::memory::MemoryCatalog;
 use frazil::catalog::{Capabilities, Catalog, CreateTable, Outcome, PreparedCommit};
-use frazil::commit::manifests;
 use frazil::commit::proof::DEADLINE;
 use frazil::commit::protocol::{Commit, Committer, Ending};
 use frazil::env::{Env, SystemClock};
-use frazil::error::{Error, ErrorKind, Result};
+use frazil::error::{ErrorKind, Result};
 use frazil::maintain::expire::Wish;
 use frazil::maintain::expiry::{Expiry, Pace, Report};
 use frazil::model::change::{Append, Change, Data};
@@ -22,28 +21,37 @@ use frazil::model::ids::{MAIN, TableName};
 use frazil::model::table::TableState;
 use frazil::storage::disk::{Disk, MemoryDisk};
 use frazil::storage::{Storage, StorageOptions};
+use frazil_sim::catalog::NetworkCatalog;
+use frazil_sim::expirer::Expirer;
+use frazil_sim::foreign::{self, Deed};
 use frazil_sim::interpose;
+use frazil_sim::process::Process;
+use frazil_sim::scenario::Scenario;
+use frazil_sim::store::NetworkStore;
+use frazil_sim::world::{Rates, World};
 use futures::TryStreamExt;
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, Manifest, NestedField, PrimitiveType,
-    Schema, SnapshotReference, SnapshotRetention, SortOrder, Struct, Type, UnboundPartitionSpec,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, NestedField, PrimitiveType, Schema,
+    SortOrder, Struct, Type, UnboundPartitionSpec,
 };
 use iceberg::{TableRequirement, TableUpdate};
+use object_store::ObjectStore;
 use tokio_util::sync::CancellationToken;
 
-/// A catalog that loses requests and answers, and gets to some requests minutes later.
+/// The memory catalog writes no metadata documents; real ones do.
 #[derive(Debug)]
-struct Lossy {
-    inner: Arc<MemoryCatalog>,
+struct Documented {
+    inner: MemoryCatalog,
     storage: Storage,
-    env: Env,
-    rate: u64,
-    late: tokio::sync::Mutex<Vec<(i64, PreparedCommit)>>,
 }
 
-impl Lossy {
-    /// The memory catalog writes no metadata documents; real ones do.
-    async fn really(&self, commit: &PreparedCommit) -> Outcome {
+#[async_trait]
+impl Catalog for Documented {
+    async fn load(&self, table: &TableName) -> Result<TableState> {
+        self.inner.load(table).await
+    }
+
+    async fn commit(&self, commit: &PreparedCommit) -> Outcome {
         let outcome = self.inner.commit(commit).await;
         if let Outcome::Committed(state) = &outcome
             && let Some(location) = &state.metadata_location
@@ -52,39 +60,6 @@ impl Lossy {
             self.storage.write(location, document.into()).await.expect("written");
         }
         outcome
-    }
-}
-
-#[async_trait]
-impl Catalog for Lossy {
-    async fn load(&self, table: &TableName) -> Result<TableState> {
-        let now = self.env.now_ms();
-        let mut late = self.late.lock().await;
-        let (due, rest) = std::mem::take(&mut *late).into_iter().partition(|(at, _)| *at <= now);
-        *late = rest;
-        for (_, commit) in &due as &Vec<(i64, PreparedCommit)> {
-            let _ = self.really(commit).await;
-        }
-        self.inner.load(table).await
-    }
-
-    async fn commit(&self, commit: &PreparedCommit) -> Outcome {
-        let lost = || Outcome::Unknown(Error::new(ErrorKind::Unavailable, "no answer"));
-        if self.env.below(100) >= self.rate {
-            return self.really(commit).await;
-        }
-        match self.env.below(3) {
-            0 => {
-                let _ = self.really(commit).await;
-                lost()
-            }
-            1 => lost(),
-            _ => {
-                let wait = i64::try_from(self.env.below(500_000)).expect("small");
-                self.late.lock().await.push((self.env.now_ms() + wait, commit.clone()));
-                lost()
-            }
-        }
     }
 
     async fn create(&self, table: &CreateTable) -> Outcome {
@@ -132,45 +107,50 @@ fn on_virtual_time(seed: u64, work: impl AsyncFnOnce() + Send + 'static) {
     running.join().expect("as asserted");
 }
 
-struct World {
+/// A table, and an expiry of it without faults.
+struct Quiet {
     env: Env,
-    truth: Arc<Lossy>,
+    truth: Arc<Documented>,
     storage: Storage,
     disk: MemoryDisk,
     table: TableName,
     committer: Committer,
 }
 
-impl World {
-    async fn new(seed: u64, fault_rate: u64) -> Self {
+fn creation(table: &TableName, location: Option<String>) -> CreateTable {
+    let field = NestedField::optional(1, "n", Type::Primitive(PrimitiveType::Long));
+    CreateTable {
+        name: table.clone(),
+        location,
+        schema: Schema::builder().with_fields([Arc::new(field)]).build().expect("valid"),
+        spec: UnboundPartitionSpec::default(),
+        sort_order: SortOrder::unsorted_order(),
+        format_version: FormatVersion::V2,
+        properties: [("commit.manifest.min-count-to-merge".to_owned(), "3".to_owned())].into(),
+    }
+}
+
+/// An append of nothing.
+fn empty(base: &TableState) -> Append {
+    Append {
+        files: Vec::new(),
+        schema: base.metadata.current_schema().clone(),
+        spec_id: base.metadata.default_partition_spec_id(),
+    }
+}
+
+impl Quiet {
+    async fn new(seed: u64) -> Self {
         let env = Env::simulated(Arc::new(SystemClock), seed);
         let storage = Storage::new(StorageOptions::default(), env.clone());
         let table: TableName = "ns.t".parse().expect("valid");
         let inner = MemoryCatalog::new(env.clone(), "memory:///wh");
-        let field = NestedField::optional(1, "n", Type::Primitive(PrimitiveType::Long));
-        let outcome = inner
-            .create(&CreateTable {
-                name: table.clone(),
-                location: Some(format!("memory:///expiry/{seed}-{}", env.uuid())),
-                schema: Schema::builder().with_fields([Arc::new(field)]).build().expect("valid"),
-                spec: UnboundPartitionSpec::default(),
-                sort_order: SortOrder::unsorted_order(),
-                format_version: FormatVersion::V2,
-                properties: [("commit.manifest.min-count-to-merge".to_owned(), "3".to_owned())].into(),
-            })
-            .await;
+        let location = format!("memory:///expiry/{seed}-{}", env.uuid());
+        let outcome = inner.create(&creation(&table, Some(location))).await;
         assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
-        let inner = Arc::new(inner);
-        let lossy = |rate| Lossy {
-            inner: inner.clone(),
-            storage: storage.clone(),
-            env: env.clone(),
-            rate,
-            late: tokio::sync::Mutex::default(),
-        };
-        let (truth, catalog) = (Arc::new(lossy(0)), Arc::new(lossy(fault_rate)));
+        let truth = Arc::new(Documented { inner, storage: storage.clone() });
         let committer =
-            Committer::new(env.clone(), catalog, storage.clone(), None, table.clone(), "expirer".to_owned());
+            Committer::new(env.clone(), truth.clone(), storage.clone(), None, table.clone(), "expirer".to_owned());
         let world = Self { env, truth, storage, disk: MemoryDisk::new(), table, committer };
         world.append(MAIN, 0).await;
         world
@@ -185,13 +165,8 @@ impl World {
         Expiry { env: &self.env, disk: &self.disk, committer: &mut self.committer, wish, pace: Pace::default() }
     }
 
-    /// One step, whatever the catalog says.
-    async fn step(&mut self) -> Option<Report> {
-        match self.expiry(Duration::from_secs(3_600)).run_due().await {
-            Ok(report) => Some(report),
-            Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Conflict) => None,
-            Err(error) => panic!("{error}"),
-        }
+    async fn step(&mut self) -> Report {
+        self.expiry(Duration::from_secs(3_600)).run_due().await.expect("nothing goes wrong")
     }
 
     /// A snapshot of ours with `files` new files, on a branch.
@@ -205,11 +180,7 @@ impl World {
             self.storage.write(&location, Bytes::from_static(b"rows")).await.expect("written");
             added.push(file(&location));
         }
-        change.data = Some(Data::Append(Append {
-            files: added,
-            schema: base.metadata.current_schema().clone(),
-            spec_id: base.metadata.default_partition_spec_id(),
-        }));
+        change.data = Some(Data::Append(Append { files: added, ..empty(&base) }));
         let (env, catalog) = (self.env.clone(), self.truth.clone());
         let mut committer =
             Committer::new(env, catalog, self.storage.clone(), None, self.table.clone(), "w".to_owned());
@@ -222,48 +193,6 @@ impl World {
         let requirements = vec![TableRequirement::UuidMatch { uuid: base.metadata.uuid() }];
         let idempotency_key = self.env.uuid();
         self.truth.commit(&PreparedCommit { table: self.table.clone(), requirements, updates, idempotency_key }).await
-    }
-
-    async fn set_ref(&self, name: &str, snapshot_id: i64, retention: SnapshotRetention) {
-        let reference = SnapshotReference::new(snapshot_id, retention);
-        let set = TableUpdate::SetSnapshotRef { ref_name: name.to_owned(), reference };
-        // A snapshot that went meanwhile cannot be named.
-        let _ = self.update(vec![set]).await;
-    }
-
-    /// What others do to the table.
-    async fn foreign(&self) {
-        let state = self.state().await;
-        let mut ids: Vec<i64> = state.metadata.snapshots().map(|s| s.snapshot_id()).collect();
-        ids.sort_unstable();
-        let any = ids[usize::try_from(self.env.below(ids.len() as u64)).expect("small")];
-        let branch = SnapshotRetention::branch(None, None, None);
-        match self.env.below(8) {
-            0 => self.set_ref("tag", any, SnapshotRetention::Tag { max_ref_age_ms: None }).await,
-            1 => drop(self.update(vec![TableUpdate::RemoveSnapshotRef { ref_name: "tag".to_owned() }]).await),
-            2 => self.set_ref("side", any, branch).await,
-            3 if state.refs.contains_key("side") => self.append("side", 2).await,
-            4 => self.set_ref(MAIN, any, branch).await,
-            _ => self.append(MAIN, 1 + usize::try_from(self.env.below(3)).expect("small")).await,
-        }
-    }
-
-    /// Every object that a snapshot of the table reaches.
-    async fn reached(&self) -> BTreeSet<String> {
-        let state = self.state().await;
-        let mut reached = BTreeSet::new();
-        for snapshot in state.metadata.snapshots() {
-            let list = snapshot.manifest_list();
-            reached.insert(list.to_owned());
-            let manifests = manifests::of_snapshot(&state, snapshot.snapshot_id(), &self.storage.file_io()).await;
-            for manifest in manifests.expect("its list is there") {
-                let bytes = self.storage.read(&manifest.manifest_path).await.expect("its manifests are there");
-                let parsed = Manifest::parse_avro(&bytes).expect("a manifest");
-                reached.extend(parsed.entries().iter().filter(|e| e.is_alive()).map(|e| e.file_path().to_owned()));
-                reached.insert(manifest.manifest_path);
-            }
-        }
-        reached
     }
 
     async fn objects(&self) -> BTreeSet<String> {
@@ -286,42 +215,86 @@ fn file(location: &str) -> DataFile {
         .expect("a file")
 }
 
+/// What others do to the table meanwhile.
+const DEEDS: [Deed; 9] = [
+    Deed::Append,
+    Deed::Append,
+    Deed::Append,
+    Deed::Compact,
+    Deed::Delete,
+    Deed::Tag,
+    Deed::Branch,
+    Deed::RollBack,
+    Deed::CherryPick,
+];
+
+/// The simulator's own world and expirer, which may be killed at any call; the auditor says whether a file went that a snapshot
+/// names. At rest all that is left is named.
 #[test]
 fn no_file_that_a_snapshot_reaches_is_deleted_and_what_nothing_reaches_goes() {
     for seed in 0..12 {
         on_virtual_time(seed, async move || {
-            let rate = if seed % 2 == 0 { 0 } else { 20 };
-            let mut world = World::new(seed, rate).await;
+            let mut scenario = Scenario::draw(&Env::simulated(Arc::new(SystemClock), seed));
+            scenario.target = MAIN;
+            scenario.rates = Rates::default();
+            if seed % 2 == 1 {
+                scenario.rates = Rates { catalog: 20, store: 2, disk: 1, ..Rates::default() };
+            }
+            let world = World::new(seed, &scenario, &BTreeSet::new());
+            let table: TableName = "ns.t".parse().expect("valid");
+            assert!(matches!(world.creates("w", &creation(&table, None)).await, Outcome::Committed(_)));
+            begin(&world, &table).await;
+            let mut expirer = Expirer::new(Arc::clone(&world), Duration::from_secs(3_600));
             let mut deleted = 0;
-            for _ in 0..50 {
-                if world.env.below(3) > 0 {
-                    world.foreign().await;
-                }
-                deleted += world.step().await.map_or(0, |report| report.files);
-                let (reached, objects) = (world.reached().await, world.objects().await);
-                let missing: Vec<_> = reached.difference(&objects).collect();
-                assert!(missing.is_empty(), "seed {seed}: {missing:?}");
-                world.env.sleep(Duration::from_secs(world.env.below(1_200))).await;
+            for _ in 0..60 {
+                let deed = DEEDS[usize::try_from(world.env.below(DEEDS.len() as u64)).expect("small")];
+                foreign::act(&world, &table, deed).await;
+                deleted += expirer.run(&table).await.and_then(Result::ok).map_or(0, |report| report.files);
+                assert_eq!(world.violated(), None, "seed {seed}");
+                world.env.sleep(world.time(Duration::from_secs(1_200))).await;
             }
             assert!(deleted > 0, "seed {seed} deletes nothing");
-            // At rest, with a catalog that answers, all that is left is reached.
+            world.calm();
             for _ in 0..20 {
                 world.env.sleep(DEADLINE).await;
-                world.step().await;
+                expirer.run(&table).await;
             }
-            let (reached, objects) = (world.reached().await, world.objects().await);
-            let left: Vec<_> =
-                objects.difference(&reached).filter(|o| rate == 0 && !o.ends_with(".metadata.json")).collect();
-            assert!(left.is_empty(), "seed {seed}: {left:?}");
-            assert!(world.state().await.metadata.snapshots().len() <= 4, "seed {seed}");
+            assert_eq!(world.violated(), None, "seed {seed}");
+            let objects: Vec<_> = world.objects.list(None).try_collect().await.expect("listed");
+            let paths = objects.iter().map(|object| object.location.as_ref());
+            let unnamed =
+                |path: &&str| !path.ends_with(".metadata.json") && world.with_auditor(|a| a.names(path).is_none());
+            let left: Vec<&str> = paths.filter(unnamed).collect();
+            // Where runs were killed, files of removals that were not noted are the orphan sweep's.
+            assert!(left.is_empty() || seed % 2 == 1, "seed {seed}: {left:?}");
         });
+    }
+}
+
+/// A first snapshot.
+async fn begin(world: &Arc<World>, table: &TableName) {
+    let process = Process::new("w".to_owned(), u64::MAX);
+    let env = world.env.clone();
+    let storage = Storage::new(StorageOptions::default(), env.clone());
+    storage.mount("memory:///", Arc::new(NetworkStore::new(Arc::clone(world), Arc::clone(&process))));
+    let catalog = Arc::new(NetworkCatalog::new(Arc::clone(world), process));
+    let mut committer = Committer::new(env, catalog, storage, None, table.clone(), "w".to_owned());
+    let base = world.load(table).await.expect("there");
+    let mut change = Change::new(world.env.snapshot_id());
+    change.data = Some(Data::Append(empty(&base)));
+    let mut commit = Commit::new(change);
+    loop {
+        let ending = committer.run(&mut commit, &base, &CancellationToken::new()).await.expect("no halt");
+        if matches!(ending, Ending::Done { .. }) {
+            return;
+        }
     }
 }
 
 #[test]
 fn each_step_waits_a_deadline_and_a_dry_run_names_what_the_steps_will_do() {
     on_virtual_time(1, async || {
-        let mut world = World::new(1, 0).await;
+        let mut world = Quiet::new(1).await;
         for _ in 0..4 {
             world.append(MAIN, 1).await;
         }
@@ -330,16 +303,16 @@ fn each_step_waits_a_deadline_and_a_dry_run_names_what_the_steps_will_do() {
         let preview = world.expiry(Duration::from_secs(3_600)).preview().await.expect("a preview");
         assert_eq!((preview.choice.snapshots.len(), preview.dead.lists.len(), preview.dead.data.len()), (4, 4, 0));
         assert_eq!(world.objects().await, before, "a preview changes nothing");
-        let noted = world.step().await.expect("noted");
+        let noted = world.step().await;
         assert_eq!((noted.noted.len(), noted.removed.len(), noted.files), (4, 0, 0));
         assert!(noted.next_ms.is_some());
-        assert_eq!(world.step().await.expect("too early").removed.len(), 0);
+        assert_eq!(world.step().await.removed.len(), 0);
         world.env.sleep(DEADLINE).await;
-        let removed = world.step().await.expect("removed");
+        let removed = world.step().await;
         assert_eq!((removed.removed.len(), removed.files), (4, 0));
         assert_eq!(world.state().await.metadata.snapshots().len(), 1);
         world.env.sleep(DEADLINE).await;
-        let deleted = world.step().await.expect("deleted");
+        let deleted = world.step().await;
         assert_eq!(deleted.files, preview.dead.len());
         assert!(deleted.next_ms.is_none());
         let after = world.objects().await;
@@ -352,15 +325,15 @@ fn each_step_waits_a_deadline_and_a_dry_run_names_what_the_steps_will_do() {
 #[test]
 fn files_stay_when_the_catalog_dropped_a_ref_with_its_snapshot() {
     on_virtual_time(1, async || {
-        let mut world = World::new(2, 0).await;
+        let mut world = Quiet::new(2).await;
         for _ in 0..3 {
             world.append(MAIN, 1).await;
         }
         let first = world.state().await.metadata.snapshots().map(|s| s.snapshot_id()).min().expect("snapshots");
         world.env.sleep(Duration::from_secs(7_200)).await;
-        world.step().await.expect("noted");
+        world.step().await;
         world.env.sleep(DEADLINE).await;
-        world.step().await.expect("removed");
+        world.step().await;
         // The note as it would be if the tag had been in the metadata before.
         let state = world.state().await;
         let name = file_of(&state);
@@ -376,19 +349,19 @@ fn files_stay_when_the_catalog_dropped_a_ref_with_its_snapshot() {
         let before = world.objects().await;
         for _ in 0..3 {
             world.env.sleep(DEADLINE).await;
-            let report = world.step().await.expect("held");
+            let report = world.step().await;
             assert!(report.held[0].contains("audit") && report.files == 0, "{report:?}");
         }
         assert_eq!(world.objects().await, before);
         assert_eq!(world.expiry(Duration::ZERO).release().await.expect("released"), 1);
-        assert!(world.step().await.expect("nothing").held.is_empty());
+        assert!(world.step().await.held.is_empty());
     });
 }
 
 #[test]
 fn a_table_that_shares_its_files_is_left_alone() {
     on_virtual_time(1, async || {
-        let mut world = World::new(3, 0).await;
+        let mut world = Quiet::new(3).await;
         world.append(MAIN, 1).await;
         let updates = HashMap::from([("gc.enabled".to_owned(), "false".to_owned())]);
         world.update(vec![TableUpdate::SetProperties { updates }]).await;
