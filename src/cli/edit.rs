@@ -10,13 +10,13 @@ use crate::cli::checkpoint::position_text;
 use crate::cli::flags::{CheckpointEdit, CheckpointVerb, Flags};
 use crate::cli::output::{self, Align, Answer, columns};
 use crate::cli::{Exit, answer, block_on, table, wiring};
-use crate::commit::checkpoint::record_key;
+use crate::commit::checkpoint::{Chain, record_key};
 use crate::commit::protocol::{Commit, Ending};
 use crate::config::Config;
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::change::{Append, Change, Data, OnRollback, OperatorEdit, PipelineDelta};
-use crate::model::checkpoint::{Checkpoint, Delta, Position, Positions, Record};
+use crate::model::checkpoint::{Checkpoint, Delta, Position, Positions, Record, cover};
 use crate::model::ids::PipelineName;
 use crate::model::table::TableState;
 
@@ -50,7 +50,10 @@ async fn change(flags: &Flags, config: &Config, verb: &CheckpointVerb, own: &Che
         Ending::Done { .. } => answer(flags, &plan.answer(&state, Some(commit.change().snapshot_id))),
         Ending::Fenced(_) => Err(Error::new(
             ErrorKind::Fenced,
-            format!("table {name}: the checkpoint of pipeline {} moved meanwhile", plan.pipeline),
+            format!(
+                "table {name}: the checkpoint of pipeline {} moved meanwhile, or the branch was rolled back",
+                plan.pipeline
+            ),
         )
         .with_hint("stop the pipeline, look with `frazil table checkpoint`, and give the command again")),
         Ending::Unresolved(error) | Ending::Failed(error) => {
@@ -65,8 +68,8 @@ async fn change(flags: &Flags, config: &Config, verb: &CheckpointVerb, own: &Che
 struct Plan {
     pipeline: PipelineName,
     target: String,
-    /// The text of the property that is replaced, and what it says where it can be read.
-    replaces: Option<String>,
+    /// What is replaced, and what it says where it can be read.
+    edit: OperatorEdit,
     before: Option<Record>,
     after: Checkpoint,
     sealed: Vec<String>,
@@ -75,8 +78,8 @@ struct Plan {
 impl Plan {
     fn make(state: &TableState, verb: &CheckpointVerb, own: &CheckpointEdit) -> Result<Self> {
         let pipeline = PipelineName::new(own.pipeline.as_str());
-        let replaces = state.property(&record_key(&pipeline, &own.at)).map(str::to_owned);
-        let before = replaces.as_deref().map(Record::parse);
+        let edit = OperatorEdit::of(state, &record_key(&pipeline, &own.at), &own.at);
+        let before = edit.replaces.as_deref().map(Record::parse);
         let (after, sealed) = match verb {
             CheckpointVerb::Accept { .. } => {
                 let Some(record) = before.as_ref() else {
@@ -102,7 +105,13 @@ impl Plan {
                     })?;
                 let held = before.as_ref().and_then(|record| record.as_ref().ok());
                 let identity = source.clone().or_else(|| held.map(|record| record.checkpoint.source.clone()));
-                let sealed = held.filter(|_| !drop_sealed).map(|record| record.sealed.clone()).unwrap_or_default();
+                let chain = Chain::of(state, &own.at)?;
+                // What a rollback took back is read again from here, and decided anew.
+                let again = |held: &Record| chain.has_lost(held) && !cover(&positions, &held.checkpoint.positions);
+                let sealed = held
+                    .filter(|held| !drop_sealed && !again(held))
+                    .map(|record| record.sealed.clone())
+                    .unwrap_or_default();
                 let followers = held.map(|record| record.checkpoint.followers.clone()).unwrap_or_default();
                 let source = identity.unwrap_or_default();
                 let known = held.map(|record| record.checkpoint.known.clone()).unwrap_or_default();
@@ -111,7 +120,7 @@ impl Plan {
             }
         };
         let before = before.and_then(Result::ok);
-        Ok(Self { pipeline, target: own.at.clone(), replaces, before, after, sealed })
+        Ok(Self { pipeline, target: own.at.clone(), edit, before, after, sealed })
     }
 
     fn change(&self, state: &TableState, snapshot_id: i64) -> Change {
@@ -131,7 +140,7 @@ impl Plan {
             known_seq: 0,
             sealed: self.sealed.clone(),
             finished: Vec::new(),
-            operator: Some(OperatorEdit { replaces: self.replaces.clone() }),
+            operator: Some(self.edit.clone()),
         });
         change
     }
@@ -150,7 +159,7 @@ impl Plan {
             .collect();
         let head = [("partition", Align::Left), ("now", Align::Left), ("then", Align::Left)];
         let mut text = format!("table {}, pipeline {}, ref {}\n", state.name, self.pipeline, self.target);
-        if self.replaces.is_some() && self.before.is_none() {
+        if self.edit.replaces.is_some() && self.before.is_none() {
             text.push_str("the checkpoint that is there cannot be read\n");
         }
         text.push_str(&columns(&head, &rows));
@@ -208,7 +217,7 @@ mod tests {
         CheckpointVerb::Set { edit: own(), positions: positions.to_owned(), source: None, drop_sealed }
     }
 
-    const RECORD: &str = r#"{"v":1,"map":{"positions":{"0":41,"1":7},"source":"log"},"origin":{"snapshot":1,"seq":2,"commit":"x"},"sealed":["s3://b/sealed.json"]}"#;
+    const RECORD: &str = r#"{"v":1,"map":{"positions":{"0":41,"1":7},"source":"log"},"origin":{"snapshot":22,"seq":2,"commit":"x"},"sealed":["s3://b/sealed.json"]}"#;
 
     #[test]
     fn set_replaces_all_positions_and_keeps_the_source_and_what_is_decided() {
@@ -224,11 +233,25 @@ mod tests {
     }
 
     #[test]
+    fn epochs_that_a_rollback_took_are_forgotten_when_their_rows_are_read_again() {
+        let lost = RECORD.replace("\"snapshot\":22", "\"snapshot\":44");
+        for (record, positions, kept) in [
+            (lost.as_str(), r#"{"0": 12}"#, 0),
+            (&lost, r#"{"0": 41}"#, 0),
+            (&lost, r#"{"0": 41, "1": 9}"#, 1),
+            (RECORD, r#"{"0": 12}"#, 1),
+        ] {
+            let plan = Plan::make(&table(Some(record)), &set(positions, false), &own()).expect("a plan");
+            assert_eq!(plan.sealed.len(), kept, "{record} {positions}");
+        }
+    }
+
+    #[test]
     fn accept_takes_the_property_as_it_is() {
         let accept = CheckpointVerb::Accept { edit: own() };
         let plan = Plan::make(&table(Some(RECORD)), &accept, &own()).expect("a plan");
         assert_eq!(Some(&plan.after), plan.before.as_ref().map(|record| &record.checkpoint));
-        assert_eq!(plan.replaces.as_deref(), Some(RECORD));
+        assert_eq!(plan.edit.replaces.as_deref(), Some(RECORD));
         let missing = Plan::make(&table(None), &accept, &own()).expect_err("nothing to accept");
         assert_eq!(missing.kind(), ErrorKind::NotFound);
     }

@@ -54,6 +54,13 @@ impl Chain {
         self.snapshots.iter().any(|s| s.snapshot_id() == id)
     }
 
+    /// Whether the chain shows that a record's commit was rolled back.
+    pub fn has_lost(&self, record: &Record) -> bool {
+        let origin = &record.origin;
+        let is_in = self.contains(origin.snapshot) || self.missing == Some(origin.snapshot);
+        !is_in && (self.missing.is_none() || self.snapshots.iter().any(|s| s.sequence_number() < origin.seq))
+    }
+
     /// Whether the chain ends in a snapshot without a parent.
     pub fn is_complete(&self) -> bool {
         self.missing.is_none() && !self.snapshots.is_empty()

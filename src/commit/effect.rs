@@ -3,7 +3,7 @@
 
 use iceberg::spec::Schema;
 
-use crate::commit::checkpoint::record_key;
+use crate::commit::checkpoint::{Chain, record_key};
 use crate::commit::conflict::{self, Ours, Rule, Theirs};
 use crate::commit::look::{Effect, Rebase};
 use crate::commit::snapshot::Prepared;
@@ -12,22 +12,25 @@ use crate::model::change::{Change, Data, OperatorEdit, PipelineDelta, Removal, R
 use crate::model::checkpoint::{self, Record};
 use crate::model::table::TableState;
 
-/// An operator's edit: in when the record is ours, to be made while the one that it replaces stands there.
+/// An operator's edit: in when the record is ours, to be made while the one that it replaces stands there, on a branch that
+/// was not rolled back since.
 pub(super) fn operator_effect(
     change: &Change,
     delta: &PipelineDelta,
     edit: &OperatorEdit,
     state: &TableState,
-) -> Effect {
+) -> Result<Effect> {
     let held = state.property(&record_key(&delta.pipeline, &change.target));
     let ours = held.and_then(|text| Record::parse(text).ok()).is_some_and(|r| r.origin.snapshot == change.snapshot_id);
-    if ours {
+    let chain = Chain::of(state, &change.target)?;
+    let descends = edit.head.is_none_or(|seen| chain.contains(seen) || chain.missing == Some(seen));
+    Ok(if ours {
         Effect::Done
-    } else if held == edit.replaces.as_deref() {
+    } else if held == edit.replaces.as_deref() && descends {
         Effect::Absent
     } else {
         Effect::Delta(checkpoint::Standing::Fenced)
-    }
+    })
 }
 
 /// A change without a delta: whether its effect shows. New files leave none but their snapshot; a replace is asked of manifests.

@@ -545,7 +545,7 @@ impl Committer {
             return Ok((metadata_effect(change, state), None));
         };
         if let Some(edit) = &delta.operator {
-            return Ok((operator_effect(change, delta, edit, state), None));
+            return Ok((operator_effect(change, delta, edit, state)?, None));
         }
         let question = Question {
             pipeline: &delta.pipeline,

@@ -13,7 +13,7 @@ use crate::daemon::pipeline::{Epoch, Pipeline, since};
 use crate::daemon::rebuild;
 use crate::daemon::sealed::{self, STAGED_MAX_MS, Sealed, SealedPart};
 use crate::daemon::table::TableHandle;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Directive, Error, ErrorKind, Result};
 use crate::model::change::{Change, PipelineDelta};
 use crate::model::checkpoint::{self, Checkpoint, Delta};
 use crate::model::ids::TableName;
@@ -78,6 +78,8 @@ impl Pipeline {
             Ok((_, Standing::At(now))) if !now.sealed.iter().any(|held| held == location) => {
                 Error::new(ErrorKind::Fenced, "the sealed epoch is no longer open").with_source(error)
             }
+            // Nothing is known until the anchor is seen again.
+            Err(unseen) if unseen.directive() == Directive::Retry => unseen,
             _ => error,
         }
     }

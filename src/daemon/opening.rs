@@ -19,7 +19,7 @@ use crate::daemon::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::batch::RawBatch;
 use crate::model::change::{Change, Data, OnRollback, OperatorEdit, PipelineDelta};
-use crate::model::checkpoint::{Checkpoint, Delta, Position, Positions, Record};
+use crate::model::checkpoint::{Checkpoint, Delta, Position, Positions, Record, cover};
 use crate::model::ids::{PartitionId, TableName};
 use crate::model::table::TableState;
 use crate::storage::anchors::{Anchor, FILE};
@@ -233,17 +233,14 @@ impl Pipeline {
         let key = record_key(&self.name, &self.config.branch);
         let mut delta = self.delta(Delta::default(), Vec::new());
         delta.witness = own.clone();
-        delta.operator = Some(OperatorEdit { replaces: state.property(&key).map(str::to_owned) });
+        delta.operator = Some(OperatorEdit::of(&state, &key, &self.config.branch));
         self.commit_record(handle, state, delta).await
     }
 
     /// Whether all that a rollback took from a table beside the anchor lies above where the source is read. After a rewind of the
     /// anchor epochs were cut anew, so an epoch that does not end below may still begin there: its record says.
     async fn is_read_again(&mut self, state: &TableState, own: &Checkpoint) -> Result<bool> {
-        let covers = |positions: &Positions, other: &Positions| {
-            other.iter().all(|(partition, at)| positions.get(partition).is_some_and(|held| held.covers(at)))
-        };
-        if covers(&own.positions, &self.begun) {
+        if cover(&own.positions, &self.begun) {
             return Ok(true);
         }
         let (target, storage) = (&self.config.branch, self.shared.storage.vended(&state.config)?);
@@ -254,7 +251,7 @@ impl Pipeline {
         let lost = records::rolled_back(&storage, state, &chain, &newest, &key).await?;
         let above = |own: &Record| match own.lies_above(&self.begun) {
             Some(above) => above,
-            None => !covers(&self.begun, &own.checkpoint.positions),
+            None => !cover(&self.begun, &own.checkpoint.positions),
         };
         Ok(lost.is_some_and(|lost| lost.iter().all(above)))
     }

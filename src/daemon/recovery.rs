@@ -123,7 +123,7 @@ impl World {
             known_seq: 0,
             sealed: vec![],
             finished: vec![],
-            operator: Some(OperatorEdit { replaces: state.property("frazil.checkpoint.p@main").map(str::to_owned) }),
+            operator: Some(OperatorEdit::of(&state, "frazil.checkpoint.p@main", MAIN)),
         });
         let (env, catalog, storage) = (self.env.clone(), Arc::clone(&self.catalog), self.storage.clone());
         let mut committer = Committer::new(env, catalog, storage, None, state.name.clone(), "operator".into());

@@ -6,6 +6,7 @@ use iceberg::spec::{DataFile, PartitionStatisticsFile, SchemaRef, SnapshotRefere
 
 use crate::model::checkpoint::{Checkpoint, Delta, Positions, Standing};
 use crate::model::ids::{MAIN, PipelineName};
+use crate::model::table::TableState;
 
 /// One atomic change of one table.
 ///
@@ -139,6 +140,19 @@ pub struct OperatorEdit {
     /// The text of the table property that the operator has seen; if another one stands there, somebody moved the
     /// checkpoint meanwhile and the edit is fenced.
     pub replaces: Option<String>,
+    /// The branch's head that the operator has seen; once it is no ancestor any more, the branch was rolled back meanwhile
+    /// and the edit is fenced.
+    pub head: Option<i64>,
+}
+
+impl OperatorEdit {
+    /// An edit of what `state` shows under `key`, for the branch `target`.
+    pub fn of(state: &TableState, key: &str, target: &str) -> Self {
+        Self {
+            replaces: state.property(key).map(str::to_owned),
+            head: state.head(target).map(|head| head.snapshot_id()),
+        }
+    }
 }
 
 /// What a pipeline does when the branch that it writes to was rolled back below its checkpoint.

@@ -66,6 +66,11 @@ impl Position {
     }
 }
 
+/// Whether every row up to `other` is also up to `positions`, in every partition.
+pub fn cover(positions: &Positions, other: &Positions) -> bool {
+    other.iter().all(|(partition, at)| positions.get(partition).is_some_and(|held| held.covers(at)))
+}
+
 impl FilesPosition {
     fn covers(&self, other: &Self) -> bool {
         let late = other.late.iter().all(|name| *name <= self.watermark && self.late.contains(name));

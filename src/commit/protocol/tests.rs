@@ -581,8 +581,7 @@ fn edit(world: &World, base: &TableState, at: i64) -> Change {
     let positions = [(PartitionId::new("0"), Position::Offset(at))].into();
     let delta = change.delta.as_mut().expect("a delta");
     delta.witness = Checkpoint { positions, source: "log".into(), ..Checkpoint::default() };
-    let replaces = base.property("frazil.checkpoint.p@main").map(str::to_owned);
-    delta.operator = Some(OperatorEdit { replaces });
+    delta.operator = Some(OperatorEdit::of(base, "frazil.checkpoint.p@main", MAIN));
     change
 }
 
@@ -613,6 +612,29 @@ fn an_operator_sets_positions_once_over_a_catalog_that_loses_answers() {
             assert_eq!(taken.checkpoint.source, "log");
         });
     }
+}
+
+/// Positions that were right for the head that he saw would skip what the rollback took.
+#[test]
+fn an_operators_edit_is_fenced_when_the_branch_was_rolled_back_meanwhile() {
+    on_virtual_time(async {
+        let world = World::new(1, 0, FormatVersion::V2).await;
+        world.ingest("p", "one", 20).await;
+        let old = world.truth().await;
+        world.foreign_append(&old).await.expect("committed");
+        let seen = world.truth().await;
+        let retention = old.refs[MAIN].retention.clone();
+        let reference = SnapshotReference::new(old.refs[MAIN].snapshot_id, retention);
+        let back = TableUpdate::SetSnapshotRef { ref_name: MAIN.to_owned(), reference };
+        for (meanwhile, fenced) in [(None, false), (Some(back), true)] {
+            world.update(meanwhile.into_iter().collect()).await;
+            let mut commit = Commit::new(edit(&world, &seen, 7));
+            let stop = CancellationToken::new();
+            let ending = world.committer("operator").run(&mut commit, &seen, &stop).await.expect("does not halt");
+            assert_eq!(matches!(ending, Ending::Fenced(_)), fenced, "{ending:?}");
+            world.foreign_append(&world.truth().await).await.expect("committed");
+        }
+    });
 }
 
 #[test]

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use frazil::commit::checkpoint::record_key;
+use frazil::commit::checkpoint::{Chain, record_key};
 use frazil::commit::protocol::{Commit, Committer, Ending};
 use frazil::env::Env;
 use frazil::model::change::{Append, Change, Data, OnRollback, OperatorEdit, PipelineDelta};
-use frazil::model::checkpoint::{Checkpoint, Delta, Record};
+use frazil::model::checkpoint::{Checkpoint, Delta, Record, cover};
 use frazil::model::ids::{MAIN, PipelineName, TableName};
 use frazil::storage::{Storage, StorageOptions};
 use tokio_util::sync::CancellationToken;
@@ -51,9 +51,13 @@ impl Seen {
 
     /// As `frazil checkpoint set` does it: the sealed epochs that are decided stay so.
     async fn set(mut self, world: &World, pipeline: &str, positions: Checkpoint, drop_sealed: bool) -> bool {
+        let own = record_key(&PipelineName::new(pipeline), &world.target);
         let held = self.record();
         let followers = held.iter().flat_map(|r| r.checkpoint.followers.iter().cloned()).collect();
         let known = held.iter().flat_map(|r| r.checkpoint.known.clone()).collect();
+        let Ok(chain) = Chain::of(&self.state, &world.target) else { return false };
+        let again = |held: &Record| chain.has_lost(held) && !cover(&positions.positions, &held.checkpoint.positions);
+        let drop_sealed = drop_sealed || held.as_ref().is_some_and(again);
         let sealed = held.map(|record| record.sealed).unwrap_or_default();
         if drop_sealed {
             for location in &sealed {
@@ -79,7 +83,7 @@ impl Seen {
             known_seq: 0,
             sealed,
             finished: vec![],
-            operator: Some(OperatorEdit { replaces: self.text.clone() }),
+            operator: Some(OperatorEdit::of(&self.state, &own, &world.target)),
         });
         let mut commit = Commit::new(change);
         let ending = self.committer.run(&mut commit, &self.state, &CancellationToken::new()).await;
