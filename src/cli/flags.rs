@@ -212,7 +212,16 @@ pub struct Compact {
     /// Rewrite every file, whether it pays or not
     #[arg(long)]
     pub rewrite_all: bool,
-    /// Memory that a rewrite may take, about
+    /// Only partitions of which this holds, as in "order_ts_day >= 2026-11-01 and region = 'EU'"
+    #[arg(long = "where", value_name = "CONDITIONS")]
+    pub only: Option<String>,
+    /// The branch whose files are rewritten
+    #[arg(long, value_name = "NAME", default_value = MAIN)]
+    pub branch: String,
+    /// Groups of files that are rewritten at once; each has its part of --max-memory
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    pub parallel: u32,
+    /// Memory that rewrites may take together, about
     #[arg(long, value_name = "SIZE", default_value = "1GiB")]
     pub max_memory: String,
 }

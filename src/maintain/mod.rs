@@ -5,5 +5,6 @@ pub mod expire;
 pub mod expiry;
 pub mod leftovers;
 mod note;
+pub mod partitions;
 pub mod plan;
 pub mod reach;
