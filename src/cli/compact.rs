@@ -34,7 +34,8 @@ async fn work(flags: &Flags, config: &Config, own: &Compact) -> Result<Exit> {
     let env = Env::system();
     let (wish, rules) = (wish(own)?, rules(own)?);
     let catalog = table::chosen(config, &own.from, Some(&own.tables))?;
-    let tables = table::matching(config, &catalog, &own.tables, &env).await?;
+    let source = wiring::catalog(config, &catalog, &env).await?;
+    let tables = table::matching(&source, &catalog, &own.tables).await?;
     let folder: PathBuf = config.state_dir.join("compact");
     let (disk, hold): (Arc<dyn Disk>, Option<Hold>) = if own.dry_run {
         (Arc::new(MemoryDisk::new()), None)
@@ -84,18 +85,25 @@ fn rules(own: &Compact) -> Result<Rules> {
 }
 
 fn wish(own: &Compact) -> Result<Wish> {
-    let bytes = |flag: &str, text: &str| {
-        let read = quantity::bytes(text).filter(|bytes| *bytes > 0);
-        read.ok_or_else(|| Error::new(ErrorKind::Config, format!("{flag} cannot be {text:?}")).with_hint(BYTES_HINT))
-    };
     let target_bytes = own.target_file_size.as_deref().map(|text| bytes("--target-file-size", text)).transpose()?;
-    let memory = bytes("--max-memory", &own.max_memory)?;
-    if memory / u64::from(own.parallel) < MEMORY_MIN {
+    let memory = memory(&own.max_memory, own.parallel)?;
+    Ok(Wish { target_bytes, rewrite_all: own.rewrite_all, memory })
+}
+
+fn bytes(flag: &str, text: &str) -> Result<u64> {
+    let read = quantity::bytes(text).filter(|bytes| *bytes > 0);
+    read.ok_or_else(|| Error::new(ErrorKind::Config, format!("{flag} cannot be {text:?}")).with_hint(BYTES_HINT))
+}
+
+/// What `--max-memory` says, enough for so many rewrites.
+pub(crate) fn memory(text: &str, parallel: u32) -> Result<u64> {
+    let memory = bytes("--max-memory", text)?;
+    if memory / u64::from(parallel.max(1)) < MEMORY_MIN {
         let least = output::bytes(MEMORY_MIN);
-        return Err(Error::new(ErrorKind::Config, format!("--max-memory cannot be {:?}", own.max_memory))
+        return Err(Error::new(ErrorKind::Config, format!("--max-memory cannot be {text:?}"))
             .with_hint(format!("each rewrite needs at least {least}: give more, or lower --parallel")));
     }
-    Ok(Wish { target_bytes, rewrite_all: own.rewrite_all, memory })
+    Ok(memory)
 }
 
 fn said(outcomes: &[Outcome], own: &Compact) -> Answer {

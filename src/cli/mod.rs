@@ -11,6 +11,7 @@ mod expire;
 pub mod files;
 pub mod flags;
 mod live;
+mod maintain;
 pub mod output;
 mod process;
 mod table;
@@ -40,6 +41,8 @@ pub enum Exit {
     Usage,
     /// A pipeline halted and needs an operator.
     Halted,
+    /// Some tables could not be maintained; the others were.
+    Partial,
     /// A signal ended it before it was done.
     Interrupted,
 }
@@ -52,6 +55,7 @@ impl Exit {
             Self::Failed => 1,
             Self::Usage => 2,
             Self::Halted => 3,
+            Self::Partial => 4,
             Self::Interrupted => 130,
         }
     }
@@ -106,6 +110,7 @@ fn dispatch(flags: &Flags) -> Result<Exit> {
         Verb::Checkpoint(own) => edit::edit(flags, own),
         Verb::Compact(own) => compact::compact(flags, own),
         Verb::Expire(own) => expire::expire(flags, own),
+        Verb::Maintain(own) => maintain::maintain(flags, own),
         Verb::Config(own) => config::config(flags, own),
         Verb::Completions { shell } => {
             let mut script = Vec::new();

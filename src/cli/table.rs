@@ -88,10 +88,10 @@ pub(crate) async fn walk(catalog: &Arc<dyn Catalog>, below: &[String]) -> Result
 }
 
 /// The tables of the catalog whose name, with or without the catalog's, matches.
-pub(crate) async fn matching(config: &Config, catalog: &str, glob: &str, env: &Env) -> Result<Vec<TableName>> {
+pub(crate) async fn matching(source: &Arc<dyn Catalog>, catalog: &str, glob: &str) -> Result<Vec<TableName>> {
     let matcher = GlobBuilder::new(glob).build();
     let matcher = matcher.context(ErrorKind::Config, || format!("glob {glob:?}"))?.compile_matcher();
-    let all = walk(&wiring::catalog(config, catalog, env).await?, &[]).await?;
+    let all = walk(source, &[]).await?;
     let meant = |name: &TableName| matcher.is_match(name.to_string()) || matcher.is_match(format!("{catalog}.{name}"));
     let found: Vec<TableName> = all.into_iter().filter(meant).collect();
     if found.is_empty() {

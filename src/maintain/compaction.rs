@@ -5,6 +5,7 @@
 //! lost and planned anew the next time. What they leave behind is cleaned up under proof.
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 use iceberg::spec::{FormatVersion, PartitionSpec};
 use tokio_util::sync::CancellationToken;
@@ -236,19 +237,22 @@ impl Compaction<'_> {
         owner: &LedgerOwner,
         cancel: &CancellationToken,
     ) -> Vec<(&'a Group, Result<(Work, Rewritten)>)> {
-        let rewrites: Vec<_> = groups
-            .iter()
-            .map(|group| {
-                async move {
-                    if cancel.is_cancelled() {
-                        return None;
-                    }
-                    Some((group, self.rewrite(base, group, owner).await))
-                }
-                .boxed()
-            })
-            .collect();
-        stream::iter(rewrites).buffered(base.rules.parallel.max(1)).filter_map(async |done| done).collect().await
+        let mut rewrites: Vec<BoxFuture<'_, Option<Result<(Work, Rewritten)>>>> = Vec::new();
+        for group in groups {
+            rewrites.push(self.rewrite_unless(cancel, base, group, owner).boxed());
+        }
+        let done: Vec<_> = stream::iter(rewrites).buffered(base.rules.parallel.max(1)).collect().await;
+        groups.iter().zip(done).filter_map(|(group, done)| Some((group, done?))).collect()
+    }
+
+    async fn rewrite_unless(
+        &self,
+        cancel: &CancellationToken,
+        base: &Planning,
+        group: &Group,
+        owner: &LedgerOwner,
+    ) -> Option<Result<(Work, Rewritten)>> {
+        if cancel.is_cancelled() { None } else { Some(self.rewrite(base, group, owner).await) }
     }
 
     /// Rewrites one group.

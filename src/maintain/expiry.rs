@@ -114,15 +114,15 @@ pub enum Due {
     Later {
         /// When, in milliseconds since the epoch.
         at_ms: i64,
-        /// Whether snapshots are removed already and their files wait.
-        open: bool,
     },
     /// A step.
     Now {
         /// Snapshots that go.
         snapshots: usize,
-        /// Those of them that are not noted yet.
-        fresh: usize,
+        /// When the oldest of them was committed, in milliseconds since the epoch.
+        oldest_ms: Option<i64>,
+        /// Whether a step is due for snapshots that are removed already.
+        files: bool,
     },
     /// Files are kept until an operator has looked.
     Held,
@@ -175,7 +175,7 @@ impl Expiry<'_> {
     /// # Errors
     /// As [`Expiry::preview`]; `Conflict` when refs move faster than snapshots can be removed. What was done is noted.
     pub async fn run_due(&mut self) -> Result<Report> {
-        self.run_due_under(&Policy::default()).await
+        self.run_due_under(&Policy::default(), true).await
     }
 
     /// Whether a step is due on a table that was loaded. Changes nothing, and reads nothing but the note.
@@ -186,35 +186,47 @@ impl Expiry<'_> {
         let choice = self.choose(state, usual)?;
         let note = self.read(state).await?;
         let now = self.env.now_ms();
-        let fresh = choice.snapshots.iter().filter(|id| !note.noted.contains_key(id)).count();
+        let fresh = choice.snapshots.iter().any(|id| !note.noted.contains_key(id));
         let stale = note.noted.keys().any(|id| !choice.snapshots.contains(id));
-        let open = note.batches.iter().any(|batch| batch.held.is_none());
+        let files = note.batches.iter().any(|batch| batch.held.is_none() && batch.due_ms() <= now);
+        let committed = choice.snapshots.iter().filter_map(|id| state.metadata.snapshot_by_id(*id));
+        let oldest_ms = committed.map(|snapshot| snapshot.timestamp_ms()).min();
         Ok(match note.next_ms(now) {
-            _ if fresh > 0 || stale => Due::Now { snapshots: choice.snapshots.len(), fresh },
-            None if note.batches.is_empty() => Due::Nothing,
-            None => Due::Held,
-            Some(at) if at <= now => Due::Now { snapshots: choice.snapshots.len(), fresh },
-            Some(at) => Due::Later { at_ms: at, open },
+            None if choice.snapshots.is_empty() && !stale => {
+                if note.batches.is_empty() {
+                    Due::Nothing
+                } else {
+                    Due::Held
+                }
+            }
+            Some(at_ms) if at_ms > now && !fresh && !stale => Due::Later { at_ms },
+            _ => Due::Now { snapshots: choice.snapshots.len(), oldest_ms, files },
         })
     }
 
-    /// The same; `usual` is what counts where the table says nothing.
+    /// The same; `usual` is what counts where the table says nothing. Without `removes` only what was removed is followed up.
     ///
     /// # Errors
     /// As [`Expiry::run_due`].
-    pub async fn run_due_under(&mut self, usual: &Policy) -> Result<Report> {
+    pub async fn run_due_under(&mut self, usual: &Policy, removes: bool) -> Result<Report> {
         let state = self.committer.load().await?;
         let mut report = Report::default();
         let mut note = self.read(&state).await?;
         self.settle(&mut note, &state).await?;
-        let (state, choice) = self.remove(&mut note, state, usual, &mut report).await?;
+        let state = if removes {
+            let (state, choice) = self.remove(&mut note, state, usual, &mut report).await?;
+            let now = self.env.now_ms();
+            note.noted.retain(|id, _| choice.snapshots.contains(id));
+            for id in &choice.snapshots {
+                note.noted.entry(*id).or_insert(now);
+            }
+            report.noted = choice.snapshots;
+            state
+        } else {
+            state
+        };
         self.delete(&mut note, &state, &mut report).await?;
         let now = self.env.now_ms();
-        note.noted.retain(|id, _| choice.snapshots.contains(id));
-        for id in &choice.snapshots {
-            note.noted.entry(*id).or_insert(now);
-        }
-        report.noted = choice.snapshots;
         report.next_ms = note.next_ms(now);
         report.held = note.batches.iter().filter_map(|batch| batch.held.clone()).collect();
         self.write(&note, state.metadata.uuid()).await?;
@@ -436,6 +448,11 @@ fn deadline_ms() -> i64 {
 }
 
 impl Batch {
+    /// When its next step is due.
+    fn due_ms(&self) -> i64 {
+        self.gone_ms.unwrap_or(self.sent_ms).saturating_add(deadline_ms())
+    }
+
     fn is_ripe(&self, now: i64) -> bool {
         let gone = self.gone_ms.is_some_and(|at| now.saturating_sub(at) >= deadline_ms());
         gone && self.compared && self.held.is_none()
@@ -447,7 +464,7 @@ impl Note {
     fn next_ms(&self, now: i64) -> Option<i64> {
         let noted = self.noted.values().map(|at| at.saturating_add(deadline_ms()));
         let open = self.batches.iter().filter(|batch| batch.held.is_none());
-        let batches = open.map(|batch| batch.gone_ms.unwrap_or(batch.sent_ms).saturating_add(deadline_ms()));
+        let batches = open.map(Batch::due_ms);
         noted.chain(batches).min().map(|at| at.max(now))
     }
 }
