@@ -33,6 +33,11 @@ taken, and what earlier runs left behind is deleted under proof. [policy.\"GLOB\
 table say what is due; without either, files are rewritten by the usual rules and no snapshot goes. A table that fails stops no
 other, and makes the exit code 4. A table with nothing due costs one load and no write.";
 
+const HEALTH_DEBT: &str = "\
+Debt is the number of files, delete files included, that readers would not have to open after compaction, and a tenth of the
+snapshots that expiry would remove. Cost is an estimate in seconds of one core. Metadata is the metadata document and the
+manifests of the newest snapshot. What cannot be read, such as columns of unknown types, is said; the rest is shown.";
+
 /// Where help shows the flags of every command.
 const COMMON: &str = "Common options";
 
@@ -101,6 +106,8 @@ pub enum Verb {
     Expire(Expire),
     /// Do for each table what is due: compact, expire, clean up
     Maintain(Maintain),
+    /// Show how tables are, whoever wrote them, and what maintenance would cost and gain
+    Health(HealthOf),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -290,6 +297,40 @@ pub struct Maintain {
     /// Memory that rewrites may take together, about
     #[arg(long, value_name = "SIZE", default_value = "1GiB")]
     pub max_memory: String,
+}
+
+/// Flags of `health`.
+#[derive(Debug, Args)]
+#[command(after_help = HEALTH_DEBT)]
+pub struct HealthOf {
+    /// The tables, as namespace.table, catalog.namespace.table, or a glob over these; all of the catalog unless given
+    #[arg(value_name = "GLOB", default_value = "**")]
+    pub tables: String,
+    /// Which catalog to ask.
+    #[command(flatten)]
+    pub from: CatalogChoice,
+    /// What to sort by, the largest first
+    #[arg(long, value_name = "WHAT", default_value = "debt")]
+    pub sort: HealthSort,
+}
+
+/// What tables are sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HealthSort {
+    /// Files that readers open in vain, and a tenth of the snapshots that could go
+    Debt,
+    /// Data files
+    Files,
+    /// Bytes of data files
+    Size,
+    /// Delete files
+    Deletes,
+    /// Snapshots
+    Snapshots,
+    /// Bytes of the metadata document
+    Metadata,
+    /// The name
+    Name,
 }
 
 /// Which checkpoint, and how careful to be.

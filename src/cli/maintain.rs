@@ -28,8 +28,6 @@ async fn work(flags: &Flags, config: &Config, own: &Maintain) -> Result<Exit> {
     let env = Env::system();
     let memory = compact::memory(&own.max_memory, own.parallel)?;
     let name = table::chosen(config, &own.from, Some(&own.tables))?;
-    let catalog = wiring::catalog(config, &name, &env).await?;
-    let tables = table::matching(&catalog, &name, &own.tables).await?;
     let (disk, hold): (Arc<dyn Disk>, _) = if own.dry_run {
         (Arc::new(MemoryDisk::new()), None)
     } else {
@@ -37,28 +35,46 @@ async fn work(flags: &Flags, config: &Config, own: &Maintain) -> Result<Exit> {
         let hold = disk.hold().await?;
         (Arc::new(disk), Some(hold))
     };
-    let round = Round {
-        env: env.clone(),
-        name,
-        catalog,
-        storage: wiring::storage(config, &env),
-        instance: config.instance.clone(),
-        policies: Arc::new(config.policies.clone()),
-        leftovers: Arc::new(Leftovers::open(disk).await?),
-        notes: Arc::new(LocalDisk::new(config.state_dir.join("expiry"), env.clone())),
-        options: Options {
-            loads: config.maintenance.loads,
-            parallel: usize::try_from(own.parallel).unwrap_or(1),
-            memory,
-            claim: config.maintenance.claim,
-            consent: if own.yes { Consent::All } else { Consent::Named },
-        },
-    };
+    let notes = Arc::new(LocalDisk::new(config.state_dir.join("expiry"), env.clone()));
+    let mut round = round(config, name, &env, disk, notes).await?;
+    round.options.parallel = usize::try_from(own.parallel).unwrap_or(1);
+    round.options.memory = memory;
+    if own.yes {
+        round.options.consent = Consent::All;
+    }
+    let tables = table::matching(&round.catalog, &round.name, &own.tables).await?;
     let reports =
         if own.dry_run { round.preview(&tables).await } else { round.run(&tables, &CancellationToken::new()).await };
     drop(hold);
     answer(flags, &said(&reports))?;
     Ok(if reports.iter().any(TableReport::has_failed) { Exit::Partial } else { Exit::Done })
+}
+
+/// Maintenance of the tables of a catalog; `disk` has what is under way, `notes` the steps of expiry.
+pub(crate) async fn round(
+    config: &Config,
+    name: String,
+    env: &Env,
+    disk: Arc<dyn Disk>,
+    notes: Arc<dyn Disk>,
+) -> Result<Round> {
+    Ok(Round {
+        env: env.clone(),
+        catalog: wiring::catalog(config, &name, env).await?,
+        name,
+        storage: wiring::storage(config, env),
+        instance: config.instance.clone(),
+        policies: Arc::new(config.policies.clone()),
+        leftovers: Arc::new(Leftovers::open(disk).await?),
+        notes,
+        options: Options {
+            loads: config.maintenance.loads,
+            parallel: 1,
+            memory: config.maintenance.memory,
+            claim: config.maintenance.claim,
+            consent: Consent::Named,
+        },
+    })
 }
 
 fn said(reports: &[TableReport]) -> Answer {

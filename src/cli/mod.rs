@@ -10,6 +10,7 @@ mod edit;
 mod expire;
 pub mod files;
 pub mod flags;
+mod health;
 mod live;
 mod maintain;
 pub mod output;
@@ -111,6 +112,7 @@ fn dispatch(flags: &Flags) -> Result<Exit> {
         Verb::Compact(own) => compact::compact(flags, own),
         Verb::Expire(own) => expire::expire(flags, own),
         Verb::Maintain(own) => maintain::maintain(flags, own),
+        Verb::Health(own) => health::health(flags, own),
         Verb::Config(own) => config::config(flags, own),
         Verb::Completions { shell } => {
             let mut script = Vec::new();

@@ -2,6 +2,7 @@
 
 pub mod claim;
 pub mod compaction;
+pub mod debt;
 pub mod expire;
 pub mod expiry;
 pub mod keepers;

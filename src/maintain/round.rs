@@ -194,7 +194,8 @@ impl Round {
         }
     }
 
-    fn committer(&self, table: &TableName) -> Committer {
+    /// What commits to a table.
+    pub(super) fn committer(&self, table: &TableName) -> Committer {
         let (catalog, storage) = (Arc::clone(&self.catalog), self.storage.clone());
         let ledger = Some(self.leftovers.ledger().clone());
         Committer::new(self.env.clone(), catalog, storage, ledger, table.clone(), self.instance.clone())

@@ -222,6 +222,11 @@ impl Upkeep<'_> {
             look.notes.push(Step::new(Job::Compact, End::Left, "format version 1 is not rewritten"));
             return Ok(());
         }
+        if let Some((column, kind)) = state.opaque.first_key_value() {
+            let words = format!("column {column} has type {kind}, which this version does not know");
+            look.notes.push(Step::new(Job::Compact, End::Left, words));
+            return Ok(());
+        }
         if is_settled(state, &policy.compact) {
             return Ok(());
         }
@@ -409,7 +414,8 @@ fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-fn rules(policy: &CompactPolicy) -> Rules {
+/// What compaction goes by, of a policy.
+pub(super) fn rules(policy: &CompactPolicy) -> Rules {
     let policy = plan::Policy {
         files_min: policy.files_min,
         deleted_percent: policy.deleted_percent,
@@ -421,7 +427,8 @@ fn rules(policy: &CompactPolicy) -> Rules {
     Rules { policy, ..Rules::default() }
 }
 
-fn usual(policy: &ExpirePolicy) -> expire::Policy {
+/// What expiry goes by where the table says nothing.
+pub(super) fn usual(policy: &ExpirePolicy) -> expire::Policy {
     let millis = |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
     expire::Policy {
         age_ms: millis(policy.keep),

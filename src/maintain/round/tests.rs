@@ -14,6 +14,7 @@ use crate::compact::merge::files_in;
 use crate::config::load::from_text;
 use crate::daemon::counted::Counted;
 use crate::env::virtual_time::{on_virtual_time, simulated};
+use crate::maintain::debt::Debt;
 use crate::model::change::{Append, Change, Data};
 use crate::model::ids::MAIN;
 use crate::storage::StorageOptions;
@@ -314,5 +315,57 @@ fn files_are_rewritten_within_the_hours_of_the_window_only() {
         assert_eq!(said(&reports[0]), [format!("compact waits: files are rewritten within {window}")]);
         world.round.env.sleep(Duration::from_secs(4 * 3_600)).await;
         assert!(said(&world.run(&tables).await[0])[0].starts_with("compact done: "));
+    });
+}
+
+impl World {
+    async fn debt(&self, table: &TableName) -> Debt {
+        let (_, debt) = self.round.debts(std::slice::from_ref(table)).await.remove(0);
+        debt.expect("looked at")
+    }
+}
+
+#[test]
+fn what_a_table_owes_is_told_without_changing_it() {
+    on_virtual_time(async {
+        let world = World::new("").await;
+        let healthy = world.table("ns.healthy", 1, &[]).await;
+        let table = world.table("ns.t", 7, &[("history.expire.max-snapshot-age-ms", "1000")]).await;
+        world.round.env.sleep(Duration::from_secs(60)).await;
+        let (_, _, writes) = world.requests();
+        let debt = world.debt(&table).await;
+        assert_eq!((debt.files, debt.delete_files, debt.snapshots, debt.expirable), (7, 0, 8, 7));
+        assert_eq!((debt.rewrite, debt.gain(), debt.score()), ((7, 1), 6, 6));
+        assert!(debt.p50_bytes.is_some_and(|p50| p50 * 6 < debt.bytes && debt.bytes < p50 * 8), "{debt:?}");
+        assert!(debt.metadata_bytes > Some(1_000) && debt.manifests == Some(7), "{debt:?}");
+        assert_eq!((debt.writer.as_deref(), debt.keeper, debt.named), (Some("frazil"), None, false));
+        assert_eq!(world.debt(&healthy).await.score(), 0);
+        assert_eq!(world.requests().2, writes);
+    });
+}
+
+#[test]
+fn a_table_with_a_column_of_an_unknown_type_is_looked_at_and_not_rewritten() {
+    on_virtual_time(async {
+        let world = World::new(EVERYWHERE).await;
+        let table = world.table("ns.t", 7, &[]).await;
+        let state = world.round.catalog.load(&table).await.expect("there");
+        let location = state.metadata_location.expect("a document");
+        let document = world.round.storage.read(&location).await.expect("there");
+        let text = String::from_utf8(document.to_vec()).expect("text").replace("\"long\"", "\"variant\"");
+        world.round.storage.write(&location, text.clone().into()).await.expect("written");
+        world.round.env.sleep(Duration::from_secs(3_601)).await;
+        let debt = world.debt(&table).await;
+        assert_eq!((debt.files, debt.snapshots, debt.expirable, debt.p50_bytes), (7, 8, 7, None));
+        assert!(debt.notes.iter().any(|note| note.contains("column n has type variant")), "{:?}", debt.notes);
+        let tables = [table];
+        let said = said(&world.run(&tables).await[0]);
+        let left = "compact left: column n has type variant, which this version does not know";
+        assert!(said[0].contains(left), "{said:?}");
+        // This catalog makes its documents from what we understand: it refuses to lose the column.
+        world.round.env.sleep(Duration::from_secs(601)).await;
+        let reports = world.run(&tables).await;
+        assert!(reports[0].has_failed(), "{:?}", reports[0].steps);
+        assert_eq!(world.round.storage.read(&location).await.expect("there"), text);
     });
 }
