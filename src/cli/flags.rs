@@ -88,8 +88,8 @@ pub enum LogFormat {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Run the pipelines of a configuration until they end or a signal comes
-    Run,
+    /// Run the pipelines of a configuration, and maintain the tables that its policies name, until they end or a signal comes
+    Run(Run),
     /// Say everything that is wrong with a configuration
     Check(Check),
     /// Stream a made-up web shop into local tables, with live numbers
@@ -116,6 +116,14 @@ pub enum Verb {
         /// The shell
         shell: Shell,
     },
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Instead of the setting `role`: all, ingest or maintain
+    #[arg(long, value_name = "ROLE", value_parser = ["all", "ingest", "maintain"])]
+    pub role: Option<String>,
 }
 
 /// Flags of `check`.

@@ -92,7 +92,7 @@ fn start_logs(flags: &Flags) -> Result<()> {
     };
     let colour = if terminal && !variables.contains_key("NO_COLOR") { logs::Colour::Yes } else { logs::Colour::No };
     // Reading commands and the demo show their own answer: only what goes wrong is logged beside it.
-    let usual = if matches!(flags.verb, Verb::Run) { logs::LEVEL } else { "warn" };
+    let usual = if matches!(flags.verb, Verb::Run(_)) { logs::LEVEL } else { "warn" };
     let filter = match (&flags.global.log_level, variables.get("RUST_LOG")) {
         (Some(level), _) => level.as_str(),
         (None, _) if flags.global.quiet => "error",
@@ -104,7 +104,10 @@ fn start_logs(flags: &Flags) -> Result<()> {
 
 fn dispatch(flags: &Flags) -> Result<Exit> {
     match &flags.verb {
-        Verb::Run => process::run_daemon(load(flags)?),
+        Verb::Run(own) => {
+            let role = own.role.iter().map(|role| format!("role={role}"));
+            process::run_daemon(load_with(flags, role)?)
+        }
         Verb::Check(own) => check::check(flags, own),
         Verb::Demo(own) => demo::demo(flags, own),
         Verb::Table(own) => table::table(flags, own),
@@ -125,6 +128,13 @@ fn dispatch(flags: &Flags) -> Result<Exit> {
 /// The configuration that `-c` names, or `frazil.toml` of the working folder.
 fn load(flags: &Flags) -> Result<Loaded> {
     load_or_problems(flags).map_err(Error::from)
+}
+
+/// The same with further settings over it.
+fn load_with(flags: &Flags, more: impl Iterator<Item = String>) -> Result<Loaded> {
+    let file = flags.global.config.clone().or_else(crate::config::load::default_file);
+    let sets: Vec<String> = flags.global.set.iter().cloned().chain(more).collect();
+    crate::config::load::load(file.as_deref(), &sets).map_err(Error::from)
 }
 
 fn load_or_problems(flags: &Flags) -> std::result::Result<Loaded, Problems> {

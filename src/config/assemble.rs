@@ -11,8 +11,8 @@ use crate::config::resolve::Resolved;
 use crate::config::{
     ApiConfig, CatalogConfig, ColumnConfig, CommitConfig, Config, CreateConfig, DecodeConfig, Epoch, FilesConfig,
     Limits, MaintenanceConfig, MetadataColumn, OnChange, OnRollback, PipelineConfig, Policies, RejectLimit,
-    RejectsConfig, RejectsTo, ReplayConfig, RestAuth, RestConfig, SchemaConfig, Secret, SourceConfig, StoreConfig,
-    layout_text,
+    RejectsConfig, RejectsTo, ReplayConfig, RestAuth, RestConfig, Role, SchemaConfig, Secret, SourceConfig,
+    StoreConfig, layout_text,
 };
 use crate::model::ids::PipelineName;
 
@@ -139,6 +139,11 @@ pub(crate) fn assemble(resolved: &Resolved) -> Config {
     Config {
         instance: root.text("instance"),
         state_dir: root.path("state_dir"),
+        role: match root.text("role").as_str() {
+            "ingest" => Role::Ingest,
+            "maintain" => Role::Maintain,
+            _ => Role::All,
+        },
         catalogs: catalogs.collect(),
         stores,
         sources: sources.collect(),

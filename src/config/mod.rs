@@ -38,6 +38,8 @@ pub struct Config {
     pub instance: String,
     /// Where what must survive a crash is kept: the ledger of staged files.
     pub state_dir: PathBuf,
+    /// What this daemon does.
+    pub role: Role,
     /// Catalogs by name.
     pub catalogs: BTreeMap<String, CatalogConfig>,
     /// Stores by URL prefix; the longest prefix of a location wins.
@@ -367,6 +369,30 @@ pub enum MetadataColumn {
     Timestamp,
     /// When this process read it (timestamptz).
     IngestedAt,
+}
+
+/// What a daemon does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// Pipelines and maintenance.
+    #[default]
+    All,
+    /// Pipelines.
+    Ingest,
+    /// Maintenance.
+    Maintain,
+}
+
+impl Role {
+    /// Whether it runs pipelines.
+    pub fn ingests(self) -> bool {
+        self != Self::Maintain
+    }
+
+    /// Whether it maintains tables.
+    pub fn maintains(self) -> bool {
+        self != Self::Ingest
+    }
 }
 
 /// What the daemon's jobs may use.

@@ -116,6 +116,12 @@ pub const FIELDS: &[Field] = &[
         Is("frazil-state"),
         "Folder for what must survive a crash: the ledger of staged files, the list of anchors",
     ),
+    field(
+        "role",
+        Choice(&["all", "ingest", "maintain"]),
+        Is("all"),
+        "What this daemon does: pipelines and maintenance, or one of them, so that one cannot take the memory of the other; give each a `state_dir` of its own",
+    ),
     field("catalog.*.type", Choice(CATALOG_TYPES), Required, "Kind of catalog"),
     typed("rest", "catalog.*.uri", Uri, Required, "Base URI of the REST catalog, before `/v1`"),
     typed("rest", "catalog.*.warehouse", Text, Unset, "Warehouse to ask the REST catalog for"),

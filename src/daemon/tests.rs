@@ -20,7 +20,8 @@ use crate::commit::manifests;
 use crate::commit::proof::Leftover;
 use crate::config::{
     ApiConfig, ColumnConfig, CommitConfig, CreateConfig, DecodeConfig, FilesConfig, Limits, MaintenanceConfig,
-    MetadataColumn, OnChange, OnRollback, Policies, RejectLimit, RejectsConfig, RejectsTo, ReplayConfig, SchemaConfig,
+    MetadataColumn, OnChange, OnRollback, Policies, RejectLimit, RejectsConfig, RejectsTo, ReplayConfig, Role,
+    SchemaConfig,
 };
 use crate::daemon::outage::{Answer, FailingCatalog, FailingStore, Outage};
 use crate::env::virtual_time::{on_virtual_time, simulated};
@@ -64,6 +65,7 @@ pub(super) fn config(table: &str, anchor: Option<&str>, rows: u64) -> Config {
     Config {
         instance: "test".into(),
         state_dir: "/nowhere".into(),
+        role: Role::All,
         catalogs: BTreeMap::new(),
         stores: vec![],
         sources: [(

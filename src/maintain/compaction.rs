@@ -135,6 +135,9 @@ pub struct Compaction<'a> {
     pub wish: Wish,
 }
 
+/// What came of a rewrite.
+type Written = Result<(Work, Rewritten)>;
+
 /// A plan for a table as it was loaded.
 pub struct Planning {
     state: TableState,
@@ -236,8 +239,8 @@ impl Compaction<'_> {
         groups: &'a [Group],
         owner: &LedgerOwner,
         cancel: &CancellationToken,
-    ) -> Vec<(&'a Group, Result<(Work, Rewritten)>)> {
-        let mut rewrites: Vec<BoxFuture<'_, Option<Result<(Work, Rewritten)>>>> = Vec::new();
+    ) -> Vec<(&'a Group, Written)> {
+        let mut rewrites: Vec<BoxFuture<'_, Option<Written>>> = Vec::new();
         for group in groups {
             rewrites.push(self.rewrite_unless(cancel, base, group, owner).boxed());
         }
@@ -251,12 +254,12 @@ impl Compaction<'_> {
         base: &Planning,
         group: &Group,
         owner: &LedgerOwner,
-    ) -> Option<Result<(Work, Rewritten)>> {
+    ) -> Option<Written> {
         if cancel.is_cancelled() { None } else { Some(self.rewrite(base, group, owner).await) }
     }
 
     /// Rewrites one group.
-    async fn rewrite(&self, base: &Planning, group: &Group, owner: &LedgerOwner) -> Result<(Work, Rewritten)> {
+    async fn rewrite(&self, base: &Planning, group: &Group, owner: &LedgerOwner) -> Written {
         let storage = self.committer.storage().clone();
         let ledger = self.leftovers.ledger().clone();
         let rewriter = Rewriter {

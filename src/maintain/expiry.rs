@@ -164,7 +164,7 @@ impl Expiry<'_> {
     /// As [`Expiry::preview`].
     pub async fn preview_of(&self, state: &TableState, usual: &Policy) -> Result<Preview> {
         let choice = self.choose(state, usual)?;
-        let gone = Gone::of(&state, &choice.snapshots);
+        let gone = Gone::of(state, &choice.snapshots);
         let stays = |id: i64| !choice.snapshots.contains(&id);
         let dead = dead(self.committer.storage(), state, stays, &gone, self.pace.parallel).await?;
         Ok(Preview { choice, dead })

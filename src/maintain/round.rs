@@ -75,7 +75,7 @@ pub struct TableReport {
 impl TableReport {
     /// Whether something did not work.
     pub fn has_failed(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step.end, End::Failed(_)))
+        self.steps.iter().any(Step::has_failed)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Looking costs one load of the table, its manifests where its summary does not rule out that a rewrite pays, and no write.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use iceberg::spec::FormatVersion;
 use tokio_util::sync::CancellationToken;
@@ -121,6 +122,26 @@ impl Step {
     }
 }
 
+impl Step {
+    /// Whether it did not work.
+    pub fn has_failed(&self) -> bool {
+        self.error().is_some()
+    }
+
+    /// Whether something was done.
+    pub fn is_done(&self) -> bool {
+        matches!(self.end, End::Done)
+    }
+
+    /// Why it did not work.
+    pub fn error(&self) -> Option<&Error> {
+        match &self.end {
+            End::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
 /// Whether tables that no policy names lose snapshots too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consent {
@@ -149,6 +170,8 @@ pub struct Look {
     pub notes: Vec<Step>,
     /// When the next step of expiry is due, in milliseconds since the epoch.
     pub next_ms: Option<i64>,
+    /// How often the table is looked at.
+    pub every: Duration,
 }
 
 impl Look {
@@ -195,7 +218,7 @@ pub struct Upkeep<'a> {
 impl Upkeep<'_> {
     /// What is due on the table, loaded as `state`. Changes nothing.
     pub async fn look(&mut self, state: &TableState, policy: &Policy) -> Look {
-        let mut look = Look::default();
+        let mut look = Look { every: policy.every, ..Look::default() };
         if let Some(keeper) = Keeper::of(state) {
             let words = format!("{} manages it ({})", keeper.name, keeper.sign);
             look.notes.push(Step::new(Job::Look, End::Left, words));
@@ -282,7 +305,7 @@ impl Upkeep<'_> {
                 if !worth && !files {
                     return Ok(());
                 }
-                let old = show_duration(std::time::Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)));
+                let old = show_duration(Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)));
                 let words = match worth {
                     true => format!("{snapshots} of {all} snapshots are older than {old}"),
                     false => "files of removed snapshots can go".to_owned(),
@@ -429,7 +452,7 @@ pub(super) fn rules(policy: &CompactPolicy) -> Rules {
 
 /// What expiry goes by where the table says nothing.
 pub(super) fn usual(policy: &ExpirePolicy) -> expire::Policy {
-    let millis = |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
     expire::Policy {
         age_ms: millis(policy.keep),
         count_min: policy.min_snapshots,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use frazil::config::{
     ApiConfig, ColumnConfig, CommitConfig, Config, CreateConfig, DecodeConfig, FilesConfig, Limits, MaintenanceConfig,
     MetadataColumn, OnChange, OnRollback, PipelineConfig, Policies, RejectLimit, RejectsConfig, RejectsTo,
-    ReplayConfig, SchemaConfig, SourceConfig,
+    ReplayConfig, Role, SchemaConfig, SourceConfig,
 };
 use frazil::env::Env;
 use frazil::model::ids::{MAIN, PipelineName, TableName};
@@ -256,6 +256,7 @@ impl Scenario {
         Config {
             instance: instance.into(),
             state_dir: "/nowhere".into(),
+            role: Role::All,
             catalogs: BTreeMap::new(),
             stores: vec![],
             sources,
