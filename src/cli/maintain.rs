@@ -63,6 +63,8 @@ pub(crate) async fn round(
         catalog: wiring::catalog(config, &name, env).await?,
         name,
         storage: wiring::storage(config, env),
+        // Beside the daemon of this configuration.
+        holder: format!("frazil maintain of {}", config.instance),
         instance: config.instance.clone(),
         policies: Arc::new(config.policies.clone()),
         leftovers: Arc::new(Leftovers::open(disk).await?),

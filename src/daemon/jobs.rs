@@ -23,10 +23,12 @@ use crate::maintain::upkeep::{Consent, Job, Look, Step};
 use crate::model::ids::TableName;
 use crate::storage::disk::{Disk, PartOfDisk};
 use crate::telemetry::metrics::Metrics;
-use crate::write::budget::{Budget, Grant, Wanted};
+use crate::write::budget::{Grant, Wanted};
 
 /// How often the tables of the catalogs are listed.
-const LIST_EVERY: Duration = Duration::from_secs(300);
+const LIST_EVERY: Duration = Duration::from_secs(60);
+/// How often it is asked which tables this process writes to: they are there before a listing names them.
+const ASK_EVERY: Duration = Duration::from_secs(5);
 /// A new table is looked at within this time, so that a start is no burst.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
 /// How often it is asked whether memory is free now.
@@ -72,9 +74,9 @@ enum Event {
 /// The jobs of a daemon.
 pub(crate) struct Jobs {
     env: Env,
+    shared: Shared,
     rounds: Vec<Round>,
     settings: MaintenanceConfig,
-    budget: Budget,
     metrics: Metrics,
     health: Health,
     tables: BTreeMap<Key, Entry>,
@@ -116,6 +118,7 @@ impl Jobs {
             catalog: Arc::clone(catalog),
             storage: shared.storage.clone(),
             instance: shared.instance.to_string(),
+            holder: shared.instance.to_string(),
             policies: Arc::new(config.policies.clone()),
             leftovers: Arc::clone(&leftovers),
             notes: Arc::clone(&notes),
@@ -123,9 +126,9 @@ impl Jobs {
         };
         Ok(Self {
             env: shared.env.clone(),
+            shared: shared.clone(),
             rounds: shared.catalogs.iter().map(round).collect(),
             settings,
-            budget: shared.budget.clone(),
             metrics,
             health,
             tables: BTreeMap::new(),
@@ -173,6 +176,11 @@ impl Jobs {
                 self.spawn(None, async move { Event::Listed(at, tables_below(&catalog, &[]).await) });
             }
         }
+        for (catalog, table) in self.shared.written_to() {
+            if let Some(at) = self.rounds.iter().position(|round| round.name == catalog) {
+                self.add(at, table);
+            }
+        }
         let looking = self.tables.values().filter(|entry| entry.state == State::Looking).count();
         let due = self.tables.iter().filter(|(_, entry)| entry.state == State::Idle && entry.due_ms <= now);
         let due: Vec<Key> = due.map(|(key, _)| key.clone()).take(self.settings.loads.saturating_sub(looking)).collect();
@@ -215,7 +223,7 @@ impl Jobs {
         let (heavy, light) = (queued(true), queued(false));
         if let Some((_, key)) = heavy.filter(|_| running < self.settings.parallel) {
             let bytes = self.settings.memory / self.settings.parallel.max(1) as u64;
-            let wanted = self.wanted.take().unwrap_or_else(|| self.budget.want(bytes));
+            let wanted = self.wanted.take().unwrap_or_else(|| self.shared.budget.want(bytes));
             match wanted.take() {
                 Ok(grant) => return Some((key, Some(grant))),
                 Err(wanted) => self.wanted = Some(wanted),
@@ -230,8 +238,8 @@ impl Jobs {
         }
         let idle = self.tables.values().filter(|entry| entry.state == State::Idle).map(|entry| entry.due_ms);
         let next = idle.chain([self.list_ms]).min().unwrap_or(i64::MAX);
-        let wait = next.saturating_sub(self.env.now_ms()).clamp(1, 86_400_000);
-        Duration::from_millis(u64::try_from(wait).unwrap_or(1))
+        let wait = next.saturating_sub(self.env.now_ms()).max(1);
+        Duration::from_millis(u64::try_from(wait).unwrap_or(1)).min(ASK_EVERY)
     }
 
     fn take(&mut self, ended: std::result::Result<(Id, Event), JoinError>) {
@@ -266,17 +274,23 @@ impl Jobs {
         let named: Vec<TableName> =
             tables.into_iter().filter(|table| round.policies.names(&round.name, table)).collect();
         self.tables.retain(|(own, table), entry| *own != at || entry.state != State::Idle || named.contains(table));
-        let now = self.env.now_ms();
         for table in named {
-            let first = i64::try_from(self.env.below(FIRST_LOOK.as_millis() as u64)).unwrap_or(0);
-            self.tables.entry((at, table)).or_insert(Entry {
-                state: State::Idle,
-                due_ms: now.saturating_add(first),
-                every: LIST_EVERY,
-                failures: 0,
-                last: Vec::new(),
-            });
+            self.add(at, table);
         }
+    }
+
+    /// Takes care of a table from now on, if a policy names it.
+    fn add(&mut self, at: usize, table: TableName) {
+        let round = &self.rounds[at];
+        let key = (at, table);
+        if self.tables.contains_key(&key) || !round.policies.names(&round.name, &key.1) {
+            return;
+        }
+        let first = u64::try_from(FIRST_LOOK.as_millis()).unwrap_or(u64::MAX);
+        let first = i64::try_from(self.env.below(first)).unwrap_or(0);
+        let due_ms = self.env.now_ms().saturating_add(first);
+        let entry = Entry { state: State::Idle, due_ms, every: LIST_EVERY, failures: 0, last: Vec::new() };
+        self.tables.insert(key, entry);
     }
 
     fn looked(&mut self, key: &Key, look: Result<Look>) {

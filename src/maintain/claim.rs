@@ -49,7 +49,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Claims a table for `holder`, for so long if it is not renewed.
+    /// Claims a table for `holder`, for so long if it is not renewed. A claim that the same holder left behind when it died is its own.
     ///
     /// # Errors
     /// Whatever the store says: then nothing is claimed, and nothing depends on it.
@@ -136,6 +136,7 @@ impl Claim {
         let now = self.env.now_ms();
         let holds = note.v == VERSION
             && note.token != self.token
+            && note.holder != self.holder
             && note.until_ms > now
             && note.until_ms.saturating_sub(now) < AHEAD_MAX_MS;
         Ok(holds.then_some(Held { holder: note.holder, until_ms: note.until_ms }))

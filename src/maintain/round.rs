@@ -49,8 +49,10 @@ pub struct Round {
     pub catalog: Arc<dyn Catalog>,
     /// The process's stores.
     pub storage: Storage,
-    /// Names this process in claims.
+    /// Names this process in commits.
     pub instance: String,
+    /// Names it in claims: no other process that is alive has this name.
+    pub holder: String,
     /// What applies to which table.
     pub policies: Arc<Policies>,
     /// Where files under way are noted.
@@ -146,7 +148,7 @@ impl Round {
         let mut committer = self.committer(table);
         let state = committer.load().await?;
         let policy = self.policies.policy(&self.name, table, state.metadata.properties())?;
-        let claim = Claim::take(&self.env, committer.storage(), &state, &self.instance, self.options.claim).await;
+        let claim = Claim::take(&self.env, committer.storage(), &state, &self.holder, self.options.claim).await;
         let claim = match claim {
             Ok(Ok(claim)) => Some(claim),
             Ok(Err(held)) => {

@@ -48,6 +48,7 @@ impl World {
             catalog: Arc::new(Counted::new(truth, metrics.clone())),
             storage,
             instance: "one".to_owned(),
+            holder: "one".to_owned(),
             policies: Arc::new(from_text("t", policies.to_owned(), &[]).expect("valid").config.policies),
             leftovers: Arc::new(Leftovers::open(Arc::new(MemoryDisk::new())).await.expect("opens")),
             notes: Arc::new(MemoryDisk::new()),
@@ -284,6 +285,7 @@ fn a_table_that_another_process_looks_after_is_left_to_it_until_its_claim_expire
         let mine = take("one").await.expect("the store answers").expect("free");
         other.release().await;
         assert!(take("three").await.expect("the store answers").is_err());
+        drop(take("one").await.expect("the store answers").expect("what it left behind when it died"));
         mine.release().await;
         assert!(take("three").await.expect("the store answers").is_ok());
     });
