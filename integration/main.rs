@@ -23,6 +23,7 @@ mod readers;
 
 mod compaction;
 mod local;
+mod maintenance;
 mod refused;
 mod remote;
 mod store;

@@ -55,6 +55,29 @@ pub struct Env {
     clock: Arc<dyn Clock>,
     chance: Arc<Mutex<StdRng>>,
     offload: Offload,
+    pace: Option<Arc<Pace>>,
+}
+
+/// How much CPU work is done on average: what was done beyond it is waited off.
+struct Pace {
+    cores: f64,
+    /// Milliseconds of work that are ahead of the pace, and when that was so.
+    ahead: Mutex<(f64, i64)>,
+}
+
+impl Pace {
+    /// Notes work, and answers how many milliseconds it is ahead of the pace.
+    fn note(&self, now_ms: i64, worked_ms: i64) -> f64 {
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = float(now_ms.saturating_sub(ahead.1).max(0));
+        *ahead = ((ahead.0 - passed * self.cores).max(0.0) + float(worked_ms.max(0)), now_ms);
+        ahead.0
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // milliseconds of minutes
+fn float(millis: i64) -> f64 {
+    millis as f64
 }
 
 impl Env {
@@ -65,12 +88,13 @@ impl Env {
             clock: Arc::new(SystemClock),
             chance: Arc::new(Mutex::new(StdRng::from_os_rng())),
             offload: Offload::Threads,
+            pace: None,
         }
     }
 
     /// A clock and a seed of the caller's; CPU work runs inline, so that one thread does everything.
     pub fn simulated(clock: Arc<dyn Clock>, seed: u64) -> Self {
-        Self { clock, chance: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))), offload: Offload::Inline }
+        Self { clock, chance: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))), offload: Offload::Inline, pace: None }
     }
 
     /// Milliseconds since the Unix epoch.
@@ -130,11 +154,31 @@ impl Env {
         half + Duration::from_micros(self.below(spread.saturating_add(1)))
     }
 
-    /// Runs CPU-heavy `work` off the async threads.
+    /// The same, whose CPU work takes so many cores on average, and not more: work waits for that of before. Clones share it.
+    #[must_use]
+    pub fn paced(&self, cores: f64) -> Self {
+        let pace = Pace { cores: cores.max(0.001), ahead: Mutex::new((0.0, self.now_ms())) };
+        Self { pace: Some(Arc::new(pace)), ..self.clone() }
+    }
+
+    /// Runs CPU-heavy `work` off the async threads, at this environment's pace.
     ///
     /// # Errors
     /// `Internal` when the work panics.
     pub async fn offload<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let Some(pace) = &self.pace else { return self.offload_now(work).await };
+        let ahead = pace.note(self.now_ms(), 0);
+        if ahead > 0.0 {
+            self.sleep(Duration::from_secs_f64(ahead / pace.cores / 1_000.0)).await;
+        }
+        let begun = self.now_ms();
+        let done = self.offload_now(work).await;
+        let now = self.now_ms();
+        pace.note(now, now.saturating_sub(begun));
+        done
+    }
+
+    async fn offload_now<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         match self.offload {
             Offload::Inline => Ok(work()),
             #[allow(clippy::disallowed_methods)] // the one home of blocking work
@@ -176,5 +220,15 @@ mod tests {
             let wait = env.backoff(base, max, attempt);
             assert!(wait <= max && wait >= base / 2, "attempt {attempt}: {wait:?}");
         }
+    }
+
+    #[test]
+    fn work_beyond_the_pace_is_waited_off() {
+        let pace = Pace { cores: 0.25, ahead: Mutex::new((0.0, 1_000)) };
+        assert_eq!(pace.note(1_000, 0), 0.0, "the first piece begins at once");
+        // 100 ms of work, of which 25 ms are within the pace.
+        assert_eq!(pace.note(1_100, 100), 100.0);
+        assert_eq!(pace.note(1_300, 0), 50.0);
+        assert_eq!(pace.note(9_000, 0), 0.0, "idle time is not saved up");
     }
 }

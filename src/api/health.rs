@@ -48,17 +48,32 @@ impl PipelineHealth {
     }
 }
 
-/// The health of all pipelines: cheap to clone, clones share one state.
+/// How maintenance of one table is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobHealth {
+    /// `idle`, `queued`, `running` or `failing`.
+    pub state: &'static str,
+    /// What was done or found last, and why.
+    pub last: Vec<String>,
+    /// When it is looked at next, in milliseconds since the epoch.
+    pub next_ms: i64,
+    /// Failures in a row.
+    pub failures: u32,
+}
+
+/// The health of all pipelines and jobs: cheap to clone, clones share one state.
 #[derive(Debug, Clone)]
 pub struct Health {
     pipelines: Arc<Mutex<BTreeMap<PipelineName, PipelineHealth>>>,
+    /// By table, with its catalog; nothing where no jobs run.
+    jobs: Arc<Mutex<Option<BTreeMap<String, JobHealth>>>>,
     metrics: Metrics,
 }
 
 impl Health {
     /// No pipeline yet. Each change is counted in `metrics` as well.
     pub fn new(metrics: Metrics) -> Self {
-        Self { pipelines: Arc::default(), metrics }
+        Self { pipelines: Arc::default(), jobs: Arc::default(), metrics }
     }
 
     /// This pipeline is so from now on.
@@ -72,10 +87,37 @@ impl Health {
         self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether every pipeline runs or has finished; before the daemon named any, none does.
+    /// Jobs run, and maintenance of these tables is so.
+    pub fn set_jobs(&self, jobs: BTreeMap<String, JobHealth>) {
+        *self.jobs.lock().unwrap_or_else(PoisonError::into_inner) = Some(jobs);
+    }
+
+    /// Maintenance of all tables, in order; nothing where no jobs run.
+    pub fn jobs(&self) -> Option<BTreeMap<String, JobHealth>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether every pipeline runs or has finished; before the daemon named any, or began with its jobs, it does not. A job that
+    /// fails is tried again and makes nothing unready.
     pub fn is_ready(&self) -> bool {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         let held = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        !held.is_empty() && held.values().all(PipelineHealth::is_ready)
+        (jobs || !held.is_empty()) && held.values().all(PipelineHealth::is_ready)
+    }
+
+    /// What `/status` answers: pipelines as for `/readyz`, and the jobs.
+    pub fn status(&self) -> Value {
+        let jobs = self.jobs().map(|jobs| {
+            let entry = |(table, job): (String, JobHealth)| {
+                let next = chrono::DateTime::from_timestamp_millis(job.next_ms);
+                let next = next.map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true));
+                (table, json!({ "state": job.state, "last": job.last, "next": next, "failures": job.failures }))
+            };
+            jobs.into_iter().map(entry).collect::<serde_json::Map<String, Value>>()
+        });
+        let mut status = self.to_json();
+        status["jobs"] = json!(jobs);
+        status
     }
 
     /// What `/readyz` answers.

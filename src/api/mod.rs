@@ -3,7 +3,7 @@
 mod health;
 mod server;
 
-pub use health::{Health, PipelineHealth};
+pub use health::{Health, JobHealth, PipelineHealth};
 pub use server::Server;
 
 #[cfg(test)]

@@ -150,6 +150,7 @@ fn router(shared: Shared) -> Router {
     let open = Router::new().route("/livez", get(livez)).route("/readyz", get(readyz));
     let guarded = Router::new()
         .route("/metrics", get(metrics))
+        .route("/status", get(status))
         .fallback(|| async { (StatusCode::NOT_FOUND, "not found\n") })
         .layer(from_fn_with_state(shared.clone(), require_token));
     open.merge(guarded).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(shared)
@@ -170,6 +171,10 @@ async fn require_token(State(shared): State<Shared>, request: Request, next: Nex
 
 async fn metrics(State(shared): State<Shared>) -> Response {
     ([(header::CONTENT_TYPE, OPENMETRICS)], Body::from(shared.metrics.to_openmetrics())).into_response()
+}
+
+async fn status(State(shared): State<Shared>) -> Response {
+    axum::Json(shared.health.status()).into_response()
 }
 
 async fn livez() -> &'static str {

@@ -61,6 +61,8 @@ pub fn apply(
     stamp: Stamp,
 ) -> Result<Applied> {
     let within = |e: Error| e.within(format!("commit to table {table}"));
+    // The new document is made from what was understood of the old one.
+    base.map_or(Ok(()), TableState::check_known)?;
     for requirement in requirements {
         check(requirement, base).map_err(within)?;
     }
@@ -345,6 +347,7 @@ fn state_of(table: &TableName, metadata: TableMetadata, mut value: Value, locati
         metadata: Arc::new(metadata),
         refs: Arc::new(refs),
         metadata_location: Some(location),
+        opaque: Arc::default(),
         config: Arc::default(),
     })
 }

@@ -16,6 +16,7 @@ pub mod documents;
 pub mod embedded;
 pub(crate) mod faulty;
 mod http;
+pub mod listing;
 pub mod memory;
 pub mod outcome;
 mod paths;

@@ -14,8 +14,9 @@ use crate::config::Config;
 use crate::config::quantity::{self, BYTES_HINT};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
-use crate::maintain::compaction::{Compaction, Fate, Planned, Report, Wish};
+use crate::maintain::compaction::{Compaction, Fate, Planned, Report, Rules, Wish};
 use crate::maintain::leftovers::Leftovers;
+use crate::maintain::partitions::PartitionFilter;
 use crate::model::ids::TableName;
 use crate::storage::disk::{Disk, Hold, LocalDisk, MemoryDisk};
 
@@ -31,9 +32,10 @@ pub(crate) fn compact(flags: &Flags, own: &Compact) -> Result<Exit> {
 
 async fn work(flags: &Flags, config: &Config, own: &Compact) -> Result<Exit> {
     let env = Env::system();
-    let wish = wish(own)?;
+    let (wish, rules) = (wish(own)?, rules(own)?);
     let catalog = table::chosen(config, &own.from, Some(&own.tables))?;
-    let tables = table::matching(config, &catalog, &own.tables, &env).await?;
+    let source = wiring::catalog(config, &catalog, &env).await?;
+    let tables = table::matching(&source, &catalog, &own.tables).await?;
     let folder: PathBuf = config.state_dir.join("compact");
     let (disk, hold): (Arc<dyn Disk>, Option<Hold>) = if own.dry_run {
         (Arc::new(MemoryDisk::new()), None)
@@ -45,7 +47,7 @@ async fn work(flags: &Flags, config: &Config, own: &Compact) -> Result<Exit> {
     let leftovers = Leftovers::open(disk).await?;
     let mut outcomes: Vec<Outcome> = Vec::new();
     for name in tables {
-        let report = one(config, &catalog, &name, own, wish, &leftovers, &env).await;
+        let report = one(config, &catalog, &name, (own, &rules), wish, &leftovers, &env).await;
         outcomes.push((name, report));
     }
     drop(hold);
@@ -62,29 +64,46 @@ async fn one(
     config: &Config,
     catalog: &str,
     name: &TableName,
-    own: &Compact,
+    (own, rules): (&Compact, &Rules),
     wish: Wish,
     leftovers: &Leftovers,
     env: &Env,
 ) -> Result<Report> {
     let (mut committer, _) = wiring::committer(config, catalog, name, env, Some(leftovers.ledger())).await?;
     let mut compaction = Compaction { env, committer: &mut committer, leftovers, wish };
-    if own.dry_run { compaction.preview().await } else { compaction.run(&CancellationToken::new()).await }
+    if own.dry_run {
+        compaction.preview(rules).await
+    } else {
+        compaction.run_by(rules, &CancellationToken::new()).await
+    }
+}
+
+fn rules(own: &Compact) -> Result<Rules> {
+    let only = own.only.as_deref().map(PartitionFilter::parse).transpose()?;
+    let parallel = usize::try_from(own.parallel).unwrap_or(1);
+    Ok(Rules { branch: own.branch.clone(), only, parallel, ..Rules::default() })
 }
 
 fn wish(own: &Compact) -> Result<Wish> {
-    let bytes = |flag: &str, text: &str| {
-        let read = quantity::bytes(text).filter(|bytes| *bytes > 0);
-        read.ok_or_else(|| Error::new(ErrorKind::Config, format!("{flag} cannot be {text:?}")).with_hint(BYTES_HINT))
-    };
     let target_bytes = own.target_file_size.as_deref().map(|text| bytes("--target-file-size", text)).transpose()?;
-    let memory = bytes("--max-memory", &own.max_memory)?;
-    if memory < MEMORY_MIN {
-        let least = output::bytes(MEMORY_MIN);
-        return Err(Error::new(ErrorKind::Config, format!("--max-memory cannot be {:?}", own.max_memory))
-            .with_hint(format!("a rewrite needs at least {least}")));
-    }
+    let memory = memory(&own.max_memory, own.parallel)?;
     Ok(Wish { target_bytes, rewrite_all: own.rewrite_all, memory })
+}
+
+fn bytes(flag: &str, text: &str) -> Result<u64> {
+    let read = quantity::bytes(text).filter(|bytes| *bytes > 0);
+    read.ok_or_else(|| Error::new(ErrorKind::Config, format!("{flag} cannot be {text:?}")).with_hint(BYTES_HINT))
+}
+
+/// What `--max-memory` says, enough for so many rewrites.
+pub(crate) fn memory(text: &str, parallel: u32) -> Result<u64> {
+    let memory = bytes("--max-memory", text)?;
+    if memory / u64::from(parallel.max(1)) < MEMORY_MIN {
+        let least = output::bytes(MEMORY_MIN);
+        return Err(Error::new(ErrorKind::Config, format!("--max-memory cannot be {text:?}"))
+            .with_hint(format!("each rewrite needs at least {least}: give more, or lower --parallel")));
+    }
+    Ok(memory)
 }
 
 fn said(outcomes: &[Outcome], own: &Compact) -> Answer {

@@ -82,6 +82,12 @@ fn show_text(state: &TableState, schema: &Value, spec: &Value, order: &Value) ->
     for field in schema["fields"].as_array().into_iter().flatten() {
         field_rows(field, "", &mut rows);
     }
+    for row in &mut rows {
+        let opaque = row.get(1).and_then(|name| state.opaque.get(name)).cloned();
+        if let (Some(kind), Some(cell)) = (opaque, row.get_mut(2)) {
+            *cell = format!("{kind} (unknown here)");
+        }
+    }
     text.push('\n');
     let head = [
         ("id", Align::Right),

@@ -38,7 +38,8 @@ async fn work(flags: &Flags, config: &Config, own: &Expire) -> Result<Exit> {
     let env = Env::system();
     let wish = wish(own)?;
     let catalog = table::chosen(config, &own.from, Some(&own.tables))?;
-    let tables = table::matching(config, &catalog, &own.tables, &env).await?;
+    let source = wiring::catalog(config, &catalog, &env).await?;
+    let tables = table::matching(&source, &catalog, &own.tables).await?;
     if !own.dry_run && !own.yes && !output::confirmed(&question(&tables, own), "Go on? [y/N]")? {
         return Ok(Exit::Failed);
     }

@@ -14,6 +14,7 @@ Exit codes:
   1    it did not work
   2    the configuration or the command line is wrong
   3    a pipeline halted and needs an operator
+  4    maintenance failed for some tables and was done for the others
   130  interrupted before it was done";
 
 const EXPIRE_STEPS: &str = "\
@@ -25,6 +26,17 @@ const COMPACT_GROUPS: &str = "\
 Files are rewritten in groups, one partition at a time, and committed as they are done, small groups together: rows stay as they
 are, deletes are applied. Writers go on meanwhile; what they made void is given up and planned again the next time. A group that
 cannot be rewritten right is refused and says why. Small files are merged when a partition has five of them, or enough for one whole file.";
+
+const MAINTAIN_DUE: &str = "\
+The form for cron: every table is looked at once, and what is due is done: small files are rewritten, the next step of expiry is
+taken, and what earlier runs left behind is deleted under proof. [policy.\"GLOB\"] of the configuration and frazil.policy.* of a
+table say what is due; without either, files are rewritten by the usual rules and no snapshot goes. A table that fails stops no
+other, and makes the exit code 4. A table with nothing due costs one load and no write.";
+
+const HEALTH_DEBT: &str = "\
+Debt is the number of files, delete files included, that readers would not have to open after compaction, and a tenth of the
+snapshots that expiry would remove. Cost is an estimate in seconds of one core. Metadata is the metadata document and the
+manifests of the newest snapshot. What cannot be read, such as columns of unknown types, is said; the rest is shown.";
 
 /// Where help shows the flags of every command.
 const COMMON: &str = "Common options";
@@ -76,8 +88,8 @@ pub enum LogFormat {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Run the pipelines of a configuration until they end or a signal comes
-    Run,
+    /// Run the pipelines of a configuration, and maintain the tables that its policies name, until they end or a signal comes
+    Run(Run),
     /// Say everything that is wrong with a configuration
     Check(Check),
     /// Stream a made-up web shop into local tables, with live numbers
@@ -92,6 +104,10 @@ pub enum Verb {
     Compact(Compact),
     /// Remove old snapshots, and the files that only they reach
     Expire(Expire),
+    /// Do for each table what is due: compact, expire, clean up
+    Maintain(Maintain),
+    /// Show how tables are, whoever wrote them, and what maintenance would cost and gain
+    Health(HealthOf),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -100,6 +116,14 @@ pub enum Verb {
         /// The shell
         shell: Shell,
     },
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Instead of the setting `role`: all, ingest or maintain
+    #[arg(long, value_name = "ROLE", value_parser = ["all", "ingest", "maintain"])]
+    pub role: Option<String>,
 }
 
 /// Flags of `check`.
@@ -212,7 +236,16 @@ pub struct Compact {
     /// Rewrite every file, whether it pays or not
     #[arg(long)]
     pub rewrite_all: bool,
-    /// Memory that a rewrite may take, about
+    /// Only partitions of which this holds, as in "order_ts_day >= 2026-11-01 and region = 'EU'"
+    #[arg(long = "where", value_name = "CONDITIONS")]
+    pub only: Option<String>,
+    /// The branch whose files are rewritten
+    #[arg(long, value_name = "NAME", default_value = MAIN)]
+    pub branch: String,
+    /// Groups of files that are rewritten at once; each has its part of --max-memory
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    pub parallel: u32,
+    /// Memory that rewrites may take together, about
     #[arg(long, value_name = "SIZE", default_value = "1GiB")]
     pub max_memory: String,
 }
@@ -248,6 +281,64 @@ pub struct Expire {
     /// Forget removals whose files stay because the catalog may have dropped a ref with them
     #[arg(long, conflicts_with_all = ["dry_run", "wait"])]
     pub release_held: bool,
+}
+
+/// Flags of `maintain`.
+#[derive(Debug, Args)]
+#[command(after_help = MAINTAIN_DUE)]
+pub struct Maintain {
+    /// The tables, as namespace.table, catalog.namespace.table, or a glob over these; all of the catalog unless given
+    #[arg(value_name = "GLOB", default_value = "**")]
+    pub tables: String,
+    /// Which catalog to ask.
+    #[command(flatten)]
+    pub from: CatalogChoice,
+    /// Show what is due, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Remove old snapshots of tables too that no policy names
+    #[arg(long)]
+    pub yes: bool,
+    /// Tables that are worked on at once; each has its part of --max-memory
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    pub parallel: u32,
+    /// Memory that rewrites may take together, about
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    pub max_memory: String,
+}
+
+/// Flags of `health`.
+#[derive(Debug, Args)]
+#[command(after_help = HEALTH_DEBT)]
+pub struct HealthOf {
+    /// The tables, as namespace.table, catalog.namespace.table, or a glob over these; all of the catalog unless given
+    #[arg(value_name = "GLOB", default_value = "**")]
+    pub tables: String,
+    /// Which catalog to ask.
+    #[command(flatten)]
+    pub from: CatalogChoice,
+    /// What to sort by, the largest first
+    #[arg(long, value_name = "WHAT", default_value = "debt")]
+    pub sort: HealthSort,
+}
+
+/// What tables are sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HealthSort {
+    /// Files that readers open in vain, and a tenth of the snapshots that could go
+    Debt,
+    /// Data files
+    Files,
+    /// Bytes of data files
+    Size,
+    /// Delete files
+    Deletes,
+    /// Snapshots
+    Snapshots,
+    /// Bytes of the metadata document
+    Metadata,
+    /// The name
+    Name,
 }
 
 /// Which checkpoint, and how careful to be.

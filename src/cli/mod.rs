@@ -10,7 +10,9 @@ mod edit;
 mod expire;
 pub mod files;
 pub mod flags;
+mod health;
 mod live;
+mod maintain;
 pub mod output;
 mod process;
 mod table;
@@ -40,6 +42,8 @@ pub enum Exit {
     Usage,
     /// A pipeline halted and needs an operator.
     Halted,
+    /// Some tables could not be maintained; the others were.
+    Partial,
     /// A signal ended it before it was done.
     Interrupted,
 }
@@ -52,6 +56,7 @@ impl Exit {
             Self::Failed => 1,
             Self::Usage => 2,
             Self::Halted => 3,
+            Self::Partial => 4,
             Self::Interrupted => 130,
         }
     }
@@ -87,7 +92,7 @@ fn start_logs(flags: &Flags) -> Result<()> {
     };
     let colour = if terminal && !variables.contains_key("NO_COLOR") { logs::Colour::Yes } else { logs::Colour::No };
     // Reading commands and the demo show their own answer: only what goes wrong is logged beside it.
-    let usual = if matches!(flags.verb, Verb::Run) { logs::LEVEL } else { "warn" };
+    let usual = if matches!(flags.verb, Verb::Run(_)) { logs::LEVEL } else { "warn" };
     let filter = match (&flags.global.log_level, variables.get("RUST_LOG")) {
         (Some(level), _) => level.as_str(),
         (None, _) if flags.global.quiet => "error",
@@ -99,13 +104,18 @@ fn start_logs(flags: &Flags) -> Result<()> {
 
 fn dispatch(flags: &Flags) -> Result<Exit> {
     match &flags.verb {
-        Verb::Run => process::run_daemon(load(flags)?),
+        Verb::Run(own) => {
+            let role = own.role.iter().map(|role| format!("role={role}"));
+            process::run_daemon(load_with(flags, role)?)
+        }
         Verb::Check(own) => check::check(flags, own),
         Verb::Demo(own) => demo::demo(flags, own),
         Verb::Table(own) => table::table(flags, own),
         Verb::Checkpoint(own) => edit::edit(flags, own),
         Verb::Compact(own) => compact::compact(flags, own),
         Verb::Expire(own) => expire::expire(flags, own),
+        Verb::Maintain(own) => maintain::maintain(flags, own),
+        Verb::Health(own) => health::health(flags, own),
         Verb::Config(own) => config::config(flags, own),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
@@ -118,6 +128,13 @@ fn dispatch(flags: &Flags) -> Result<Exit> {
 /// The configuration that `-c` names, or `frazil.toml` of the working folder.
 fn load(flags: &Flags) -> Result<Loaded> {
     load_or_problems(flags).map_err(Error::from)
+}
+
+/// The same with further settings over it.
+fn load_with(flags: &Flags, more: impl Iterator<Item = String>) -> Result<Loaded> {
+    let file = flags.global.config.clone().or_else(crate::config::load::default_file);
+    let sets: Vec<String> = flags.global.set.iter().cloned().chain(more).collect();
+    crate::config::load::load(file.as_deref(), &sets).map_err(Error::from)
 }
 
 fn load_or_problems(flags: &Flags) -> std::result::Result<Loaded, Problems> {

@@ -126,20 +126,7 @@ pub fn record(entries: &[(&str, Option<String>)]) -> String {
     entries.iter().filter_map(line).collect()
 }
 
-/// Bytes for people: three figures and a unit.
-pub fn bytes(value: u64) -> String {
-    const UNITS: &[&str] = &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut unit = 0;
-    let mut rest = value;
-    let mut below = 0;
-    while rest >= 1024 && unit + 1 < UNITS.len() {
-        below = rest % 1024;
-        rest /= 1024;
-        unit += 1;
-    }
-    let name = UNITS.get(unit).copied().unwrap_or("B");
-    if unit == 0 || rest >= 100 { format!("{rest} {name}") } else { format!("{rest}.{} {name}", below * 10 / 1024) }
-}
+pub use crate::config::quantity::show_size as bytes;
 
 /// A count for people: groups of three.
 pub fn count(value: u64) -> String {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{Health, PipelineHealth, Server};
 use crate::cli::{Exit, no_file, wiring};
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, Role};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::telemetry::metrics::Metrics;
@@ -143,7 +143,12 @@ pub(crate) fn run_daemon(loaded: Loaded) -> Result<Exit> {
     if loaded.file.is_empty() && config.pipelines.is_empty() {
         return Err(no_file());
     }
-    if config.pipelines.is_empty() {
+    if config.role == Role::Maintain && config.policies.is_empty() {
+        return Err(Error::new(ErrorKind::Config, format!("{} has no policy", loaded.file))
+            .with_hint("add [policy.\"GLOB\"] for the tables to maintain, or run without --role maintain"));
+    }
+    let idle = !config.role.maintains() || config.policies.is_empty();
+    if config.pipelines.is_empty() && idle {
         return Err(Error::new(ErrorKind::Config, format!("{} has no pipeline", loaded.file))
             .with_hint("add [pipeline.NAME] with a source and a table, or name another file with -c"));
     }

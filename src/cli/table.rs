@@ -5,6 +5,7 @@ use std::sync::Arc;
 use globset::GlobBuilder;
 
 use crate::catalog::Catalog;
+use crate::catalog::listing::tables_below;
 use crate::cli::flags::{CatalogChoice, Flags, TableChoice, TableVerb};
 use crate::cli::output::Answer;
 use crate::cli::{Exit, answer, block_on, checkpoint, describe, files, load, wiring};
@@ -14,9 +15,6 @@ use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
-
-/// The most namespaces that a listing walks through.
-const NAMESPACES_MAX: usize = 10_000;
 
 /// The name of a catalog that the command line describes by itself.
 const DIRECT: &str = "direct";
@@ -41,7 +39,7 @@ async fn ask(config: &Config, verb: &TableVerb) -> Result<Answer> {
             let name = chosen(config, from, None)?;
             let catalog = wiring::catalog(config, &name, &env).await?;
             let below: Vec<String> = namespace.iter().flat_map(|text| text.split('.')).map(str::to_owned).collect();
-            Ok(describe::list(&walk(&catalog, &below).await?))
+            Ok(describe::list(&tables_below(&catalog, &below).await?))
         }
         TableVerb::Show(choice) => Ok(describe::show(&state(config, choice, &env).await?)),
         TableVerb::History(choice) => Ok(describe::history(&state(config, choice, &env).await?)),
@@ -67,31 +65,11 @@ async fn state(config: &Config, choice: &TableChoice, env: &Env) -> Result<Table
     })
 }
 
-/// All tables at or below a namespace, in order.
-pub(crate) async fn walk(catalog: &Arc<dyn Catalog>, below: &[String]) -> Result<Vec<TableName>> {
-    let mut open = vec![below.to_vec()];
-    let mut tables = Vec::new();
-    let mut seen = 0;
-    while let Some(namespace) = open.pop() {
-        seen += 1;
-        if seen > NAMESPACES_MAX {
-            return Err(Error::new(ErrorKind::Unsupported, format!("there are more than {NAMESPACES_MAX} namespaces"))
-                .with_hint("list below one of them with --namespace"));
-        }
-        if !namespace.is_empty() {
-            tables.extend(catalog.tables(&namespace).await?);
-        }
-        open.extend(catalog.namespaces(&namespace).await?);
-    }
-    tables.sort();
-    Ok(tables)
-}
-
 /// The tables of the catalog whose name, with or without the catalog's, matches.
-pub(crate) async fn matching(config: &Config, catalog: &str, glob: &str, env: &Env) -> Result<Vec<TableName>> {
+pub(crate) async fn matching(source: &Arc<dyn Catalog>, catalog: &str, glob: &str) -> Result<Vec<TableName>> {
     let matcher = GlobBuilder::new(glob).build();
     let matcher = matcher.context(ErrorKind::Config, || format!("glob {glob:?}"))?.compile_matcher();
-    let all = walk(&wiring::catalog(config, catalog, env).await?, &[]).await?;
+    let all = tables_below(source, &[]).await?;
     let meant = |name: &TableName| matcher.is_match(name.to_string()) || matcher.is_match(format!("{catalog}.{name}"));
     let found: Vec<TableName> = all.into_iter().filter(meant).collect();
     if found.is_empty() {

@@ -81,7 +81,8 @@ pub async fn committer(
     Ok((committer, state))
 }
 
-fn storage(config: &Config, env: &Env) -> Storage {
+/// The stores of a configuration.
+pub(crate) fn storage(config: &Config, env: &Env) -> Storage {
     Storage::new(StorageOptions::of(config), env.clone())
 }
 

@@ -329,6 +329,9 @@ fn check(change: &Change, base: &TableState) -> Result<()> {
         return Err(Error::new(ErrorKind::Unsupported, format!("table {} has format version 1", base.name))
             .with_hint("upgrade it: set the table property format-version to 2"));
     }
+    if change.data.is_some() || change.evolve.is_some() {
+        base.check_known()?;
+    }
     let else_than_removal = change.data.is_some()
         || change.delta.is_some()
         || change.evolve.is_some()

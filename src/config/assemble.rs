@@ -10,8 +10,9 @@ use crate::config::reading::Value;
 use crate::config::resolve::Resolved;
 use crate::config::{
     ApiConfig, CatalogConfig, ColumnConfig, CommitConfig, Config, CreateConfig, DecodeConfig, Epoch, FilesConfig,
-    Limits, MetadataColumn, OnChange, OnRollback, PipelineConfig, RejectLimit, RejectsConfig, RejectsTo, ReplayConfig,
-    RestAuth, RestConfig, SchemaConfig, Secret, SourceConfig, StoreConfig, layout_text,
+    Limits, MaintenanceConfig, MetadataColumn, OnChange, OnRollback, PipelineConfig, Policies, RejectLimit,
+    RejectsConfig, RejectsTo, ReplayConfig, RestAuth, RestConfig, Role, SchemaConfig, Secret, SourceConfig,
+    StoreConfig, layout_text,
 };
 use crate::model::ids::PipelineName;
 
@@ -138,10 +139,23 @@ pub(crate) fn assemble(resolved: &Resolved) -> Config {
     Config {
         instance: root.text("instance"),
         state_dir: root.path("state_dir"),
+        role: match root.text("role").as_str() {
+            "ingest" => Role::Ingest,
+            "maintain" => Role::Maintain,
+            _ => Role::All,
+        },
         catalogs: catalogs.collect(),
         stores,
         sources: sources.collect(),
         pipelines: pipelines.collect(),
+        policies: Policies::of(resolved),
+        maintenance: MaintenanceConfig {
+            cpu: root.reject_limit("maintenance.cpu").share,
+            memory: root.number("maintenance.memory"),
+            parallel: root.size("maintenance.parallel"),
+            loads: root.size("maintenance.loads"),
+            claim: root.duration("maintenance.claim"),
+        },
         limits: Limits {
             memory: root.number("limits.memory"),
             open_files: root.size("limits.open_files"),

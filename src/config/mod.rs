@@ -8,6 +8,7 @@ mod assemble;
 mod document;
 pub mod layout_text;
 pub mod load;
+pub mod policy;
 pub mod problem;
 pub mod quantity;
 mod reading;
@@ -16,8 +17,10 @@ pub mod resolve;
 mod show;
 pub mod stores;
 mod validate;
+pub mod window;
 
 pub use load::{Layers, Loaded};
+pub use policy::Policies;
 pub use problem::{Problem, Problems};
 pub use resolve::Resolved;
 
@@ -35,6 +38,8 @@ pub struct Config {
     pub instance: String,
     /// Where what must survive a crash is kept: the ledger of staged files.
     pub state_dir: PathBuf,
+    /// What this daemon does.
+    pub role: Role,
     /// Catalogs by name.
     pub catalogs: BTreeMap<String, CatalogConfig>,
     /// Stores by URL prefix; the longest prefix of a location wins.
@@ -43,6 +48,10 @@ pub struct Config {
     pub sources: BTreeMap<String, SourceConfig>,
     /// Pipelines by name.
     pub pipelines: BTreeMap<PipelineName, PipelineConfig>,
+    /// How tables are kept small, by globs over their names.
+    pub policies: Policies,
+    /// What the daemon's jobs may use.
+    pub maintenance: MaintenanceConfig,
     /// Limits over the whole process.
     pub limits: Limits,
     /// The HTTP listener for metrics and health.
@@ -360,6 +369,51 @@ pub enum MetadataColumn {
     Timestamp,
     /// When this process read it (timestamptz).
     IngestedAt,
+}
+
+/// What a daemon does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// Pipelines and maintenance.
+    #[default]
+    All,
+    /// Pipelines.
+    Ingest,
+    /// Maintenance.
+    Maintain,
+}
+
+impl Role {
+    /// Whether it runs pipelines.
+    pub fn ingests(self) -> bool {
+        self != Self::Maintain
+    }
+
+    /// Whether it maintains tables.
+    pub fn maintains(self) -> bool {
+        self != Self::Ingest
+    }
+}
+
+/// What the daemon's jobs may use.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MaintenanceConfig {
+    /// Share of the workers that rewrites may use on average, from 0 to 1.
+    pub cpu: f64,
+    /// Bytes that rewrites may hold together.
+    pub memory: u64,
+    /// Tables that are rewritten at once.
+    pub parallel: usize,
+    /// Tables that are looked at at once.
+    pub loads: usize,
+    /// How long a claim on a table holds.
+    pub claim: Duration,
+}
+
+impl Default for MaintenanceConfig {
+    fn default() -> Self {
+        Self { cpu: 0.15, memory: 256 << 20, parallel: 1, loads: 8, claim: Duration::from_secs(300) }
+    }
 }
 
 /// Limits over the whole process.

@@ -82,6 +82,21 @@ pub fn show_duration(value: Duration) -> String {
     }
 }
 
+/// Bytes for people: three figures and a unit.
+pub fn show_size(value: u64) -> String {
+    const UNITS: &[&str] = &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut unit = 0;
+    let mut rest = value;
+    let mut below = 0;
+    while rest >= 1024 && unit + 1 < UNITS.len() {
+        below = rest % 1024;
+        rest /= 1024;
+        unit += 1;
+    }
+    let name = UNITS.get(unit).copied().unwrap_or("B");
+    if unit == 0 || rest >= 100 { format!("{rest} {name}") } else { format!("{rest}.{} {name}", below * 10 / 1024) }
+}
+
 /// A share and its window.
 pub fn show_share_in(value: f64, window: Option<u64>) -> String {
     let share = show_share(value);

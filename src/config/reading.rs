@@ -10,6 +10,7 @@ use crate::config::problem::Problems;
 use crate::config::quantity::{self, BYTES_HINT, DURATION_HINT, show_bytes, show_millis};
 use crate::config::reference::Kind;
 use crate::config::resolve::Surroundings;
+use crate::config::window::{WINDOW_HINT, Window};
 
 /// The shortest and the longest window that a share is taken over.
 const WINDOW_MS: (u64, u64) = (1_000, 86_400_000);
@@ -62,6 +63,7 @@ impl Reader<'_> {
             Kind::Choices(words) => self.map(node, |reader, node| reader.choice(node, words)).map(Value::Texts),
             Kind::Secrets => self.map(node, |reader, node| reader.option(node)).map(Value::Secrets),
             Kind::List => self.list(node),
+            Kind::Window => self.window(node),
         }
     }
 
@@ -104,6 +106,17 @@ impl Reader<'_> {
             Err(error) => {
                 let message = format!("{text:?} is no glob: {}", error.kind());
                 self.wrong(node, message, "`*` matches within a name, `**/` any folders, `{a,b}` one of several");
+                None
+            }
+        }
+    }
+
+    fn window(&mut self, node: &Node) -> Option<Value> {
+        let text = self.text(node)?;
+        match Window::parse(&text) {
+            Ok(_) => Some(Value::Text(text)),
+            Err(message) => {
+                self.wrong(node, message, WINDOW_HINT);
                 None
             }
         }

@@ -54,6 +54,8 @@ pub enum Kind {
     Choices(&'static [&'static str]),
     /// A list of texts.
     List,
+    /// Hours of the day.
+    Window,
 }
 
 /// What a setting is when nobody says.
@@ -65,6 +67,8 @@ pub enum Preset {
     Unset,
     /// This text, read as from a file.
     Is(&'static str),
+    /// This text, where neither another policy nor the table says anything.
+    Usually(&'static str),
     /// An empty list or table.
     Empty,
     /// The host's name.
@@ -75,8 +79,9 @@ pub enum Preset {
 
 use Kind::{
     Address, Bytes, Choice, Choices, Count, Duration, Flag, Glob, List, Path, Secret, Secrets, Share, Text, Texts, Uri,
+    Window,
 };
-use Preset::{Empty, Host, Is, Processors, Required, Unset};
+use Preset::{Empty, Host, Is, Processors, Required, Unset, Usually};
 
 const MS: u64 = 1;
 const SECOND: u64 = 1_000;
@@ -110,6 +115,12 @@ pub const FIELDS: &[Field] = &[
         Path,
         Is("frazil-state"),
         "Folder for what must survive a crash: the ledger of staged files, the list of anchors",
+    ),
+    field(
+        "role",
+        Choice(&["all", "ingest", "maintain"]),
+        Is("all"),
+        "What this daemon does: pipelines and maintenance, or one of them, so that one cannot take the memory of the other; give each a `state_dir` of its own",
     ),
     field("catalog.*.type", Choice(CATALOG_TYPES), Required, "Kind of catalog"),
     typed("rest", "catalog.*.uri", Uri, Required, "Base URI of the REST catalog, before `/v1`"),
@@ -304,6 +315,99 @@ pub const FIELDS: &[Field] = &[
         "Metadata columns to add: `column = \"origin\" | \"partition\" | \"number\" | \"timestamp\" | \"ingested_at\"`",
     ),
     field(
+        "policy.*.every",
+        Duration(SECOND, 30 * DAY),
+        Usually("5m"),
+        "How often a table is looked at, give or take a tenth",
+    ),
+    field(
+        "policy.*.window",
+        Window,
+        Unset,
+        "Hours of the day in which files are rewritten, such as `20:00-06:00 Europe/Vienna`, UTC without a zone; always when unset",
+    ),
+    field("policy.*.compact.enabled", Flag, Usually("true"), "Rewrite small files, and files with deletes"),
+    field(
+        "policy.*.compact.target_file_size",
+        Bytes(MIB, 64 * GIB),
+        Usually("512MiB"),
+        "Bytes that a data file should have, unless the table says `write.target-file-size-bytes`",
+    ),
+    field(
+        "policy.*.compact.quiet",
+        Duration(0, 30 * DAY),
+        Usually("15m"),
+        "A partition that got a file in this time is left alone, unless deletes weigh on it or it has `hot_files_max` small files",
+    ),
+    field(
+        "policy.*.compact.hot_files_max",
+        Count(2, 1_000_000),
+        Usually("50"),
+        "So many small files are merged though their partition is still written to",
+    ),
+    field(
+        "policy.*.compact.files_min",
+        Count(2, 1_000_000),
+        Usually("5"),
+        "So many small files of one partition are merged, however few bytes they have together",
+    ),
+    field(
+        "policy.*.compact.deletes_max",
+        Count(1, 1_000_000),
+        Usually("10"),
+        "A file is rewritten when so many delete files reach it",
+    ),
+    field(
+        "policy.*.compact.deleted_percent",
+        Count(1, 100),
+        Usually("30"),
+        "A file is rewritten when so many hundredths of its rows are known to be deleted",
+    ),
+    field("policy.*.expire.enabled", Flag, Usually("true"), "Remove old snapshots, and the files that only they reach"),
+    field(
+        "policy.*.expire.keep",
+        Duration(60 * SECOND, 36_500 * DAY),
+        Usually("5d"),
+        "Younger snapshots stay, unless the table says `history.expire.max-snapshot-age-ms`",
+    ),
+    field(
+        "policy.*.expire.min_snapshots",
+        Count(1, 1_000_000),
+        Usually("1"),
+        "So many of each branch stay, however old, unless the table says `history.expire.min-snapshots-to-keep`",
+    ),
+    field(
+        "policy.*.expire.max_ref_age",
+        Duration(60 * SECOND, 36_500 * DAY),
+        Unset,
+        "Older tags and branches go, but `main`, unless the table says `history.expire.max-ref-age-ms`; none when unset",
+    ),
+    field(
+        "maintenance.cpu",
+        Share,
+        Is("15%"),
+        "Share of `limits.workers` that the daemon's rewrites may use on average; ingest has the rest",
+    ),
+    field(
+        "maintenance.memory",
+        Bytes(64 * MIB, 64 * TIB),
+        Is("256MiB"),
+        "Bytes that rewrites may hold together; part of `limits.memory`, at most half of it",
+    ),
+    field(
+        "maintenance.parallel",
+        Count(1, 1_024),
+        Is("1"),
+        "Tables that are rewritten at once; each has its part of `maintenance.memory`",
+    ),
+    field("maintenance.loads", Count(1, 1_024), Is("8"), "Tables that are looked at at once"),
+    field(
+        "maintenance.claim",
+        Duration(10 * SECOND, DAY),
+        Is("5m"),
+        "How long a daemon's claim on a table holds when it is not renewed; others leave the table alone meanwhile",
+    ),
+    field(
         "limits.memory",
         Bytes(32 * MIB, 64 * TIB),
         Is("1GiB"),
@@ -355,6 +459,7 @@ impl Kind {
             Secrets => "table of secrets".to_owned(),
             Choices(_) => "table of words".to_owned(),
             List => "list of texts".to_owned(),
+            Window => "hours, and a time zone".to_owned(),
         }
     }
 }
@@ -364,7 +469,7 @@ impl Preset {
         match self {
             Required => "**required**".to_owned(),
             Unset => "unset".to_owned(),
-            Is(text) => format!("`{text}`"),
+            Is(text) | Usually(text) => format!("`{text}`"),
             Empty => "empty".to_owned(),
             Host => "the host's name".to_owned(),
             Processors => "number of processors".to_owned(),
@@ -390,6 +495,13 @@ quoted: `--set 'store.\"s3://lake\".region=eu-north-1'`). `frazil check -c FILE`
 - **path**: relative ones start at the working folder.
 ";
 
+const POLICY: &str = "\
+How tables are kept small, by globs over `catalog.namespace.table` and `namespace.table`. The daemon maintains the tables that a
+policy names, and no others. Each setting is taken from the nearest glob that says it: the one with most characters that are no
+wildcards. A table property `frazil.policy.SETTING`, such as `frazil.policy.compact.quiet` = `1h`, wins over every glob, and
+Iceberg's own properties (`write.target-file-size-bytes`, `history.expire.*`) win over both.
+";
+
 /// docs/configuration.md.
 pub fn page() -> String {
     let mut page = INTRODUCTION.to_owned();
@@ -401,10 +513,15 @@ pub fn page() -> String {
             let title = match own {
                 "" => "Top level".to_owned(),
                 "catalog" | "source" | "pipeline" => format!("`[{own}.NAME]`"),
+                "policy" => "`[policy.\"GLOB\"]`".to_owned(),
                 "store" => "`[store.\"URL\"]`".to_owned(),
                 _ => format!("`[{own}]`"),
             };
-            let _ = write!(page, "\n## {title}\n\n| setting | takes | default | meaning |\n|---|---|---|---|\n");
+            let _ = write!(page, "\n## {title}\n");
+            if own == "policy" {
+                let _ = write!(page, "\n{POLICY}");
+            }
+            let _ = write!(page, "\n| setting | takes | default | meaning |\n|---|---|---|---|\n");
         }
         let only = if field.only.is_empty() { String::new() } else { format!(" (`type = \"{}\"`)", field.only) };
         let _ = writeln!(

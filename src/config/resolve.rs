@@ -211,7 +211,7 @@ impl Walk<'_> {
                 let hint = format!("add {part} = … ({})", field.kind.words().replace('`', ""));
                 return self.problems.add_with_hint(place, &names, "this is required and missing", hint);
             }
-            Preset::Unset => return,
+            Preset::Unset | Preset::Usually(_) => return,
             Preset::Empty => {
                 let value = if matches!(field.kind, Kind::List) {
                     Value::List(Vec::new())
@@ -254,6 +254,13 @@ impl Walk<'_> {
                 let hint =
                     "write the scheme and the bucket, such as [store.\"s3://bucket\"], without a slash at the end";
                 self.problems.add_with_hint(place, &full, "this is no prefix of locations", hint);
+            }
+            return;
+        }
+        if section == "policy" {
+            if let Err(error) = globset::Glob::new(name) {
+                let hint = "write a glob over catalog.namespace.table, such as \"lake.raw.*\"";
+                self.problems.add_with_hint(place, &full, format!("{name:?} is no glob: {}", error.kind()), hint);
             }
             return;
         }

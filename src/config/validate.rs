@@ -10,6 +10,9 @@ use crate::config::reading::Value;
 use crate::config::resolve::Resolved;
 use crate::config::{Config, PipelineConfig, SourceConfig, stores};
 
+/// The least memory that a rewrite gets by with, as `compact::merge` has it.
+const REWRITE_MIN: u64 = 64 << 20;
+
 /// Checks across settings.
 pub(crate) fn validate(config: &Config, resolved: &Resolved, problems: &mut Problems) {
     let mut check = Check { config, resolved, problems };
@@ -17,6 +20,7 @@ pub(crate) fn validate(config: &Config, resolved: &Resolved, problems: &mut Prob
     check.catalogs();
     check.api();
     check.limits();
+    check.maintenance();
     check.stdin();
     check.stores();
     for (name, pipeline) in &config.pipelines {
@@ -89,6 +93,26 @@ impl Check<'_> {
             );
             let hint = "keep it at or below a quarter of limits.memory";
             self.problem(&["source", name, "row_bytes_max"], message, hint);
+        }
+    }
+
+    fn maintenance(&mut self) {
+        let path = ["maintenance", "cpu"];
+        let share = self.resolved.setting(&path).map(|setting| &setting.value);
+        if matches!(share, Some(Value::Share(_, Some(_)))) || matches!(share, Some(Value::Share(0.0, _))) {
+            self.problem(&path, "this is a share above 0%, without a time", "write it as \"15%\"");
+        }
+        let (own, all) = (self.config.maintenance.memory, self.config.limits.memory);
+        if !self.config.policies.is_empty() && own > all / 2 {
+            let message = format!("{} is more than half of limits.memory = {}", show_bytes(own), show_bytes(all));
+            let hint = "rewrites share limits.memory with ingest: raise it, or lower maintenance.memory";
+            self.problem(&["maintenance", "memory"], message, hint);
+        }
+        let each = own / self.config.maintenance.parallel.max(1) as u64;
+        if own > 0 && each < REWRITE_MIN {
+            let message = format!("each rewrite would have {} only", show_bytes(each));
+            let hint = format!("give each {} or more, or lower maintenance.parallel", show_bytes(REWRITE_MIN));
+            self.problem(&["maintenance", "parallel"], message, hint);
         }
     }
 

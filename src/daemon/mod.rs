@@ -4,6 +4,7 @@ pub(crate) mod counted;
 pub(crate) mod creation;
 pub mod driver;
 pub(crate) mod epoch;
+pub(crate) mod jobs;
 pub(crate) mod lane;
 pub(crate) mod leftovers;
 pub(crate) mod opening;
@@ -24,10 +25,11 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{Health, PipelineHealth};
 use crate::catalog::embedded::{Claim, EmbeddedCatalog};
 use crate::catalog::{Catalog, connect};
-use crate::config::{CatalogConfig, Config, PipelineConfig, SourceConfig};
+use crate::config::{CatalogConfig, Config, PipelineConfig, Role, SourceConfig};
 use crate::daemon::counted::Counted;
 use crate::daemon::creation::Creation;
 use crate::daemon::driver::Cadence;
+use crate::daemon::jobs::Jobs;
 use crate::daemon::lane::LaneOptions;
 use crate::daemon::pipeline::{Epoch, Pipeline};
 use crate::daemon::tables::Shared;
@@ -84,6 +86,7 @@ pub struct Stores {
 pub struct Daemon {
     shared: Shared,
     pipelines: Vec<Pipeline>,
+    jobs: Option<Jobs>,
     watches: Vec<Arc<Watch>>,
     metrics: Metrics,
     grace: Duration,
@@ -108,8 +111,9 @@ impl Daemon {
         let mut catalogs: BTreeMap<String, Arc<dyn Catalog>> = BTreeMap::new();
         let mut claims = Vec::new();
         for (name, catalog) in &config.catalogs {
-            let opened =
-                open_catalog(catalog, env, &storage, stop).await.map_err(|e| e.within(format!("catalog {name}")))?;
+            let opened = open_catalog(catalog, config.role, env, &storage, stop)
+                .await
+                .map_err(|e| e.within(format!("catalog {name}")))?;
             catalogs.insert(name.clone(), opened.0);
             claims.extend(opened.1);
         }
@@ -128,21 +132,28 @@ impl Daemon {
         let counted = |catalog| Arc::new(Counted::new(catalog, face.metrics.clone())) as Arc<dyn Catalog>;
         let catalogs = catalogs.into_iter().map(|(name, catalog)| (name, counted(catalog))).collect();
         let anchors = Anchors::open(Arc::clone(&disk)).await?;
-        let ledger = Ledger::open(disk, ENTRIES_MAX).await?;
+        let ledger = Ledger::open(Arc::clone(&disk), ENTRIES_MAX).await?;
         let budget = Budget::new(config.limits.memory);
         let shared = Shared::new(env.clone(), &config.instance, storage, (ledger, anchors), budget, catalogs);
         let hard = CancellationToken::new();
         let mut pipelines = Vec::new();
         let mut watches = Vec::new();
-        for (name, settings) in &config.pipelines {
+        for (name, settings) in config.pipelines.iter().filter(|_| config.role.ingests()) {
             let watch = Arc::new(Watch::new(name.clone(), face.metrics.clone(), face.health.clone()));
             watches.push(Arc::clone(&watch));
             let source = open_source(config, name, settings, &shared)?;
             pipelines.push(pipeline(config, name, settings, &shared, source, watch, hard.clone())?);
         }
+        let maintains = config.role.maintains() && !config.policies.is_empty();
+        let jobs = if maintains {
+            Some(Jobs::new(config, &shared, &disk, face.metrics.clone(), face.health).await?)
+        } else {
+            None
+        };
         Ok(Self {
             shared,
             pipelines,
+            jobs,
             watches,
             metrics: face.metrics,
             grace: config.shutdown_grace,
@@ -161,7 +172,10 @@ impl Daemon {
     ///
     /// The answer has how each pipeline ended.
     pub async fn run(self, stop: CancellationToken) -> BTreeMap<PipelineName, Result<()>> {
-        let Self { shared, pipelines, watches, metrics, grace, hard, claims } = self;
+        let Self { shared, pipelines, jobs, watches, metrics, grace, hard, claims } = self;
+        let alone = pipelines.is_empty();
+        let end_of_jobs = stop.child_token();
+        let jobs = jobs.map(|jobs| tokio::spawn(jobs.run(end_of_jobs.clone(), grace)));
         let mut running = JoinSet::new();
         // Before a pipeline begins: what it stages from now on is no leftover.
         let left = shared.ledger.open_entries();
@@ -198,6 +212,16 @@ impl Daemon {
                         ended.insert(name, Err(failed));
                     }
                 }
+            }
+        }
+        if let Some(jobs) = jobs {
+            if alone {
+                stop.cancelled().await;
+            }
+            // Cut off after its own grace, so that it always ends.
+            end_of_jobs.cancel();
+            if let Err(error) = jobs.await {
+                tracing::error!("the task of the jobs failed: {error}");
             }
         }
         timer.abort();
@@ -240,6 +264,7 @@ async fn measure(shared: Shared, metrics: Metrics) {
 
 async fn open_catalog(
     config: &CatalogConfig,
+    role: Role,
     env: &Env,
     storage: &Storage,
     stop: &CancellationToken,
@@ -248,8 +273,9 @@ async fn open_catalog(
     let resolver: crate::catalog::documents::Resolver = Arc::new(move |location| stores.resolve(location));
     if let CatalogConfig::Embedded { path, warehouse } = config {
         let catalog = EmbeddedCatalog::open(env, path, warehouse, resolver).await?;
-        let claim = catalog.claim().await?;
-        return Ok((Arc::new(catalog), Some(claim)));
+        // A process that only maintains works beside the one that ingests.
+        let claim = if role.ingests() { Some(catalog.claim().await?) } else { None };
+        return Ok((Arc::new(catalog), claim));
     }
     let mut attempt = 0_u32;
     loop {

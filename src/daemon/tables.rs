@@ -71,6 +71,11 @@ impl Shared {
         self.catalogs.get(name).ok_or_else(missing)
     }
 
+    /// The tables that this process writes to, each with its catalog.
+    pub fn written_to(&self) -> Vec<(String, TableName)> {
+        self.actors.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
     /// The actor of a table, started when it is first asked for.
     ///
     /// # Errors

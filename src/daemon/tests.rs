@@ -19,8 +19,9 @@ use crate::catalog::memory::MemoryCatalog;
 use crate::commit::manifests;
 use crate::commit::proof::Leftover;
 use crate::config::{
-    ApiConfig, ColumnConfig, CommitConfig, CreateConfig, DecodeConfig, FilesConfig, Limits, MetadataColumn, OnChange,
-    OnRollback, RejectLimit, RejectsConfig, RejectsTo, ReplayConfig, SchemaConfig,
+    ApiConfig, ColumnConfig, CommitConfig, CreateConfig, DecodeConfig, FilesConfig, Limits, MaintenanceConfig,
+    MetadataColumn, OnChange, OnRollback, Policies, RejectLimit, RejectsConfig, RejectsTo, ReplayConfig, Role,
+    SchemaConfig,
 };
 use crate::daemon::outage::{Answer, FailingCatalog, FailingStore, Outage};
 use crate::env::virtual_time::{on_virtual_time, simulated};
@@ -64,6 +65,7 @@ pub(super) fn config(table: &str, anchor: Option<&str>, rows: u64) -> Config {
     Config {
         instance: "test".into(),
         state_dir: "/nowhere".into(),
+        role: Role::All,
         catalogs: BTreeMap::new(),
         stores: vec![],
         sources: [(
@@ -72,6 +74,8 @@ pub(super) fn config(table: &str, anchor: Option<&str>, rows: u64) -> Config {
         )]
         .into(),
         pipelines: [(PipelineName::new("p"), pipeline)].into(),
+        policies: Policies::default(),
+        maintenance: MaintenanceConfig::default(),
         limits: Limits {
             memory: 256 << 20,
             open_files: 8,

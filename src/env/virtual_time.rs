@@ -24,7 +24,15 @@ impl Clock for PausedClock {
 /// An environment on virtual time, within [`on_virtual_time`].
 #[allow(clippy::disallowed_methods)] // the base of virtual time
 pub(crate) fn simulated(seed: u64) -> Env {
-    Env::simulated(Arc::new(PausedClock(tokio::time::Instant::now(), SystemClock.now_ms())), seed)
+    simulated_ago(seed, Duration::ZERO)
+}
+
+/// The same on a clock that is behind the machine's: what the crate stamps without asking is never earlier than what we stamp, for
+/// as much virtual time.
+#[allow(clippy::disallowed_methods)] // the base of virtual time
+pub(crate) fn simulated_ago(seed: u64, behind: Duration) -> Env {
+    let behind = i64::try_from(behind.as_millis()).expect("small");
+    Env::simulated(Arc::new(PausedClock(tokio::time::Instant::now(), SystemClock.now_ms() - behind)), seed)
 }
 
 /// Runs `work` on one thread, where hours of sleep cost nothing.

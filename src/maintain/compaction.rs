@@ -4,6 +4,9 @@
 //! A group that cannot be rewritten right is refused with file, column and reason; a batch that others made void meanwhile is
 //! lost and planned anew the next time. What they leave behind is cleaned up under proof.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::{self, StreamExt};
 use iceberg::spec::{FormatVersion, PartitionSpec};
 use tokio_util::sync::CancellationToken;
 
@@ -14,13 +17,14 @@ use crate::compact::merge::{Rewriter, Rewritten, Work, files_in};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::maintain::leftovers::{Leftovers, Swept};
+use crate::maintain::partitions::PartitionFilter;
 use crate::maintain::plan::{Group, Plan, Policy, plan};
 use crate::model::change::{Change, Data, Replace};
 use crate::model::ids::MAIN;
 use crate::model::table::TableState;
 use crate::storage::ledger::LedgerOwner;
 use crate::write::layout::TableLayout;
-use crate::write::path::partition_path;
+use crate::write::path::{partition_path, partition_values};
 use crate::write::properties::WriteProperties;
 
 /// Times that a commit whose end is not known is gone on with before it is left to a later run.
@@ -41,6 +45,26 @@ pub struct Wish {
     pub rewrite_all: bool,
     /// Bytes of memory that a rewrite may take, about.
     pub memory: u64,
+}
+
+/// What a run goes by, beside the wish.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// When a rewrite pays. Its target size counts where neither wish nor table have one; spec and `rewrite_all` are not used.
+    pub policy: Policy,
+    /// The branch whose files are rewritten.
+    pub branch: String,
+    /// The partitions that are rewritten; all when nothing is said.
+    pub only: Option<PartitionFilter>,
+    /// Groups that are rewritten at once; each has its part of the memory.
+    pub parallel: usize,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        let target = WriteProperties::default().target_file_bytes;
+        Self { policy: Policy::new(target, 0), branch: MAIN.to_owned(), only: None, parallel: 1 }
+    }
 }
 
 /// A group, said for people and programs.
@@ -111,12 +135,16 @@ pub struct Compaction<'a> {
     pub wish: Wish,
 }
 
-/// What a run works on.
-struct Planning {
+/// What came of a rewrite.
+type Written = Result<(Work, Rewritten)>;
+
+/// A plan for a table as it was loaded.
+pub struct Planning {
     state: TableState,
     files: LiveFiles,
     plan: Plan,
     layout: TableLayout,
+    rules: Rules,
 }
 
 impl Compaction<'_> {
@@ -124,12 +152,10 @@ impl Compaction<'_> {
     ///
     /// # Errors
     /// Whatever catalog and store say; `Unsupported` for a table that cannot be rewritten.
-    pub async fn preview(&mut self) -> Result<Report> {
+    pub async fn preview(&mut self, rules: &Rules) -> Result<Report> {
         let state = self.committer.load().await?;
-        let Some(base) = self.base(state).await? else { return Ok(Report::default()) };
-        let mut report = base.report();
-        report.groups = base.plan.groups.iter().map(|group| (base.planned(group), None)).collect();
-        Ok(report)
+        let base = self.plan(state, rules).await?;
+        Ok(base.map(|base| base.preview()).unwrap_or_default())
     }
 
     /// Rewrites what pays.
@@ -137,53 +163,103 @@ impl Compaction<'_> {
     /// # Errors
     /// As [`Compaction::preview`]. What becomes of single groups is in the report.
     pub async fn run(&mut self, cancel: &CancellationToken) -> Result<Report> {
-        let state = self.committer.load().await?;
-        let swept = self.leftovers.sweep(self.env, self.committer, &state).await?;
-        let Some(base) = self.base(state).await? else { return Ok(Report { swept, ..Report::default() }) };
-        let mut report = Report { swept, ..base.report() };
-        let mut batch = Batch::new(self.env, &base);
-        for group in &base.plan.groups {
-            if cancel.is_cancelled() {
-                break;
-            }
-            if batch.is_full(group) {
-                let full = std::mem::replace(&mut batch, Batch::new(self.env, &base));
-                self.commit(&base, full, cancel, &mut report).await?;
-            }
-            match self.rewrite(&base, group, &batch.owner).await {
-                Ok((work, rewritten)) => batch.done.push((group, work, rewritten)),
-                Err(error) => {
-                    if batch.done.is_empty() {
-                        self.unmake(&batch.owner).await;
-                    }
-                    report.groups.push((base.planned(group), Some(Fate::Refused(error))));
-                }
-            }
-        }
-        self.commit(&base, batch, cancel, &mut report).await?;
-        Ok(report)
+        self.run_by(&Rules::default(), cancel).await
     }
 
-    async fn base(&self, state: TableState) -> Result<Option<Planning>> {
+    /// The same, by rules of the caller's.
+    ///
+    /// # Errors
+    /// As [`Compaction::run`]; `NotFound` when there is no such branch.
+    pub async fn run_by(&mut self, rules: &Rules, cancel: &CancellationToken) -> Result<Report> {
+        let state = self.committer.load().await?;
+        let swept = self.leftovers.sweep(self.env, self.committer, &state).await?;
+        let Some(base) = self.plan(state, rules).await? else { return Ok(Report { swept, ..Report::default() }) };
+        Ok(Report { swept, ..self.carry_out(&base, cancel).await? })
+    }
+
+    /// The plan for a table that was loaded; nothing for one without a snapshot. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Compaction::preview`].
+    pub async fn plan(&self, state: TableState, rules: &Rules) -> Result<Option<Planning>> {
         if state.metadata.format_version() < FormatVersion::V2 {
             return Err(Error::new(ErrorKind::Unsupported, format!("table {} has format version 1", state.name))
                 .with_hint("upgrade it: set the table property format-version to 2"));
         }
-        let Some(files) = LiveFiles::of(self.committer.storage(), &state, MAIN).await? else { return Ok(None) };
-        let mut layout = TableLayout::from_state(&state, None, &WriteProperties::default())?;
+        check_branch(&state, &rules.branch)?;
+        let storage = self.committer.storage();
+        let Some(files) = LiveFiles::of(storage, &state, &rules.branch).await? else { return Ok(None) };
+        let usual = WriteProperties { target_file_bytes: rules.policy.target_bytes, ..WriteProperties::default() };
+        let mut layout = TableLayout::from_state(&state, None, &usual)?;
         if let Some(bytes) = self.wish.target_bytes {
             layout.properties.target_file_bytes = bytes.max(1);
         }
         let policy = Policy {
             rewrite_all: self.wish.rewrite_all,
-            ..Policy::new(layout.properties.target_file_bytes, layout.spec.spec_id())
+            target_bytes: layout.properties.target_file_bytes,
+            spec_id: layout.spec.spec_id(),
+            ..rules.policy.clone()
         };
         let plan = plan(&files, &policy, self.env.now_ms());
-        Ok(Some(Planning { state, files, plan, layout }))
+        let mut base = Planning { state, files, plan, layout, rules: rules.clone() };
+        base.narrow()?;
+        Ok(Some(base))
+    }
+
+    /// Rewrites what was planned.
+    ///
+    /// # Errors
+    /// Whatever the catalog says. What becomes of single groups is in the report.
+    pub async fn carry_out(&mut self, base: &Planning, cancel: &CancellationToken) -> Result<Report> {
+        let mut report = base.report();
+        for groups in batches(&base.plan.groups) {
+            if cancel.is_cancelled() {
+                break;
+            }
+            let mut batch = Batch::new(self.env, base);
+            let rewrites = self.rewrite_all(base, groups, &batch.owner, cancel).await;
+            for (group, rewritten) in rewrites {
+                match rewritten {
+                    Ok((work, rewritten)) => batch.done.push((group, work, rewritten)),
+                    Err(error) => report.groups.push((base.planned(group), Some(Fate::Refused(error)))),
+                }
+            }
+            if batch.done.is_empty() {
+                self.unmake(&batch.owner).await;
+            }
+            self.commit(base, batch, cancel, &mut report).await?;
+        }
+        Ok(report)
+    }
+
+    /// Rewrites the groups of a batch, some at a time; those that were not begun when `cancel` came are missing in the answer.
+    async fn rewrite_all<'a>(
+        &self,
+        base: &'a Planning,
+        groups: &'a [Group],
+        owner: &LedgerOwner,
+        cancel: &CancellationToken,
+    ) -> Vec<(&'a Group, Written)> {
+        let mut rewrites: Vec<BoxFuture<'_, Option<Written>>> = Vec::new();
+        for group in groups {
+            rewrites.push(self.rewrite_unless(cancel, base, group, owner).boxed());
+        }
+        let done: Vec<_> = stream::iter(rewrites).buffered(base.rules.parallel.max(1)).collect().await;
+        groups.iter().zip(done).filter_map(|(group, done)| Some((group, done?))).collect()
+    }
+
+    async fn rewrite_unless(
+        &self,
+        cancel: &CancellationToken,
+        base: &Planning,
+        group: &Group,
+        owner: &LedgerOwner,
+    ) -> Option<Written> {
+        if cancel.is_cancelled() { None } else { Some(self.rewrite(base, group, owner).await) }
     }
 
     /// Rewrites one group.
-    async fn rewrite(&self, base: &Planning, group: &Group, owner: &LedgerOwner) -> Result<(Work, Rewritten)> {
+    async fn rewrite(&self, base: &Planning, group: &Group, owner: &LedgerOwner) -> Written {
         let storage = self.committer.storage().clone();
         let ledger = self.leftovers.ledger().clone();
         let rewriter = Rewriter {
@@ -191,7 +267,7 @@ impl Compaction<'_> {
             storage: &storage,
             files: files_in(&storage, Some((ledger, owner.clone()))),
             layout: base.layout.clone(),
-            memory: self.wish.memory,
+            memory: self.wish.memory / base.rules.parallel.max(1) as u64,
         };
         let pick = |at: &usize| base.files.data.get(*at).cloned();
         let work = Work {
@@ -307,21 +383,48 @@ enum Bad {
     Open(String),
 }
 
+/// Groups in the order of the plan, cut where a commit would be too much to lose.
+fn batches(groups: &[Group]) -> impl Iterator<Item = &[Group]> {
+    let mut rest = groups;
+    std::iter::from_fn(move || {
+        let mut bytes = 0_u64;
+        let fits = |(at, group): (usize, &Group)| {
+            bytes = bytes.saturating_add(group.bytes_in);
+            at == 0 || (bytes <= BATCH_BYTES_MAX && at < BATCH_GROUPS_MAX)
+        };
+        let count = rest.iter().enumerate().map(fits).take_while(|fits| *fits).count();
+        let (batch, others) = rest.split_at(count);
+        rest = others;
+        (!batch.is_empty()).then_some(batch)
+    })
+}
+
+fn check_branch(state: &TableState, branch: &str) -> Result<()> {
+    match state.refs.get(branch) {
+        Some(found) if found.is_branch() => Ok(()),
+        None if branch == MAIN => Ok(()),
+        Some(_) => {
+            let what = format!("{branch:?} of table {} is a tag: what it names stays as it is", state.name);
+            Err(Error::new(ErrorKind::Config, what).with_hint("name a branch"))
+        }
+        None => {
+            let known: Vec<&str> = state.refs.iter().filter(|(_, r)| r.is_branch()).map(|(n, _)| n.as_str()).collect();
+            Err(Error::new(ErrorKind::NotFound, format!("table {} has no branch {branch:?}", state.name))
+                .with_hint(format!("there are {}", known.join(", "))))
+        }
+    }
+}
+
 impl<'a> Batch<'a> {
     fn new(env: &Env, base: &Planning) -> Self {
         let owner = LedgerOwner { table: base.state.name.clone(), snapshot_id: env.snapshot_id() };
         Self { owner, begun_ms: env.now_ms(), done: Vec::new() }
     }
 
-    fn is_full(&self, next: &Group) -> bool {
-        let bytes: u64 = self.done.iter().map(|(group, ..)| group.bytes_in).sum();
-        let over = bytes.saturating_add(next.bytes_in) > BATCH_BYTES_MAX;
-        !self.done.is_empty() && (over || self.done.len() >= BATCH_GROUPS_MAX)
-    }
-
     fn change(&self, base: &Planning) -> Change {
         let works = || self.done.iter().map(|(_, work, _)| work);
         let mut change = Change::new(self.owner.snapshot_id);
+        change.target.clone_from(&base.rules.branch);
         change.data = Some(Data::Replace(Replace {
             inputs: works().flat_map(|work| &work.inputs).map(|input| input.location.clone()).collect(),
             applied: works().flat_map(|work| &work.deletes).map(|deletes| deletes.file.clone()).collect(),
@@ -336,6 +439,40 @@ impl<'a> Batch<'a> {
 }
 
 impl Planning {
+    /// Groups that are to be rewritten.
+    pub fn groups(&self) -> &[Group] {
+        &self.plan.groups
+    }
+
+    /// The files that were planned on.
+    pub fn files(&self) -> &LiveFiles {
+        &self.files
+    }
+
+    /// What would be done.
+    pub fn preview(&self) -> Report {
+        let mut report = self.report();
+        report.groups = self.plan.groups.iter().map(|group| (self.planned(group), None)).collect();
+        report
+    }
+
+    /// Leaves out the partitions that nobody asked for.
+    fn narrow(&mut self) -> Result<()> {
+        let Some(only) = &self.rules.only else { return Ok(()) };
+        let specs = self.state.metadata.partition_specs_iter();
+        only.check(&specs.flat_map(|spec| spec.fields()).map(|field| field.name.as_str()).collect())?;
+        let mut wanted = Vec::new();
+        for partition in &self.files.partitions {
+            let spec = self.state.metadata.partition_spec_by_id(partition.spec_id);
+            let values = spec.map(|spec| partition_values(spec, &self.layout.schema, &partition.values)).transpose()?;
+            wanted.push(values.is_some_and(|values| only.matches(&values)));
+        }
+        let is = |at: usize| wanted.get(at).copied().unwrap_or(false);
+        self.plan.groups.retain(|group| is(group.partition));
+        self.plan.left.retain(|left| is(left.partition));
+        Ok(())
+    }
+
     fn report(&self) -> Report {
         let left = self.plan.left.iter().map(|left| LeftAlone {
             partition: self.partition(left.partition),

@@ -32,6 +32,12 @@ pub struct Policy {
     pub ref_age_ms: Option<i64>,
 }
 
+impl Default for Policy {
+    fn default() -> Self {
+        Self { age_ms: AGE_DEFAULT_MS, count_min: 1, ref_age_ms: None }
+    }
+}
+
 /// What a caller asks for instead of the table's own properties.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wish {
@@ -42,11 +48,11 @@ pub struct Wish {
 }
 
 impl Policy {
-    /// The policy of a table.
+    /// The policy of a table, which is the `usual` one where the table says nothing.
     ///
     /// # Errors
     /// `Config` for a property that is no number, or none that can be.
-    pub fn of(state: &TableState, wish: Wish) -> Result<Self> {
+    pub fn of(state: &TableState, usual: &Self, wish: Wish) -> Result<Self> {
         let number = |key: &str| -> Result<Option<i64>> {
             let Some(text) = state.property(key) else { return Ok(None) };
             let read = text.trim().parse().ok().filter(|value: &i64| *value >= 0);
@@ -58,9 +64,9 @@ impl Policy {
         let wished = wish.age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         let count = number("history.expire.min-snapshots-to-keep")?.and_then(|count| usize::try_from(count).ok());
         Ok(Self {
-            age_ms: wished.or(number("history.expire.max-snapshot-age-ms")?).unwrap_or(AGE_DEFAULT_MS),
-            count_min: wish.count_min.or(count).unwrap_or(1).max(1),
-            ref_age_ms: number("history.expire.max-ref-age-ms")?,
+            age_ms: wished.or(number("history.expire.max-snapshot-age-ms")?).unwrap_or(usual.age_ms),
+            count_min: wish.count_min.or(count).unwrap_or(usual.count_min).max(1),
+            ref_age_ms: number("history.expire.max-ref-age-ms")?.or(usual.ref_age_ms),
         })
     }
 }

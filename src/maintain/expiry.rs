@@ -105,6 +105,34 @@ pub struct Preview {
     pub dead: Dead,
 }
 
+/// Whether something is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing goes.
+    Nothing,
+    /// The next step has its time still to come.
+    Later {
+        /// When, in milliseconds since the epoch.
+        at_ms: i64,
+    },
+    /// A step.
+    Now {
+        /// Snapshots that go.
+        snapshots: usize,
+        /// When the oldest of them was committed, in milliseconds since the epoch.
+        oldest_ms: Option<i64>,
+        /// Whether a step is due for snapshots that are removed already.
+        files: bool,
+    },
+    /// Files are kept until an operator has looked.
+    Held,
+}
+
+/// Whether the table says that its files may be another table's, so that nothing of it may be deleted.
+pub fn shares_files(state: &TableState) -> bool {
+    state.property("gc.enabled").is_some_and(|value| value.trim().eq_ignore_ascii_case("false"))
+}
+
 /// Expiry of one table.
 #[derive(Debug)]
 pub struct Expiry<'a> {
@@ -127,10 +155,18 @@ impl Expiry<'_> {
     /// Whatever catalog and store say; `Unsupported` for a table that forbids it.
     pub async fn preview(&mut self) -> Result<Preview> {
         let state = self.committer.load().await?;
-        let choice = self.choose(&state)?;
-        let gone = Gone::of(&state, &choice.snapshots);
+        self.preview_of(&state, &Policy::default()).await
+    }
+
+    /// The same for a table that was loaded; `usual` is what counts where it says nothing.
+    ///
+    /// # Errors
+    /// As [`Expiry::preview`].
+    pub async fn preview_of(&self, state: &TableState, usual: &Policy) -> Result<Preview> {
+        let choice = self.choose(state, usual)?;
+        let gone = Gone::of(state, &choice.snapshots);
         let stays = |id: i64| !choice.snapshots.contains(&id);
-        let dead = dead(self.committer.storage(), &state, stays, &gone, self.pace.parallel).await?;
+        let dead = dead(self.committer.storage(), state, stays, &gone, self.pace.parallel).await?;
         Ok(Preview { choice, dead })
     }
 
@@ -139,18 +175,58 @@ impl Expiry<'_> {
     /// # Errors
     /// As [`Expiry::preview`]; `Conflict` when refs move faster than snapshots can be removed. What was done is noted.
     pub async fn run_due(&mut self) -> Result<Report> {
+        self.run_due_under(&Policy::default(), true).await
+    }
+
+    /// Whether a step is due on a table that was loaded. Changes nothing, and reads nothing but the note.
+    ///
+    /// # Errors
+    /// As [`Expiry::preview`].
+    pub async fn due(&self, state: &TableState, usual: &Policy) -> Result<Due> {
+        let choice = self.choose(state, usual)?;
+        let note = self.read(state).await?;
+        let now = self.env.now_ms();
+        let fresh = choice.snapshots.iter().any(|id| !note.noted.contains_key(id));
+        let stale = note.noted.keys().any(|id| !choice.snapshots.contains(id));
+        let files = note.batches.iter().any(|batch| batch.held.is_none() && batch.due_ms() <= now);
+        let committed = choice.snapshots.iter().filter_map(|id| state.metadata.snapshot_by_id(*id));
+        let oldest_ms = committed.map(|snapshot| snapshot.timestamp_ms()).min();
+        Ok(match note.next_ms(now) {
+            None if choice.snapshots.is_empty() && !stale => {
+                if note.batches.is_empty() {
+                    Due::Nothing
+                } else {
+                    Due::Held
+                }
+            }
+            Some(at_ms) if at_ms > now && !fresh && !stale => Due::Later { at_ms },
+            _ => Due::Now { snapshots: choice.snapshots.len(), oldest_ms, files },
+        })
+    }
+
+    /// The same; `usual` is what counts where the table says nothing. Without `removes` only what was removed is followed up.
+    ///
+    /// # Errors
+    /// As [`Expiry::run_due`].
+    pub async fn run_due_under(&mut self, usual: &Policy, removes: bool) -> Result<Report> {
         let state = self.committer.load().await?;
         let mut report = Report::default();
         let mut note = self.read(&state).await?;
         self.settle(&mut note, &state).await?;
-        let (state, choice) = self.remove(&mut note, state, &mut report).await?;
+        let state = if removes {
+            let (state, choice) = self.remove(&mut note, state, usual, &mut report).await?;
+            let now = self.env.now_ms();
+            note.noted.retain(|id, _| choice.snapshots.contains(id));
+            for id in &choice.snapshots {
+                note.noted.entry(*id).or_insert(now);
+            }
+            report.noted = choice.snapshots;
+            state
+        } else {
+            state
+        };
         self.delete(&mut note, &state, &mut report).await?;
         let now = self.env.now_ms();
-        note.noted.retain(|id, _| choice.snapshots.contains(id));
-        for id in &choice.snapshots {
-            note.noted.entry(*id).or_insert(now);
-        }
-        report.noted = choice.snapshots;
         report.next_ms = note.next_ms(now);
         report.held = note.batches.iter().filter_map(|batch| batch.held.clone()).collect();
         self.write(&note, state.metadata.uuid()).await?;
@@ -170,15 +246,15 @@ impl Expiry<'_> {
         Ok(before - note.batches.len())
     }
 
-    fn choose(&self, state: &TableState) -> Result<Choice> {
-        if state.property("gc.enabled").is_some_and(|value| value.trim().eq_ignore_ascii_case("false")) {
+    fn choose(&self, state: &TableState, usual: &Policy) -> Result<Choice> {
+        if shares_files(state) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!("table {} says gc.enabled=false: its files may be another table's", state.name),
             )
             .with_hint("set gc.enabled to true if no other table shares its files"));
         }
-        let policy = Policy::of(state, self.wish)?;
+        let policy = Policy::of(state, usual, self.wish)?;
         choose(state, &policy, self.wish, self.env.now_ms())
     }
 
@@ -203,10 +279,11 @@ impl Expiry<'_> {
         &mut self,
         note: &mut Note,
         mut state: TableState,
+        usual: &Policy,
         report: &mut Report,
     ) -> Result<(TableState, Choice)> {
         for round in 0..ROUNDS_MAX {
-            let choice = self.choose(&state)?;
+            let choice = self.choose(&state, usual)?;
             let now = self.env.now_ms();
             let ripe = |id: i64| note.noted.get(&id).is_some_and(|at| now.saturating_sub(*at) >= deadline_ms());
             let Some(removal) = choice.removal(&state, ripe) else { return Ok((state, choice)) };
@@ -237,7 +314,7 @@ impl Expiry<'_> {
                     note.noted.retain(|id, _| !batch.snapshots.contains(id));
                     note.batches.push(batch);
                     self.write(note, after.metadata.uuid()).await?;
-                    let choice = self.choose(&after)?;
+                    let choice = self.choose(&after, usual)?;
                     return Ok((*after, choice));
                 }
                 Ending::Rebuild(head) => {
@@ -371,6 +448,11 @@ fn deadline_ms() -> i64 {
 }
 
 impl Batch {
+    /// When its next step is due.
+    fn due_ms(&self) -> i64 {
+        self.gone_ms.unwrap_or(self.sent_ms).saturating_add(deadline_ms())
+    }
+
     fn is_ripe(&self, now: i64) -> bool {
         let gone = self.gone_ms.is_some_and(|at| now.saturating_sub(at) >= deadline_ms());
         gone && self.compared && self.held.is_none()
@@ -382,7 +464,7 @@ impl Note {
     fn next_ms(&self, now: i64) -> Option<i64> {
         let noted = self.noted.values().map(|at| at.saturating_add(deadline_ms()));
         let open = self.batches.iter().filter(|batch| batch.held.is_none());
-        let batches = open.map(|batch| batch.gone_ms.unwrap_or(batch.sent_ms).saturating_add(deadline_ms()));
+        let batches = open.map(Batch::due_ms);
         noted.chain(batches).min().map(|at| at.max(now))
     }
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use crate::commit::proof::{DEADLINE, Leftover, Proof};
 use crate::commit::protocol::Committer;
@@ -30,6 +31,8 @@ const SNAPSHOTS_MAX: usize = 1000;
 pub struct Leftovers {
     ledger: Ledger,
     disk: Arc<dyn Disk>,
+    /// One sweep at a time: the note is read, changed and written.
+    turn: Mutex<()>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -62,7 +65,7 @@ impl Leftovers {
     /// # Errors
     /// As [`Ledger::open`].
     pub async fn open(disk: Arc<dyn Disk>) -> Result<Self> {
-        Ok(Self { ledger: Ledger::open(Arc::clone(&disk), ENTRIES_MAX).await?, disk })
+        Ok(Self { ledger: Ledger::open(Arc::clone(&disk), ENTRIES_MAX).await?, disk, turn: Mutex::new(()) })
     }
 
     /// Notes what a commit that is in has written beside what its snapshot names, under an id that no snapshot has.
@@ -87,6 +90,7 @@ impl Leftovers {
     /// # Errors
     /// Whatever catalog, store and disk say.
     pub async fn sweep(&self, env: &Env, committer: &Committer, state: &TableState) -> Result<Swept> {
+        let _turn = self.turn.lock().await;
         let mut swept = Swept::default();
         let mut by_owner: BTreeMap<LedgerOwner, Vec<LedgerEntry>> = BTreeMap::new();
         for entry in self.ledger.open_entries().into_iter().filter(|entry| entry.owner.table == *committer.table()) {
@@ -120,8 +124,10 @@ impl Leftovers {
                 swept.waiting += entries.len();
                 continue;
             }
-            for (location, upload) in entries.iter().flat_map(|e| e.upload_ids.iter().map(|id| (&e.location, id))) {
-                committer.storage().abort_upload(location, upload).await?;
+            for entry in &entries {
+                for upload in &entry.upload_ids {
+                    committer.storage().abort_upload(&entry.location, upload).await?;
+                }
             }
             let left = committer.remove(&leftover).await;
             swept.deleted += entries.len() - left.len();

@@ -1,9 +1,15 @@
 //! Keeping tables in shape: what is worth rewriting, which snapshots go, which files only they reach, and the steps in between.
 
+pub mod claim;
 pub mod compaction;
+pub mod debt;
 pub mod expire;
 pub mod expiry;
+pub mod keepers;
 pub mod leftovers;
 mod note;
+pub mod partitions;
 pub mod plan;
 pub mod reach;
+pub mod round;
+pub mod upkeep;

@@ -32,6 +32,8 @@ pub struct Policy {
     pub deletes_max: usize,
     /// A partition that got a file in this time is left alone, unless deletes weigh on it; 0: never.
     pub quiet_ms: i64,
+    /// So many small files are merged though their partition is still written to: they hurt readers.
+    pub hot_files_max: usize,
     /// Everything is rewritten, whether it pays or not.
     pub rewrite_all: bool,
     /// Bytes that are rewritten and committed together at most.
@@ -49,6 +51,7 @@ impl Policy {
             deleted_percent: 30,
             deletes_max: 10,
             quiet_ms: 0,
+            hot_files_max: 50,
             rewrite_all: false,
             group_bytes_max: 100 << 30,
             spec_id,
@@ -185,7 +188,8 @@ impl Chooser<'_> {
         let newest = own.iter().filter_map(|at| self.files.data[*at].added_ms).max();
         let warm = self.policy.quiet_ms > 0
             && newest.is_some_and(|at| now_ms.saturating_sub(at) < self.policy.quiet_ms)
-            && !needs.iter().any(|(_, need)| matches!(need, Need::Deletes | Need::Wished));
+            && !needs.iter().any(|(_, need)| matches!(need, Need::Deletes | Need::Wished))
+            && of(|need| need == Need::Small).len() < self.policy.hot_files_max.max(2);
         if warm {
             leave(&own, "the partition is still written to".to_owned());
             return Vec::new();

@@ -21,6 +21,9 @@ pub struct TableState {
     pub refs: Arc<BTreeMap<String, SnapshotReference>>,
     /// Where the metadata document lies.
     pub metadata_location: Option<String>,
+    /// Columns of types that the `iceberg` crate does not know, by path, each with its type. `metadata` has them as `binary`, so what
+    /// is written from it would lose them: such a table is looked at, and changed only where its catalog keeps the document.
+    pub opaque: Arc<BTreeMap<String, String>>,
     /// Settings that the catalog vends for this table, storage credentials among them. Never logged.
     pub config: Arc<HashMap<String, String>>,
 }
@@ -39,10 +42,10 @@ impl std::fmt::Debug for TableState {
 }
 
 impl TableState {
-    /// A state from a metadata document.
+    /// A state from a metadata document. Columns of types that nobody here knows are opaque in it.
     ///
     /// # Errors
-    /// `Unsupported` when the document has parts that the `iceberg` crate does not know, `Corrupt` when it is no metadata.
+    /// `Unsupported` for a newer format version, `Corrupt` when the document is no metadata.
     pub fn from_json(
         name: TableName,
         document: &[u8],
@@ -54,11 +57,15 @@ impl TableState {
             #[serde(default)]
             refs: BTreeMap<String, SnapshotReference>,
         }
-        let metadata: TableMetadata = serde_json::from_slice(document).map_err(|error| {
-            newer(&name, document)
-                .unwrap_or_else(|| Error::new(ErrorKind::Corrupt, format!("metadata of table {name}")))
-                .with_source(error)
-        })?;
+        let mut opaque = BTreeMap::new();
+        let metadata: TableMetadata = match serde_json::from_slice(document) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                let degraded = degraded(&name, document, &mut opaque)?.map(serde_json::from_value).transpose();
+                let corrupt = || Error::new(ErrorKind::Corrupt, format!("metadata of table {name}"));
+                degraded.ok().flatten().ok_or_else(|| corrupt().with_source(error))?
+            }
+        };
         let Refs { refs } =
             serde_json::from_slice(document).context(ErrorKind::Corrupt, || format!("refs of table {name}"))?;
         Ok(Self {
@@ -66,8 +73,21 @@ impl TableState {
             metadata: Arc::new(metadata),
             refs: Arc::new(refs),
             metadata_location,
+            opaque: Arc::new(opaque),
             config: Arc::new(config),
         })
+    }
+
+    /// That every column is of a type that is known, as everybody must see who writes rows or whole documents.
+    ///
+    /// # Errors
+    /// `Unsupported`, naming the first column that is not.
+    pub fn check_known(&self) -> Result<()> {
+        let Some((column, kind)) = self.opaque.first_key_value() else { return Ok(()) };
+        let what = format!("table {}: column {column} has type {kind}, which this version does not know", self.name);
+        Err(Error::new(ErrorKind::Unsupported, what).with_hint(
+            "leave the rows of this table to another writer, or drop the column there and expire the schemas that have it",
+        ))
     }
 
     /// The snapshot that `name` points to.
@@ -84,39 +104,54 @@ impl TableState {
 /// The newest format version that the `iceberg` crate reads.
 const FORMAT_MAX: u64 = 3;
 
-/// What a document that the crate does not take has that is valid and only newer than it: nothing when it is damaged.
-fn newer(name: &TableName, document: &[u8]) -> Option<Error> {
-    let unsupported = |what: String, hint: &str| {
-        Error::new(ErrorKind::Unsupported, format!("table {name}: {what}")).with_hint(hint.to_owned())
-    };
-    let document: Value = serde_json::from_slice(document).ok()?;
-    let version = document["format-version"].as_u64()?;
+/// A document that the crate does not take, with every type that it does not know as `binary`; nothing when that is not what is
+/// wrong with it.
+///
+/// # Errors
+/// `Unsupported` for a newer format version.
+fn degraded(name: &TableName, document: &[u8], opaque: &mut BTreeMap<String, String>) -> Result<Option<Value>> {
+    let Ok(mut document) = serde_json::from_slice::<Value>(document) else { return Ok(None) };
+    let Some(version) = document["format-version"].as_u64() else { return Ok(None) };
     if version > FORMAT_MAX {
-        let what = format!("format version {version}, this version reads up to {FORMAT_MAX}");
-        return Some(unsupported(what, "leave this table to another writer, or use a newer frazil"));
+        let what = format!("table {name}: format version {version}, this version reads up to {FORMAT_MAX}");
+        return Err(Error::new(ErrorKind::Unsupported, what)
+            .with_hint("leave this table to another writer, or use a newer frazil"));
     }
-    let schemas = document["schemas"].as_array().into_iter().flatten().chain(document.get("schema"));
-    let (column, kind) = schemas.filter_map(|schema| unknown_type(schema, String::new())).next()?;
-    let what = format!("column {column} has type {kind}, which this version does not know");
-    Some(unsupported(
-        what,
-        "leave this table to another writer, or drop the column there and expire the schemas that have it",
-    ))
+    if let Some(schemas) = document.get_mut("schemas").and_then(Value::as_array_mut) {
+        schemas.iter_mut().for_each(|schema| degrade(schema, "", opaque));
+    }
+    if let Some(schema) = document.get_mut("schema") {
+        degrade(schema, "", opaque);
+    }
+    Ok((!opaque.is_empty()).then_some(document))
 }
 
-/// The first type of a struct, list or map that is no type of the crate's, with the path of its column.
-fn unknown_type(nested: &Value, path: String) -> Option<(String, String)> {
+/// Replaces unknown types of a struct, list or map by `binary`, and notes their paths.
+fn degrade(nested: &mut Value, path: &str, opaque: &mut BTreeMap<String, String>) {
     let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-    let fields = nested["fields"].as_array().into_iter().flatten();
-    let fields = fields.filter_map(|field| Some((below(field["name"].as_str()?), field.get("type")?)));
-    let parts = ["element", "key", "value"].into_iter().filter_map(|part| Some((below(part), nested.get(part)?)));
-    fields.chain(parts).find_map(|(path, kind)| match kind {
-        Value::String(text) => {
-            let known = serde_json::from_value::<PrimitiveType>(kind.clone()).is_ok();
-            (!known).then(|| (path, text.clone()))
+    let mut one = |kind: &mut Value, path: String| match kind {
+        Value::String(text) if serde_json::from_value::<PrimitiveType>(Value::String(text.clone())).is_err() => {
+            opaque.insert(path, std::mem::replace(text, "binary".to_owned()));
+            true
         }
-        nested => unknown_type(nested, path),
-    })
+        Value::Object(_) => {
+            degrade(kind, &path, opaque);
+            false
+        }
+        _ => false,
+    };
+    for field in nested.get_mut("fields").and_then(Value::as_array_mut).into_iter().flatten() {
+        let Some(name) = field["name"].as_str().map(below) else { continue };
+        let replaced = field.get_mut("type").is_some_and(|kind| one(kind, name));
+        if let Some(field) = field.as_object_mut().filter(|_| replaced) {
+            field.retain(|key, _| !key.ends_with("-default"));
+        }
+    }
+    for part in ["element", "key", "value"] {
+        if let Some(kind) = nested.get_mut(part) {
+            one(kind, below(part));
+        }
+    }
 }
 
 #[cfg(test)]

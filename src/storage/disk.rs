@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind as Io, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -120,6 +120,52 @@ impl LocalDisk {
             ErrorKind::Config => error.with_hint("set state_dir to a folder"),
             _ => error,
         }
+    }
+}
+
+/// Files of another disk whose names begin with a prefix, for those who must not meet others of the same names.
+#[derive(Debug, Clone)]
+pub struct PartOfDisk {
+    disk: Arc<dyn Disk>,
+    prefix: &'static str,
+}
+
+impl PartOfDisk {
+    /// The part of `disk` under this prefix.
+    pub fn new(disk: Arc<dyn Disk>, prefix: &'static str) -> Self {
+        Self { disk, prefix }
+    }
+
+    fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+}
+
+#[async_trait]
+impl Disk for PartOfDisk {
+    async fn append(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.disk.append(&self.name(name), bytes).await
+    }
+
+    async fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.disk.write(&self.name(name), bytes).await
+    }
+
+    async fn sync(&self, name: &str) -> Result<()> {
+        self.disk.sync(&self.name(name)).await
+    }
+
+    async fn read(&self, name: &str) -> Result<Bytes> {
+        self.disk.read(&self.name(name)).await
+    }
+
+    async fn list(&self) -> Result<Vec<String>> {
+        let all = self.disk.list().await?;
+        Ok(all.iter().filter_map(|name| name.strip_prefix(self.prefix)).map(str::to_owned).collect())
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        self.disk.remove(&self.name(name)).await
     }
 }
 

@@ -170,6 +170,45 @@ pub const METRICS: &[Metric] = &[
     ),
     metric("frazil_catalog_requests_total", Kind::Counter, "requests", &["op", "outcome"], "Requests to catalogs"),
     metric(
+        "frazil_jobs_total",
+        Kind::Counter,
+        "jobs",
+        &["table", "job", "end"],
+        "Jobs on tables (look, compact, expire, clean) by their end: done, waits, left, failed",
+    ),
+    metric("frazil_jobs_running", Kind::Gauge, "jobs", &[], "Tables that jobs work on now"),
+    metric(
+        "frazil_jobs_queued",
+        Kind::Gauge,
+        "jobs",
+        &[],
+        "Tables with something due that wait for their turn or for memory",
+    ),
+    metric(
+        "frazil_job_duration_seconds",
+        Kind::Histogram,
+        "seconds",
+        &["table"],
+        "How long all jobs that were due on a table took",
+    ),
+    metric(
+        "frazil_table_debt_files",
+        Kind::Gauge,
+        "files",
+        &["table"],
+        "Files, delete files included, that readers would not have to open after compaction, when the table was looked at last",
+    ),
+    metric("frazil_rewritten_files_total", Kind::Counter, "files", &["table"], "Data files that compaction replaced"),
+    metric(
+        "frazil_rewritten_bytes_total",
+        Kind::Counter,
+        "bytes",
+        &["table"],
+        "Bytes of data files that compaction replaced",
+    ),
+    metric("frazil_snapshots_removed_total", Kind::Counter, "snapshots", &["table"], "Snapshots that expiry removed"),
+    metric("frazil_files_deleted_total", Kind::Counter, "files", &["table"], "Files that expiry and cleaning deleted"),
+    metric(
         "frazil_pipeline_state",
         Kind::Gauge,
         "state",
@@ -313,6 +352,39 @@ impl Metrics {
     /// A catalog answered a request.
     pub fn catalog_request(&self, op: &'static str, outcome: &'static str) {
         self.count("frazil_catalog_requests_total", &[op, outcome], 1);
+    }
+
+    /// A job on a table ended: `done`, `waits`, `left`, `failed`.
+    pub fn job(&self, table: &str, job: &'static str, end: &'static str) {
+        self.count("frazil_jobs_total", &[table, job, end], 1);
+    }
+
+    /// Tables that jobs work on, and that wait for their turn.
+    pub fn jobs(&self, running: usize, queued: usize) {
+        self.gauge("frazil_jobs_running", &[], number(running as u64));
+        self.gauge("frazil_jobs_queued", &[], number(queued as u64));
+    }
+
+    /// All jobs that were due on a table took so long.
+    pub fn job_duration(&self, table: &str, duration: Duration) {
+        self.observe("frazil_job_duration_seconds", &[table], duration.as_secs_f64());
+    }
+
+    /// Files that readers open in vain.
+    pub fn table_debt(&self, table: &str, files: u64) {
+        self.gauge("frazil_table_debt_files", &[table], number(files));
+    }
+
+    /// Compaction replaced files.
+    pub fn rewritten(&self, table: &str, files: u64, bytes: u64) {
+        self.count("frazil_rewritten_files_total", &[table], files);
+        self.count("frazil_rewritten_bytes_total", &[table], bytes);
+    }
+
+    /// Expiry removed snapshots; it or cleaning deleted files.
+    pub fn removed(&self, table: &str, snapshots: u64, files: u64) {
+        self.count("frazil_snapshots_removed_total", &[table], snapshots);
+        self.count("frazil_files_deleted_total", &[table], files);
     }
 
     /// A pipeline is in this one of [`STATES`] now.

@@ -32,6 +32,8 @@ struct Shared {
 struct State {
     used: u64,
     most: u64,
+    /// What is waited for beside the queue.
+    wanted: u64,
     waiting: VecDeque<Waiter>,
 }
 
@@ -44,6 +46,13 @@ struct Waiter {
 /// Bytes of a [`Budget`] in use; dropping it gives them back.
 #[derive(Debug)]
 pub struct Grant {
+    shared: Arc<Shared>,
+    bytes: u64,
+}
+
+/// Bytes that somebody waits for beside the queue: until they fit, epochs are sealed early.
+#[derive(Debug)]
+pub struct Wanted {
     shared: Arc<Shared>,
     bytes: u64,
 }
@@ -83,7 +92,18 @@ impl Budget {
     pub fn over(&self) -> bool {
         let limit = self.shared.limit;
         let margin = (limit / SEAL_MARGIN).max(UNCOUNTED.min(limit / 2));
-        self.used() > limit - margin
+        let state = self.shared.lock();
+        state.used.saturating_add(state.wanted) > limit - margin
+    }
+
+    /// Asks for `bytes`, at most half of the limit, without a place in the queue: sources go on, and their epochs are sealed
+    /// early until so much is free.
+    pub fn want(&self, bytes: u64) -> Wanted {
+        let bytes = bytes.min(self.shared.limit / 2);
+        let mut state = self.shared.lock();
+        state.wanted = state.wanted.saturating_add(bytes);
+        drop(state);
+        Wanted { shared: Arc::clone(&self.shared), bytes }
     }
 
     /// `bytes` of the budget, as soon as they are free and everybody who asked before has got theirs. A request larger
@@ -109,6 +129,31 @@ impl Budget {
         state.take(bytes);
         drop(state);
         Grant { shared: Arc::clone(&self.shared), bytes }
+    }
+}
+
+impl Wanted {
+    /// The bytes, if they are free now.
+    ///
+    /// # Errors
+    /// Itself, when they are not.
+    pub fn take(self) -> std::result::Result<Grant, Self> {
+        let mut state = self.shared.lock();
+        let used = state.used.saturating_add(self.bytes);
+        if used > self.shared.limit {
+            drop(state);
+            return Err(self);
+        }
+        state.used = used;
+        drop(state);
+        Ok(Grant { shared: Arc::clone(&self.shared), bytes: self.bytes })
+    }
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.wanted = state.wanted.saturating_sub(self.bytes);
     }
 }
 

@@ -6,7 +6,9 @@ use std::fmt::Write;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, TimeDelta, Timelike};
-use iceberg::spec::{Literal, PartitionSpec, PrimitiveLiteral, PrimitiveType, Schema, Struct, Transform};
+use iceberg::spec::{
+    Literal, NestedFieldRef, PartitionField, PartitionSpec, PrimitiveLiteral, PrimitiveType, Schema, Struct, Transform,
+};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -19,6 +21,22 @@ const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'*')
 /// # Errors
 /// `Internal` when `partition` is not one of `spec`.
 pub(crate) fn partition_path(spec: &PartitionSpec, schema: &Schema, partition: &Struct) -> Result<String> {
+    let values = partition_values(spec, schema, partition)?;
+    let part = |(name, value): &(String, Option<String>)| {
+        format!("{}={}", escaped(name), escaped(value.as_deref().unwrap_or("null")))
+    };
+    Ok(values.iter().map(part).collect::<Vec<_>>().join("/"))
+}
+
+/// The names and values of a partition's fields, as people write them; nothing is NULL.
+///
+/// # Errors
+/// `Internal` when the value is none of the spec.
+pub(crate) fn partition_values(
+    spec: &PartitionSpec,
+    schema: &Schema,
+    partition: &Struct,
+) -> Result<Vec<(String, Option<String>)>> {
     let types = spec
         .partition_type(schema)
         .context(ErrorKind::Internal, || format!("partition type of spec {}", spec.spec_id()))?;
@@ -28,20 +46,15 @@ pub(crate) fn partition_path(spec: &PartitionSpec, schema: &Schema, partition: &
             format!("a partition value is not one of spec {}", spec.spec_id()),
         ));
     }
-    let mut path = String::new();
-    for ((field, result), value) in spec.fields().iter().zip(types.fields()).zip(partition.fields()) {
-        if !path.is_empty() {
-            path.push('/');
-        }
+    let fields = spec.fields().iter().zip(types.fields()).zip(partition.fields());
+    let value = |((field, result), value): ((&PartitionField, &NestedFieldRef), &Option<Literal>)| {
         let text = match (value, result.field_type.as_primitive_type()) {
-            (Some(Literal::Primitive(literal)), Some(ty)) => human(&field.transform, ty, literal),
-            _ => "null".to_owned(),
+            (Some(Literal::Primitive(literal)), Some(ty)) => Some(human(&field.transform, ty, literal)),
+            _ => None,
         };
-        path.push_str(&escaped(&field.name));
-        path.push('=');
-        path.push_str(&escaped(&text));
-    }
-    Ok(path)
+        (field.name.clone(), text)
+    };
+    Ok(fields.map(value).collect())
 }
 
 /// The folders that spread files over an object store: 20 bits of the name's hash (`ObjectStoreLocationProvider`).

@@ -35,6 +35,12 @@ fn every_metric_is_exposed_as_its_golden_file_says() {
     metrics.files_written("raw.\"odd\"\n", 2, 4096);
     metrics.store_requests("put", "ok", 1);
     metrics.catalog_request("load", "ok");
+    metrics.job("raw.shop", "compact", "done");
+    metrics.jobs(1, 2);
+    metrics.job_duration("raw.shop", Duration::from_secs(2));
+    metrics.table_debt("raw.shop", 11);
+    metrics.rewritten("raw.shop", 12, 4096);
+    metrics.removed("raw.shop", 3, 7);
     metrics.pipeline_state("shop", "running");
     let text = metrics.to_openmetrics();
     for metric in METRICS {

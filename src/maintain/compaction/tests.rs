@@ -7,7 +7,8 @@ use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::Int64Type;
 use bytes::Bytes;
 use iceberg::spec::{
-    NestedField, PrimitiveType, Schema, SortOrder, Transform, Type, UnboundPartitionField, UnboundPartitionSpec,
+    NestedField, PrimitiveType, Schema, SnapshotReference, SnapshotRetention, SortOrder, Transform, Type,
+    UnboundPartitionField, UnboundPartitionSpec,
 };
 
 use super::*;
@@ -224,5 +225,70 @@ fn a_commit_whose_answer_is_lost_is_found_in_the_table() {
         let report = bench.compact().await;
         assert!(matches!(report.groups[0].1, Some(Fate::Done { .. })), "{:?}", report.groups);
         assert_eq!(bench.rows().await, (1, before));
+    });
+}
+
+impl Bench {
+    async fn compact_by(&self, rules: &Rules) -> Result<Report> {
+        let mut committer = self.committer();
+        let wish = Wish { target_bytes: None, rewrite_all: false, memory: 256 << 20 };
+        let mut compaction = Compaction { env: &self.env, committer: &mut committer, leftovers: &self.leftovers, wish };
+        compaction.run_by(rules, &CancellationToken::new()).await
+    }
+
+    async fn branch(&self, name: &str) {
+        let mut committer = self.committer();
+        let base = committer.load().await.expect("there");
+        let head = base.head(MAIN).expect("a head").snapshot_id();
+        let retention = SnapshotRetention::branch(None, None, None);
+        let mut change = Change::new(self.env.snapshot_id());
+        change.refs.insert(name.to_owned(), Some(SnapshotReference::new(head, retention)));
+        let mut commit = Commit::new(change);
+        let ending = committer.run(&mut commit, &base, &CancellationToken::new()).await.expect("no halt");
+        assert!(matches!(ending, Ending::Done { .. }), "{ending:?}");
+    }
+
+    async fn files_of(&self, branch: &str) -> usize {
+        let state = self.catalog.load(&self.table).await.expect("there");
+        let files = LiveFiles::of(&self.storage, &state, branch).await.expect("readable");
+        files.expect("a head").data.len()
+    }
+}
+
+#[test]
+fn only_the_partitions_that_are_asked_for_are_rewritten_some_at_a_time() {
+    on_virtual_time(async {
+        let bench = Bench::new(FormatVersion::V2).await;
+        for at in 0..5 {
+            bench.append(&[(at, "a"), (at, "b"), (at, "c")]).await;
+        }
+        let (_, before) = bench.rows().await;
+        let only = |text: &str| Rules { only: PartitionFilter::parse(text).ok(), parallel: 2, ..Rules::default() };
+        let report = bench.compact_by(&only("s < 'c'")).await.expect("no halt");
+        let groups: Vec<_> = report.groups.iter().map(|(planned, _)| planned.partition.as_str()).collect();
+        assert_eq!(groups, ["s=a", "s=b"]);
+        assert!(report.groups.iter().all(|(_, fate)| matches!(fate, Some(Fate::Done { files: 1, .. }))));
+        assert_eq!(bench.rows().await, (7, before));
+        let error = bench.compact_by(&only("t = 'c'")).await.expect_err("no such field");
+        assert!(error.to_string().contains("there is no partition field \"t\""), "{error}");
+        assert_eq!(error.hint(), Some("there are s"));
+    });
+}
+
+#[test]
+fn a_branch_is_compacted_and_main_stays_as_it_is() {
+    on_virtual_time(async {
+        let bench = Bench::new(FormatVersion::V3).await;
+        for at in 0..5 {
+            bench.append(&[(at, "a")]).await;
+        }
+        bench.branch("audit").await;
+        let before = bench.rows().await;
+        let on = |branch: &str| Rules { branch: branch.to_owned(), ..Rules::default() };
+        let report = bench.compact_by(&on("audit")).await.expect("no halt");
+        assert!(matches!(report.groups[0].1, Some(Fate::Done { files: 1, .. })), "{:?}", report.groups);
+        assert_eq!((bench.files_of("audit").await, bench.rows().await), (1, before));
+        let error = bench.compact_by(&on("adit")).await.expect_err("no such branch");
+        assert_eq!((error.kind(), error.hint()), (ErrorKind::NotFound, Some("there are audit, main")));
     });
 }

@@ -51,7 +51,7 @@ fn branch(id: i64) -> Value {
 }
 
 fn goes(state: &TableState, wish: Wish) -> (Vec<i64>, Vec<String>) {
-    let policy = Policy::of(state, wish).expect("valid");
+    let policy = Policy::of(state, &Policy::default(), wish).expect("valid");
     let choice = choose(state, &policy, wish, NOW).expect("a line of parents");
     (choice.snapshots.into_iter().collect(), choice.refs.into_iter().collect())
 }
@@ -119,7 +119,7 @@ fn the_newest_carrier_of_each_checkpoint_stays() {
 fn a_property_that_is_no_number_is_refused() {
     for value in ["soon", "-1"] {
         let state = table(&line(), &[("main", branch(6))], &[("history.expire.max-snapshot-age-ms", value)]);
-        let error = Policy::of(&state, Wish::default()).expect_err("no number");
+        let error = Policy::of(&state, &Policy::default(), Wish::default()).expect_err("no number");
         assert!(error.to_string().contains("history.expire.max-snapshot-age-ms") && error.hint().is_some(), "{error}");
     }
 }

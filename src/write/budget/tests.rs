@@ -135,3 +135,21 @@ proptest! {
         prop_assert_eq!(budget.used(), 0);
     }
 }
+
+#[test]
+fn what_is_wanted_beside_the_queue_seals_epochs_until_it_is_free() {
+    let budget = Budget::new(1 << 30);
+    let ingest = budget.hold(700 << 20);
+    assert!(!budget.over());
+    let wanted = budget.want(400 << 20).take().expect_err("not free");
+    assert!(budget.over(), "epochs are sealed");
+    drop(ingest);
+    let grant = wanted.take().expect("free now");
+    assert_eq!((budget.used(), budget.over()), (400 << 20, false));
+    drop(grant);
+    let most = budget.want(u64::MAX).take().expect("free");
+    assert_eq!((most.bytes(), budget.used()), (512 << 20, 512 << 20));
+    drop(budget.want(1 << 20));
+    drop(most);
+    assert_eq!((budget.used(), budget.over()), (0, false));
+}

@@ -196,7 +196,7 @@ impl Auditor {
 
     fn every_eighth(&mut self) -> bool {
         self.parsed += 1;
-        self.parsed % PARSED_EVERY == 0
+        self.parsed.is_multiple_of(PARSED_EVERY)
     }
 
     async fn manifests_of(&mut self, world: &World, list: &str, format: FormatVersion) -> Result<Vec<String>, String> {

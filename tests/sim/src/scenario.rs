@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use frazil::config::{
-    ApiConfig, ColumnConfig, CommitConfig, Config, CreateConfig, DecodeConfig, FilesConfig, Limits, MetadataColumn,
-    OnChange, OnRollback, PipelineConfig, RejectLimit, RejectsConfig, RejectsTo, ReplayConfig, SchemaConfig,
-    SourceConfig,
+    ApiConfig, ColumnConfig, CommitConfig, Config, CreateConfig, DecodeConfig, FilesConfig, Limits, MaintenanceConfig,
+    MetadataColumn, OnChange, OnRollback, PipelineConfig, Policies, RejectLimit, RejectsConfig, RejectsTo,
+    ReplayConfig, Role, SchemaConfig, SourceConfig,
 };
 use frazil::env::Env;
 use frazil::model::ids::{MAIN, PipelineName, TableName};
@@ -260,10 +260,13 @@ impl Scenario {
         Config {
             instance: instance.into(),
             state_dir: "/nowhere".into(),
+            role: Role::All,
             catalogs: BTreeMap::new(),
             stores: vec![],
             sources,
             pipelines,
+            policies: Policies::default(),
+            maintenance: MaintenanceConfig::default(),
             limits: Limits {
                 memory: 64 << 20,
                 open_files: 8,

@@ -1,0 +1,134 @@
+//! Maintenance in the daemon beside ingest, with the embedded catalog and with one that we did not write: after many commits,
+//! rewrites and removals, engines that we did not write read every row once.
+//!
+//! The steps of expiry are ten minutes apart. What stands between them is a note in `state_dir`; the test makes it older
+//! between two runs, as if the time had passed.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::components::{rows, scratch};
+use crate::daemon::Daemon;
+use crate::input::{Growing, VEGA, created};
+use crate::process::Process;
+use crate::readers::{all_engines_find, input};
+use crate::remote;
+
+/// How long a job may be waited for, line by line.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// A little more than a deadline between two steps of expiry, in milliseconds.
+const DEADLINE_MS: i64 = 700_000;
+const PARTS: usize = 80;
+
+fn config(folder: &Path, namespace: &str, catalog: &str) -> String {
+    let (folder, columns) = (folder.display(), created(VEGA));
+    format!(
+        r#"
+        instance = "one"
+        state_dir = "{folder}/state"
+        {catalog}
+        [source.flights]
+        type = "files"
+        path = "{folder}/flights"
+        poll = "100ms"
+
+        [pipeline.flights]
+        source = "flights"
+        table = "lake.{namespace}.flights"
+        commit = {{ freshness = "100ms", rows_max = 250 }}
+
+        [pipeline.flights.create]
+        columns = [{columns}]
+        partition = ["truncate(1, origin)"]
+        properties = {{ "history.expire.max-snapshot-age-ms" = "1000" }}
+
+        [policy."lake.{namespace}.*"]
+        every = "1s"
+        compact = {{ quiet = "1h", hot_files_max = 8 }}
+
+        [maintenance]
+        cpu = "100%"
+        "#
+    )
+}
+
+/// Reads the log until maintenance has said each of these.
+fn said(process: &mut Process, wanted: &[&str]) {
+    let mut open: Vec<&str> = wanted.to_vec();
+    while !open.is_empty() {
+        let Some(line) = process.line(SILENCE_MAX) else { panic!("{open:?} was not said; {}", process.tail()) };
+        assert!(!line.contains("maintenance failed"), "{line}");
+        open.retain(|words| !(line.contains("\"job\":") && line.contains(words)));
+    }
+}
+
+/// What is noted about removals, as if ten minutes more had passed.
+fn age(folder: &Path) {
+    let state = fs::read_dir(folder.join("state")).expect("state_dir").map(|entry| entry.expect("an entry").path());
+    let notes = state.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains("expiry-")));
+    let mut aged = 0;
+    for path in notes {
+        let mut note: Value = serde_json::from_slice(&fs::read(&path).expect("a note")).expect("JSON");
+        let older = |value: &mut Value| {
+            if let Some(at) = value.as_i64() {
+                *value = json!(at - DEADLINE_MS);
+            }
+        };
+        note["noted"].as_object_mut().expect("an object").values_mut().for_each(older);
+        for batch in note["batches"].as_array_mut().expect("a list") {
+            older(&mut batch["sent_ms"]);
+            older(&mut batch["gone_ms"]);
+        }
+        fs::write(&path, note.to_string()).expect("write the note");
+        aged += 1;
+    }
+    assert_eq!(aged, 1, "one table has a note");
+}
+
+/// Runs the daemon three times, killed in between, while the input grows.
+fn kept_small(folder: &Path, namespace: &str, catalog: &str) -> Daemon {
+    let daemon = Daemon::configured(folder, &config(folder, namespace, catalog));
+    let mut growing = Growing::cut(&rows("vega_flights_20k.ndjson"), &folder.join("flights"), PARTS);
+    for (run, wanted) in [&["became", "noted"][..], &["removed"], &["deleted"]].into_iter().enumerate() {
+        if run > 0 {
+            age(folder);
+        }
+        let mut process = daemon.spawn(&[]);
+        growing.appear(PARTS / 4);
+        said(&mut process, wanted);
+        assert!(process.runs_for(Duration::from_millis(200)), "the daemon ended by itself; {}", process.tail());
+        process.kill9();
+    }
+    growing.appear(growing.waiting());
+    daemon.finish(&["flights"]);
+    let history = daemon.history(&format!("lake.{namespace}.flights"));
+    let head = history.last().expect("a head");
+    let commits = head["sequence-number"].as_u64().expect("a number");
+    let rewrites = history.iter().filter(|snapshot| snapshot["operation"] == "replace").count();
+    println!("{commits} commits, {} snapshots are left, {rewrites} of them rewrites", history.len());
+    assert!(commits >= 60, "{commits} commits");
+    assert!((history.len() as u64) < commits, "old snapshots are gone");
+    daemon
+}
+
+#[test]
+fn a_table_of_the_embedded_catalog_is_kept_small_beside_ingest() {
+    let folder = &scratch("maintenance_embedded");
+    let shown = folder.display();
+    let catalog =
+        format!("[catalog.lake]\ntype = \"embedded\"\npath = \"{shown}/lake.db\"\nwarehouse = \"{shown}/warehouse\"\n");
+    let daemon = kept_small(folder, "kept", &catalog);
+    let place = json!({ "metadata": daemon.metadata("lake.kept.flights").display().to_string() });
+    all_engines_find(&input(&[&rows("vega_flights_20k.ndjson")], VEGA), &place, VEGA);
+}
+
+#[test]
+fn a_table_of_a_rest_catalog_is_kept_small_beside_ingest() {
+    let namespace = format!("kept_{}", std::process::id());
+    let folder = &scratch("maintenance_rest");
+    kept_small(folder, &namespace, &remote::lake());
+    all_engines_find(&input(&[&rows("vega_flights_20k.ndjson")], VEGA), &remote::place(&namespace), VEGA);
+}
