@@ -115,12 +115,14 @@ impl Seen {
     /// The chain of a snapshot, expired ancestors included.
     pub(crate) fn chain(&self, head: Option<i64>) -> impl Iterator<Item = (i64, &Known)> {
         let mut at = head;
-        std::iter::from_fn(move || {
+        let walk = std::iter::from_fn(move || {
             let id = at?;
             let known = self.snapshots.get(&id)?;
             at = known.parent;
             Some((id, known))
-        })
+        });
+        // An id that was committed again after its snapshot had expired may be its own ancestor.
+        walk.take(self.snapshots.len())
     }
 
     pub(crate) fn record(&self, head: Option<i64>, key: &str) -> Option<&Record> {
