@@ -54,11 +54,16 @@ impl Chain {
         self.snapshots.iter().any(|s| s.snapshot_id() == id)
     }
 
+    /// Whether a snapshot is in the chain, or is the parent that the chain breaks at because it has expired.
+    pub fn reaches(&self, id: i64) -> bool {
+        self.contains(id) || self.missing == Some(id)
+    }
+
     /// Whether the chain shows that a record's commit was rolled back.
     pub fn has_lost(&self, record: &Record) -> bool {
         let origin = &record.origin;
-        let is_in = self.contains(origin.snapshot) || self.missing == Some(origin.snapshot);
-        !is_in && (self.missing.is_none() || self.snapshots.iter().any(|s| s.sequence_number() < origin.seq))
+        !self.reaches(origin.snapshot)
+            && (self.missing.is_none() || self.snapshots.iter().any(|s| s.sequence_number() < origin.seq))
     }
 
     /// Whether the chain ends in a snapshot without a parent.

@@ -1,7 +1,7 @@
 //! How a change stands against a loaded table, apart from its delta: whether its effect shows, whether its last submission
 //! may go again as it is, whether its staged files fit. Pure.
 
-use iceberg::spec::Schema;
+use iceberg::spec::{Schema, SnapshotRef};
 
 use crate::commit::checkpoint::{Chain, record_key};
 use crate::commit::conflict::{self, Ours, Rule, Theirs};
@@ -23,13 +23,41 @@ pub(super) fn operator_effect(
     let held = state.property(&record_key(&delta.pipeline, &change.target));
     let ours = held.and_then(|text| Record::parse(text).ok()).is_some_and(|r| r.origin.snapshot == change.snapshot_id);
     let chain = Chain::of(state, &change.target)?;
-    let descends = edit.head.is_none_or(|seen| chain.contains(seen) || chain.missing == Some(seen));
+    let descends = edit.head.is_none_or(|seen| chain.reaches(seen));
     Ok(if ours {
         Effect::Done
     } else if held == edit.replaces.as_deref() && descends {
         Effect::Absent
     } else {
         Effect::Delta(checkpoint::Standing::Fenced)
+    })
+}
+
+/// What a table shows of the snapshot that a change makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Landed {
+    /// Nothing.
+    No,
+    /// It is in the target's history, if only as the parent of the oldest snapshot that is left.
+    In,
+    /// It was in: it is there, or is a parent, and the target does not descend from it. Under its id it must not come again: it
+    /// would be its own ancestor.
+    Undone,
+}
+
+/// Whether a change has landed, by its snapshot's id.
+///
+/// # Errors
+/// `Corrupt` for a circle of parents.
+pub(super) fn landed(change: &Change, state: &TableState) -> Result<Landed> {
+    let id = change.snapshot_id;
+    let named = |s: &SnapshotRef| s.snapshot_id() == id || s.parent_snapshot_id() == Some(id);
+    Ok(if change.data.is_none() || !state.metadata.snapshots().any(named) {
+        Landed::No
+    } else if Chain::of(state, &change.target)?.reaches(id) {
+        Landed::In
+    } else {
+        Landed::Undone
     })
 }
 

@@ -4,7 +4,7 @@ use crate::commit::drive::Turn;
 use crate::commit::proof::Leftover;
 use crate::commit::snapshot::{Prepared, Written};
 use crate::error::{Error, ErrorKind};
-use crate::model::change::{Change, Data};
+use crate::model::change::{Change, Data, PipelineDelta};
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
 use crate::storage::ledger::LedgerOwner;
@@ -147,6 +147,19 @@ impl Commit {
     pub(super) fn renew(&mut self, snapshot_id: i64) {
         self.retired.push(std::mem::replace(&mut self.change.snapshot_id, snapshot_id));
         self.written.renew();
+    }
+
+    /// It was in and was rolled back: whether that ends it. Else it goes on under the id `snapshot_id`.
+    pub(super) fn undone(&mut self, head: &TableState, snapshot_id: i64) -> Option<Turn> {
+        if self.change.delta.as_ref().is_some_and(PipelineDelta::decides) {
+            // Whoever saw the decision may have finished the epoch and deleted its object: its rows are read again.
+            return Some(Turn::End(Ending::Fenced(Box::new(head.clone()))));
+        }
+        if matches!(self.change.data, Some(Data::Replace(_))) {
+            return Some(Turn::End(Ending::Lost(Box::new(head.clone()))));
+        }
+        self.renew(snapshot_id);
+        None
     }
 
     /// Given back because a shutdown does not wait.

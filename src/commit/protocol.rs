@@ -14,7 +14,7 @@ use crate::catalog::{Catalog, Outcome};
 use crate::commit::checkpoint::{Chain, Taken, set_back};
 pub use crate::commit::drive::{Drive, Paused, stale_wait};
 use crate::commit::drive::{Step, Turn};
-use crate::commit::effect::{as_assumed, fit, metadata_effect, operator_effect, rebase, replace_fits};
+use crate::commit::effect::{Landed, as_assumed, fit, landed, metadata_effect, operator_effect, rebase, replace_fits};
 use crate::commit::history::History;
 use crate::commit::look::{Effect, Rebase, Seen, Verdict, look};
 use crate::commit::manifests;
@@ -26,7 +26,7 @@ use crate::commit::snapshot::{ListCache, Prepared, Preparer, parent};
 use crate::commit::standing::{Ancestry, Question, Standing, Witness, standing};
 use crate::env::Env;
 use crate::error::{Directive, Error, ErrorKind, Result};
-use crate::model::change::{Change, Data, OnRollback, PipelineDelta};
+use crate::model::change::{Change, Data, OnRollback};
 use crate::model::checkpoint;
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
@@ -360,6 +360,15 @@ impl Committer {
         let base = newer.as_ref().unwrap_or(base);
         self.recognise(base)?;
         self.storage = self.shared.vended(&base.config)?;
+        match landed(&commit.change, base)? {
+            Landed::In => return Ok(Turn::done(base.clone(), commit.submitted_seqs.is_some())),
+            Landed::Undone => {
+                if let Some(end) = commit.undone(base, self.env.snapshot_id()) {
+                    return Ok(end);
+                }
+            }
+            Landed::No => {}
+        }
         let (effect, held) = match &commit.change.data {
             Some(Data::Replace(_)) => (Effect::Absent, None), // preparing it looks at what it needs
             _ => self.held(&commit.change, base).await?,
@@ -501,21 +510,17 @@ impl Committer {
                 prepared.commit.idempotency_key = self.env.uuid();
                 Turn::Next(Step::Submit(Box::new(prepared.clone())))
             }
-            // Whoever saw the decision may have finished the epoch and deleted its object: its rows are read again.
-            Verdict::Renew if commit.change.delta.as_ref().is_some_and(PipelineDelta::decides) => {
-                Turn::End(Ending::Fenced(Box::new(head)))
-            }
-            Verdict::Renew => {
-                commit.renew(self.env.snapshot_id());
-                Turn::Next(Step::Prepare(Box::new(head)))
-            }
+            Verdict::Renew => commit
+                .undone(&head, self.env.snapshot_id())
+                .unwrap_or_else(|| Turn::Next(Step::Prepare(Box::new(head)))),
             Verdict::Prepare => Turn::Next(Step::Prepare(Box::new(head))),
         })
     }
 
     async fn seen(&self, commit: &Commit, head: &TableState) -> Result<Seen> {
         let change = &commit.change;
-        let in_chain = change.data.is_some() && Chain::of(head, &change.target)?.contains(change.snapshot_id);
+        let landed = landed(change, head)?;
+        let in_chain = landed == Landed::In;
         let effect = if in_chain { Effect::Done } else { self.held(change, head).await?.0 };
         let (as_assumed, young, rebase) = match &commit.last {
             None => (false, false, Rebase::Clean),
@@ -525,7 +530,7 @@ impl Committer {
         };
         Ok(Seen {
             in_chain,
-            in_table: change.data.is_some() && head.metadata.snapshot_by_id(change.snapshot_id).is_some(),
+            in_table: landed != Landed::No,
             effect,
             as_assumed,
             young,

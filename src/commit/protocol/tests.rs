@@ -15,7 +15,7 @@ use crate::catalog::{CreateTable, PreparedCommit};
 use crate::commit::manifests;
 use crate::commit::records::{self, VERSION_KEY};
 use crate::env::virtual_time::{on_virtual_time, simulated};
-use crate::model::change::{Append, Evolve, OnRollback, OperatorEdit};
+use crate::model::change::{Append, Evolve, OnRollback, OperatorEdit, PipelineDelta};
 use crate::model::checkpoint::{Checkpoint, Delta, Position, Range};
 use crate::model::ids::{MAIN, PartitionId, PipelineName};
 use crate::storage::{StorageOptions, counters};
@@ -518,6 +518,51 @@ fn a_decision_that_was_rolled_back_is_not_made_again() {
             let ending = ending.expect("does not halt");
             assert_eq!(matches!(ending, Ending::Fenced(_)), fenced, "{ending:?}");
             assert_eq!(matches!(ending, Ending::Done { ours: true, .. }), !fenced, "{ending:?}");
+        }
+    });
+}
+
+/// Its property is removed, it expires, and only the parent of the head's names it: under its id it would be its own ancestor.
+#[test]
+fn a_snapshot_that_has_expired_since_it_landed_never_becomes_its_own_ancestor() {
+    on_virtual_time(async {
+        for undone in [false, true] {
+            let (world, base) = begun(1).await;
+            let mut commit = Commit::new(world.change("a", "a1", &base, Some(5), 7));
+            let id = commit.change.snapshot_id;
+            let Some(Data::Append(append)) = &commit.change.data else { panic!("no append") };
+            for file in &append.files {
+                world.storage.write(file.file_path(), "kept by somebody".into()).await.expect("writable");
+            }
+            world.catalog.script([Fault::LostYes]);
+            let meanwhile = async {
+                while world.truth().await.metadata.snapshot_by_id(id).is_none() {
+                    world.env.sleep(Duration::from_millis(1)).await;
+                }
+                let child = world.foreign_append(&world.truth().await).await.expect("committed");
+                let retention = base.refs[MAIN].retention.clone();
+                let to = |id| SnapshotReference::new(id, retention.clone());
+                let ref_name = if undone { MAIN } else { "other" }.to_owned();
+                let old = base.refs[MAIN].snapshot_id;
+                let tag = SnapshotReference::new(child, SnapshotRetention::Tag { max_ref_age_ms: None });
+                world
+                    .update(vec![
+                        TableUpdate::SetSnapshotRef { ref_name: "tag".to_owned(), reference: tag },
+                        TableUpdate::SetSnapshotRef { ref_name, reference: to(old) },
+                        TableUpdate::RemoveSnapshots { snapshot_ids: vec![id] },
+                        TableUpdate::RemoveProperties { removals: vec!["frazil.checkpoint.a@main".to_owned()] },
+                    ])
+                    .await;
+            };
+            let (mut committer, stop) = (world.committer("a1"), CancellationToken::new());
+            let (ending, ()) = tokio::join!(committer.run(&mut commit, &base, &stop), meanwhile);
+            let ending = ending.expect("does not halt");
+            assert!(matches!(ending, Ending::Done { ours: true, .. }), "{ending:?}");
+            let now = world.truth().await;
+            assert_eq!(commit.change.snapshot_id != id, undone);
+            for name in ["tag", MAIN] {
+                Chain::of(&now, name).expect("no circle");
+            }
         }
     });
 }
