@@ -102,6 +102,7 @@ const EXPECTED: &[(&str, &[&str])] = &[
             "Append × done",
             "Compact × done",
             "Delete × done",
+            "Overwrite × done",
             "Expire × done",
             "RollBack × done",
             "Reset × done",

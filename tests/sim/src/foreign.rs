@@ -32,6 +32,8 @@ pub enum Deed {
     Compact,
     /// Deletes the rows of one manifest.
     Delete,
+    /// Rows are replaced by others.
+    Overwrite,
     /// Removes all snapshots but those that refs name, and their files.
     Expire,
     /// Sets the branch to an ancestor.
@@ -82,7 +84,8 @@ pub async fn act(world: &World, table: &TableName, deed: Deed) -> Option<()> {
         }
         Deed::Spec => engine.spec()?,
         Deed::Compact => engine.compact().await?,
-        Deed::Delete => engine.delete().await?,
+        Deed::Delete => engine.delete(false).await?,
+        Deed::Overwrite => engine.delete(true).await?,
         Deed::Expire => return engine.expire().await,
         Deed::RollBack => engine.roll_back()?,
         Deed::Reset if world.keeps_records(table) => return None,
@@ -156,12 +159,16 @@ impl Engine<'_> {
         matches!(self.world.lands("foreign", &commit).await, Outcome::Committed(_))
     }
 
-    async fn append(&self, target: &str) -> Option<Request> {
+    /// A manifest of a file of its own.
+    async fn own_rows(&self) -> Option<ManifestFile> {
         let path = format!("{}/data/foreign-{}.parquet", self.state.metadata.location(), self.world.env.uuid());
         self.put(&path, Bytes::from_static(b"rows of another engine")).await;
-        let file = self.file(path, 1, 22, self.no_partition());
+        self.manifest(vec![self.file(path, 1, 22, self.no_partition())]).await
+    }
+
+    async fn append(&self, target: &str) -> Option<Request> {
         let head = self.state.head(target).or_else(|| self.state.head(&self.world.target))?.clone();
-        let mut manifests = vec![self.manifest(vec![file]).await?];
+        let mut manifests = vec![self.own_rows().await?];
         manifests.extend(self.manifests(head.manifest_list()).await?);
         self.snapshot(target, Some(head.snapshot_id()), manifests, Operation::Append).await.map(|(_, request)| request)
     }
@@ -192,8 +199,8 @@ impl Engine<'_> {
         made.map(|(_, request)| request)
     }
 
-    /// One manifest and its rows go.
-    async fn delete(&self) -> Option<Request> {
+    /// One manifest and its rows go; another file takes their place, or none.
+    async fn delete(&self, overwrites: bool) -> Option<Request> {
         let head = self.state.head(&self.world.target)?.clone();
         let mut manifests = self.manifests(head.manifest_list()).await?;
         if manifests.len() < 2 {
@@ -201,8 +208,11 @@ impl Engine<'_> {
         }
         let at = usize::try_from(self.world.env.below(manifests.len() as u64)).ok()?;
         let gone = manifests.remove(at);
-        let (id, request) =
-            self.snapshot(&self.world.target, Some(head.snapshot_id()), manifests, Operation::Delete).await?;
+        if overwrites {
+            manifests.insert(0, self.own_rows().await?);
+        }
+        let operation = if overwrites { Operation::Overwrite } else { Operation::Delete };
+        let (id, request) = self.snapshot(&self.world.target, Some(head.snapshot_id()), manifests, operation).await?;
         self.world.with_auditor(|a| {
             let rows = a.rows_of(key(&gone.manifest_path).as_ref());
             a.deleted.insert(id, rows);

@@ -115,7 +115,7 @@ impl Scenario {
             habits.remove(&Deed::Recreate);
         }
         // Property gone, every carrier expired, every file written anew or deleted: a new instance cannot know of the pipeline.
-        let rewrites = habits.contains_key(&Deed::Compact) || habits.contains_key(&Deed::Delete);
+        let rewrites = [Deed::Compact, Deed::Delete, Deed::Overwrite].iter().any(|deed| habits.contains_key(deed));
         if habits.contains_key(&Deed::Expire) && rewrites {
             habits.remove(&Deed::Reset);
         }
@@ -331,12 +331,13 @@ impl Scenario {
     }
 }
 
-const DEEDS: [Deed; 18] = [
+const DEEDS: [Deed; 19] = [
     Deed::CherryPick,
     Deed::Spec,
     Deed::Append,
     Deed::Compact,
     Deed::Delete,
+    Deed::Overwrite,
     Deed::Expire,
     Deed::RollBack,
     Deed::Reset,
