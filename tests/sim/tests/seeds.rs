@@ -21,15 +21,16 @@ fn holds(number: u64) {
 
 #[test]
 fn the_same_seed_gives_the_same_trace_in_another_thread() {
-    let first = seed(4);
-    let beside: Vec<_> = (0..2).map(|_| std::thread::spawn(|| run::seed(4))).collect();
+    // Some seeds end early, where the protocol halts for good.
+    let first = (1..20).map(seed).find(|report| report.figures.attempts >= 100).expect("a whole one");
+    let number = first.seed;
+    let beside: Vec<_> = (0..2).map(|_| std::thread::spawn(move || run::seed(number))).collect();
     for other in beside {
         let other = other.join().expect("a report");
         let differs = first.trace.iter().zip(&other.trace).find(|(a, b)| a != b);
         assert_eq!(differs, None);
         assert_eq!((first.hash, first.trace.len()), (other.hash, other.trace.len()));
     }
-    assert!(first.figures.attempts > 20, "only {} commits", first.figures.attempts);
 }
 
 #[test]
