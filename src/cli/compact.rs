@@ -23,7 +23,7 @@ use crate::storage::disk::{Disk, Hold, LocalDisk, MemoryDisk};
 type Outcome = (TableName, Result<Report>);
 
 pub(crate) fn compact(flags: &Flags, own: &Compact) -> Result<Exit> {
-    let config = table::configured(flags, &own.from)?;
+    let config = table::configured(flags, &own.of.from)?;
     match block_on(config.limits.workers, work(flags, &config, own))? {
         Some(exit) => Ok(exit),
         None => Ok(Exit::Interrupted),
@@ -33,9 +33,9 @@ pub(crate) fn compact(flags: &Flags, own: &Compact) -> Result<Exit> {
 async fn work(flags: &Flags, config: &Config, own: &Compact) -> Result<Exit> {
     let env = Env::system();
     let (wish, rules) = (wish(own)?, rules(own)?);
-    let catalog = table::chosen(config, &own.from, Some(&own.tables))?;
+    let catalog = table::chosen(config, &own.of.from, Some(&own.of.tables))?;
     let source = wiring::catalog(config, &catalog, &env).await?;
-    let tables = table::matching(&source, &catalog, &own.tables).await?;
+    let tables = table::matching(&source, &catalog, &own.of.tables).await?;
     let folder: PathBuf = config.state_dir.join("compact");
     let (disk, hold): (Arc<dyn Disk>, Option<Hold>) = if own.dry_run {
         (Arc::new(MemoryDisk::new()), None)

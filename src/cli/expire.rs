@@ -27,7 +27,7 @@ enum Found {
 type Outcome = (TableName, Result<Found>);
 
 pub(crate) fn expire(flags: &Flags, own: &Expire) -> Result<Exit> {
-    let config = table::configured(flags, &own.from)?;
+    let config = table::configured(flags, &own.of.from)?;
     match block_on(config.limits.workers, work(flags, &config, own))? {
         Some(exit) => Ok(exit),
         None => Ok(Exit::Interrupted),
@@ -37,9 +37,9 @@ pub(crate) fn expire(flags: &Flags, own: &Expire) -> Result<Exit> {
 async fn work(flags: &Flags, config: &Config, own: &Expire) -> Result<Exit> {
     let env = Env::system();
     let wish = wish(own)?;
-    let catalog = table::chosen(config, &own.from, Some(&own.tables))?;
+    let catalog = table::chosen(config, &own.of.from, Some(&own.of.tables))?;
     let source = wiring::catalog(config, &catalog, &env).await?;
-    let tables = table::matching(&source, &catalog, &own.tables).await?;
+    let tables = table::matching(&source, &catalog, &own.of.tables).await?;
     if !own.dry_run && !own.yes && !output::confirmed(&question(&tables, own), "Go on? [y/N]")? {
         return Ok(Exit::Failed);
     }

@@ -171,6 +171,17 @@ pub struct CatalogChoice {
     pub warehouse: Option<String>,
 }
 
+/// Tables of one catalog.
+#[derive(Debug, Args)]
+pub struct TablesChoice {
+    /// The tables, as namespace.table, catalog.namespace.table, or a glob over these; all of the catalog unless given
+    #[arg(value_name = "GLOB", default_value = "**")]
+    pub tables: String,
+    /// Which catalog to ask.
+    #[command(flatten)]
+    pub from: CatalogChoice,
+}
+
 /// One table.
 #[derive(Debug, Args)]
 pub struct TableChoice {
@@ -218,12 +229,9 @@ pub enum TableVerb {
 #[derive(Debug, Args)]
 #[command(after_help = COMPACT_GROUPS)]
 pub struct Compact {
-    /// The tables, as namespace.table, catalog.namespace.table, or a glob over these; all of the catalog unless given
-    #[arg(value_name = "GLOB", default_value = "**")]
-    pub tables: String,
-    /// Which catalog to ask.
+    /// The tables.
     #[command(flatten)]
-    pub from: CatalogChoice,
+    pub of: TablesChoice,
     /// Show what would be rewritten, and change nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -254,12 +262,9 @@ pub struct Compact {
 #[derive(Debug, Args)]
 #[command(after_help = EXPIRE_STEPS)]
 pub struct Expire {
-    /// The tables, as namespace.table, catalog.namespace.table, or a glob over these; all of the catalog unless given
-    #[arg(value_name = "GLOB", default_value = "**")]
-    pub tables: String,
-    /// Which catalog to ask.
+    /// The tables.
     #[command(flatten)]
-    pub from: CatalogChoice,
+    pub of: TablesChoice,
     /// Keep younger snapshots, instead of history.expire.max-snapshot-age-ms and what branches say
     #[arg(long, value_name = "DURATION")]
     pub older_than: Option<String>,
@@ -287,12 +292,9 @@ pub struct Expire {
 #[derive(Debug, Args)]
 #[command(after_help = MAINTAIN_DUE)]
 pub struct Maintain {
-    /// The tables, as namespace.table, catalog.namespace.table, or a glob over these; all of the catalog unless given
-    #[arg(value_name = "GLOB", default_value = "**")]
-    pub tables: String,
-    /// Which catalog to ask.
+    /// The tables.
     #[command(flatten)]
-    pub from: CatalogChoice,
+    pub of: TablesChoice,
     /// Show what is due, and change nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -311,12 +313,9 @@ pub struct Maintain {
 #[derive(Debug, Args)]
 #[command(after_help = HEALTH_DEBT)]
 pub struct HealthOf {
-    /// The tables, as namespace.table, catalog.namespace.table, or a glob over these; all of the catalog unless given
-    #[arg(value_name = "GLOB", default_value = "**")]
-    pub tables: String,
-    /// Which catalog to ask.
+    /// The tables.
     #[command(flatten)]
-    pub from: CatalogChoice,
+    pub of: TablesChoice,
     /// What to sort by, the largest first
     #[arg(long, value_name = "WHAT", default_value = "debt")]
     pub sort: HealthSort,

@@ -18,7 +18,7 @@ use crate::storage::disk::MemoryDisk;
 type Found = (TableName, Result<Debt>);
 
 pub(crate) fn health(flags: &Flags, own: &HealthOf) -> Result<Exit> {
-    let config = table::configured(flags, &own.from)?;
+    let config = table::configured(flags, &own.of.from)?;
     match block_on(config.limits.workers, work(flags, &config, own))? {
         Some(exit) => Ok(exit),
         None => Ok(Exit::Interrupted),
@@ -27,10 +27,10 @@ pub(crate) fn health(flags: &Flags, own: &HealthOf) -> Result<Exit> {
 
 async fn work(flags: &Flags, config: &Config, own: &HealthOf) -> Result<Exit> {
     let env = Env::system();
-    let name = table::chosen(config, &own.from, Some(&own.tables))?;
+    let name = table::chosen(config, &own.of.from, Some(&own.of.tables))?;
     let disk = Arc::new(MemoryDisk::new());
     let round = maintain::round(config, name, &env, disk.clone(), disk).await?;
-    let tables = table::matching(&round.catalog, &round.name, &own.tables).await?;
+    let tables = table::matching(&round.catalog, &round.name, &own.of.tables).await?;
     let mut found = round.debts(&tables).await;
     sort(&mut found, own.sort);
     answer(flags, &said(&found))?;

@@ -17,7 +17,7 @@ use crate::maintain::upkeep::{Consent, End, Figures, Job, Step};
 use crate::storage::disk::{Disk, LocalDisk, MemoryDisk};
 
 pub(crate) fn maintain(flags: &Flags, own: &Maintain) -> Result<Exit> {
-    let config = table::configured(flags, &own.from)?;
+    let config = table::configured(flags, &own.of.from)?;
     match block_on(config.limits.workers, work(flags, &config, own))? {
         Some(exit) => Ok(exit),
         None => Ok(Exit::Interrupted),
@@ -27,7 +27,7 @@ pub(crate) fn maintain(flags: &Flags, own: &Maintain) -> Result<Exit> {
 async fn work(flags: &Flags, config: &Config, own: &Maintain) -> Result<Exit> {
     let env = Env::system();
     let memory = compact::memory(&own.max_memory, own.parallel)?;
-    let name = table::chosen(config, &own.from, Some(&own.tables))?;
+    let name = table::chosen(config, &own.of.from, Some(&own.of.tables))?;
     let (disk, hold): (Arc<dyn Disk>, _) = if own.dry_run {
         (Arc::new(MemoryDisk::new()), None)
     } else {
@@ -42,7 +42,7 @@ async fn work(flags: &Flags, config: &Config, own: &Maintain) -> Result<Exit> {
     if own.yes {
         round.options.consent = Consent::All;
     }
-    let tables = table::matching(&round.catalog, &round.name, &own.tables).await?;
+    let tables = table::matching(&round.catalog, &round.name, &own.of.tables).await?;
     let reports =
         if own.dry_run { round.preview(&tables).await } else { round.run(&tables, &CancellationToken::new()).await };
     drop(hold);

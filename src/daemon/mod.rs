@@ -378,5 +378,6 @@ fn pipeline(
 
 mod outage;
 mod recovery;
+mod setbacks;
 #[cfg(test)]
 mod tests;
