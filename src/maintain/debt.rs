@@ -96,8 +96,7 @@ impl Debt {
         self.files = sizes.len() as u64;
         self.bytes = sizes.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes));
         self.delete_files = files.deletes.len() as u64;
-        let middle = sizes.len() / 2;
-        self.p50_bytes = (!sizes.is_empty()).then(|| *sizes.select_nth_unstable(middle).1);
+        self.p50_bytes = median(&mut sizes);
     }
 }
 
@@ -168,5 +167,25 @@ impl Round {
             Err(error) => debt.notes.push(error.to_string()),
         }
         Ok(debt)
+    }
+}
+
+/// The upper one of the two in the middle, where there are two.
+fn median(sizes: &mut [u64]) -> Option<u64> {
+    let middle = sizes.len() / 2;
+    (!sizes.is_empty()).then(|| *sizes.select_nth_unstable(middle).1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_in_the_middle_is_told_of_files_in_any_order() {
+        for (mut sizes, expected) in
+            [(vec![], None), (vec![4], Some(4)), (vec![9, 1, 5], Some(5)), (vec![8, 2, 6, 4], Some(6))]
+        {
+            assert_eq!(median(&mut sizes), expected, "{sizes:?}");
+        }
     }
 }

@@ -663,21 +663,22 @@ fn an_operator_sets_positions_once_over_a_catalog_that_loses_answers() {
 #[test]
 fn an_operators_edit_is_fenced_when_the_branch_was_rolled_back_meanwhile() {
     on_virtual_time(async {
-        let world = World::new(1, 0, FormatVersion::V2).await;
-        world.ingest("p", "one", 20).await;
-        let old = world.truth().await;
-        world.foreign_append(&old).await.expect("committed");
-        let seen = world.truth().await;
-        let retention = old.refs[MAIN].retention.clone();
-        let reference = SnapshotReference::new(old.refs[MAIN].snapshot_id, retention);
-        let back = TableUpdate::SetSnapshotRef { ref_name: MAIN.to_owned(), reference };
-        for (meanwhile, fenced) in [(None, false), (Some(back), true)] {
-            world.update(meanwhile.into_iter().collect()).await;
+        for rolled_back in [false, true] {
+            let world = World::new(1, 0, FormatVersion::V2).await;
+            world.ingest("p", "one", 20).await;
+            let old = world.truth().await;
+            world.foreign_append(&old).await.expect("committed");
+            let seen = world.truth().await;
+            if rolled_back {
+                let reference = SnapshotReference::new(old.refs[MAIN].snapshot_id, old.refs[MAIN].retention.clone());
+                world.update(vec![TableUpdate::SetSnapshotRef { ref_name: MAIN.to_owned(), reference }]).await;
+            }
+            world.foreign_append(&world.truth().await).await.expect("committed");
             let mut commit = Commit::new(edit(&world, &seen, 7));
             let stop = CancellationToken::new();
             let ending = world.committer("operator").run(&mut commit, &seen, &stop).await.expect("does not halt");
-            assert_eq!(matches!(ending, Ending::Fenced(_)), fenced, "{ending:?}");
-            world.foreign_append(&world.truth().await).await.expect("committed");
+            assert_eq!(matches!(ending, Ending::Fenced(_)), rolled_back, "{ending:?}");
+            assert_eq!(matches!(ending, Ending::Done { .. }), !rolled_back, "{ending:?}");
         }
     });
 }
