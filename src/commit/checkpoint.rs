@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use iceberg::spec::SnapshotRef;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::change::OnRollback;
+use crate::model::change::{OnRollback, PipelineDelta};
 use crate::model::checkpoint::{Checkpoint, Record};
 use crate::model::ids::PipelineName;
 use crate::model::table::TableState;
@@ -148,20 +148,33 @@ pub struct Taken {
     pub rewound: bool,
     /// The sequence number that the record came with.
     pub seq: i64,
+    /// As in the record.
+    pub under: Option<i64>,
 }
 
 impl Taken {
     /// Whether the table was set back without its property telling: a record that its anchor knows of, newer than this one, is
-    /// gone. `None` when `state` is from before it.
-    pub fn is_set_back(&self, known_seq: i64, state: &TableState) -> Option<bool> {
+    /// gone; or this one promises that lost rows are read again from another record of the anchor than `begun`, and the anchor
+    /// has never known of it. `None` when `state` is from before the record that is known.
+    pub fn is_set_back(&self, known_seq: i64, begun: Option<i64>, state: &TableState) -> Option<bool> {
         let older = self.seq < known_seq && !self.rewound;
-        (!older || state.metadata.last_sequence_number() >= known_seq).then_some(older)
+        let strays = self.seq > known_seq && !self.rewound && self.under.is_some_and(|under| begun != Some(under));
+        (!older || state.metadata.last_sequence_number() >= known_seq).then_some(older || strays)
+    }
+
+    /// Whether no part may be committed on this record, because the table beside its anchor was set back and nobody has said yet
+    /// what of it.
+    pub(crate) fn bars(&self, part: &PipelineDelta, state: &TableState) -> bool {
+        part.follows.is_some()
+            && part.on_rollback != OnRollback::Keep
+            && self.is_set_back(part.known_seq, None, state) == Some(true)
     }
 }
 
 /// What is said of a table that was set back without its property telling.
 pub(crate) fn set_back(state: &TableState) -> Error {
-    let what = "its checkpoint is older than its anchor knows: the branch was rolled back, and the property removed";
+    let what =
+        "its checkpoint is not what its anchor knows: the branch was rolled back, and the property removed or replaced";
     Error::new(ErrorKind::Corrupt, format!("table {}: {what}", state.name)).with_hint(
         "rows between may be lost: roll the anchor back as far and rewind, set on_rollback to keep to let them stay away, or say \
          with `frazil checkpoint set` for this table where it stands",
@@ -267,6 +280,11 @@ impl Findings {
                 a.sealed.retain(|location| p.sealed.contains(location));
                 // Tables beside the anchor keep what they have, and are filled from there.
                 a.checkpoint.followers.extend(p.checkpoint.followers.iter().cloned());
+                // The parts of epochs that were finished are among what they have.
+                for (follower, seq) in &p.checkpoint.known {
+                    let known = a.checkpoint.known.entry(follower.clone()).or_insert(*seq);
+                    *known = (*known).max(*seq);
+                }
                 let warning = Some("the branch was rolled back: rows are read again");
                 Decision::Take(Taken { rewound: true, ..taken(&a, warning) })
             }
@@ -306,6 +324,7 @@ fn taken(record: &Record, warning: Option<&'static str>) -> Taken {
         warning,
         rewound: false,
         seq: record.origin.seq,
+        under: record.under,
     }
 }
 

@@ -241,7 +241,9 @@ pub(crate) async fn swept(storage: &Storage, head: &TableState, commit: &mut Com
     if gone <= commit.gone_seqs {
         return Ok(None);
     }
-    let files: Vec<String> = append.files.iter().map(|file| file.file_path().to_owned()).collect();
+    let mut files: Vec<String> = append.files.iter().map(|file| file.file_path().to_owned()).collect();
+    // Whoever finishes an epoch removes its object.
+    files.extend(commit.change.delta.iter().flat_map(|delta| delta.sealed.iter().cloned()));
     let looks = files.into_iter().map(|file| {
         let storage = storage.clone();
         async move { Ok::<_, Error>((!storage.exists(&file).await?).then_some(file)) }

@@ -26,7 +26,7 @@ use crate::commit::snapshot::{ListCache, Prepared, Preparer, parent};
 use crate::commit::standing::{Ancestry, Question, Standing, Witness, standing};
 use crate::env::Env;
 use crate::error::{Directive, Error, ErrorKind, Result};
-use crate::model::change::{Change, Data, OnRollback};
+use crate::model::change::{Change, Data};
 use crate::model::checkpoint;
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
@@ -562,11 +562,7 @@ impl Committer {
         Ok(match self.standing(state, question).await? {
             Standing::At(_) if delta.delta.is_empty() => (Effect::Done, None),
             // A state from before is refused by the catalog.
-            Standing::At(taken)
-                if delta.on_rollback != OnRollback::Keep && taken.is_set_back(delta.known_seq, state) == Some(true) =>
-            {
-                return Err(set_back(state));
-            }
+            Standing::At(taken) if taken.bars(delta, state) => return Err(set_back(state)),
             Standing::At(taken) => (Effect::Delta(delta.standing(&taken.checkpoint.positions)), Some(taken)),
             // For rows the witness halts: only a start record gets here.
             Standing::New => (Effect::Absent, None),

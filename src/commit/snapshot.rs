@@ -545,6 +545,7 @@ fn own_record(delta: &PipelineDelta, held: Option<&Taken>, snapshot: i64, seq: i
             Some(_) => delta.delta.ranges.iter().map(|(p, range)| (p.clone(), range.from.clone())).collect(),
             None => BTreeMap::new(),
         },
+        under: delta.operator.as_ref().and_then(|edit| edit.under),
     }
 }
 

@@ -62,7 +62,7 @@ impl Pipeline {
             let table = part.table()?;
             let handle = self.shared.table(&self.config.catalog, &table)?;
             let state = self.finish_part(sealed, part, location, &handle).await?;
-            self.knows(&state);
+            self.knows(&state).await?;
             self.adopt(&table, state)?;
         }
         Ok(())

@@ -368,6 +368,7 @@ fn pipeline(
         finished: Vec::new(),
         fresh: true,
         begun: Positions::new(),
+        begun_seq: None,
         followers: BTreeSet::new(),
         known: BTreeMap::new(),
         window: settings.rejects.halt_above.window.map(RejectWindow::new),

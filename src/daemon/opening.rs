@@ -34,6 +34,7 @@ impl Pipeline {
         self.followers.clear();
         self.known.clear();
         self.begun.clear();
+        self.begun_seq = None;
         let handle = self.shared.table(&self.config.catalog, &self.anchor)?;
         let remembered = self.shared.anchors.known(&self.anchor_key()).await;
         let (state, standing) = match handle.standing(self.asker(remembered.into_iter().collect())).await {
@@ -57,6 +58,7 @@ impl Pipeline {
         self.known.clone_from(&taken.checkpoint.known);
         self.fresh = is_fresh(&taken);
         self.begun.clone_from(&taken.checkpoint.positions);
+        self.begun_seq = Some(taken.seq);
         if let Some(warning) = taken.warning {
             tracing::warn!(pipeline = %self.name, table = %self.anchor, "{warning}");
         }
@@ -125,7 +127,7 @@ impl Pipeline {
             }
             Standing::At(taken) if *table != self.anchor => {
                 if taken.rewound || self.was_set_back(&state, &taken)? {
-                    state = self.rewind(&handle, state, &taken.checkpoint).await?;
+                    state = self.rewind(&handle, state, &taken).await?;
                 }
                 held = self.ahead_of_anchor(table, &taken.checkpoint).await?;
             }
@@ -134,7 +136,7 @@ impl Pipeline {
         if *table == self.anchor {
             self.shared.anchors.remember(&self.anchor_key(), state.metadata.uuid()).await?;
         } else {
-            self.knows(&state);
+            self.knows(&state).await?;
         }
         let mut lane = Lane::new(self.shared.clone(), options, handle, state)?;
         lane.held = held;
@@ -146,7 +148,7 @@ impl Pipeline {
     /// anchor's does.
     fn was_set_back(&self, state: &TableState, taken: &Taken) -> Result<bool> {
         let known = self.known.get(&state.metadata.uuid().to_string()).copied().unwrap_or(0);
-        match taken.is_set_back(known, state) {
+        match taken.is_set_back(known, self.begun_seq, state) {
             Some(true) if self.config.on_rollback == OnRollback::Halt => Err(set_back(state)),
             Some(true) if self.config.on_rollback == OnRollback::Keep => {
                 tracing::warn!(pipeline = %self.name, table = %state.name, "the table was set back: its rows stay away");
@@ -160,13 +162,27 @@ impl Pipeline {
         }
     }
 
-    /// From here on the anchor knows the record that a table beside it has.
-    pub(crate) fn knows(&mut self, state: &TableState) {
-        let key = record_key(&self.name, &self.config.branch);
-        if let Ok(Some(record)) = records::in_property(state, &key) {
+    /// From here on the anchor knows the record that a table beside it has: that of the snapshots where the property is gone.
+    pub(crate) async fn knows(&mut self, state: &TableState) -> Result<()> {
+        let target = &self.config.branch;
+        let key = record_key(&self.name, target);
+        let record = match records::in_property(state, &key)? {
+            Some(record) => Some(record),
+            None => {
+                let (storage, chain) = (self.shared.storage.vended(&state.config)?, Chain::of(state, target)?);
+                match records::nearest(&storage, &chain, target, None).await {
+                    Ok(mut carried) => carried.remove(&key).map(|carried| carried.read(&key)).transpose()?,
+                    // Expired since.
+                    Err(error) if error.kind() == ErrorKind::NotFound => None,
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        if let Some(record) = record {
             let known = self.known.entry(state.metadata.uuid().to_string()).or_default();
             *known = (*known).max(record.origin.seq);
         }
+        Ok(())
     }
 
     fn anchor_key(&self) -> Anchor {
@@ -217,7 +233,7 @@ impl Pipeline {
 
     /// A table beside the anchor was rolled back as well. Its rows are read again where the source is: only if none of those
     /// that it lost lies below is nothing lost. Then its record says so from now on.
-    async fn rewind(&mut self, handle: &TableHandle, state: TableState, own: &Checkpoint) -> Result<TableState> {
+    async fn rewind(&mut self, handle: &TableHandle, state: TableState, own: &Taken) -> Result<TableState> {
         if !self.is_read_again(&state, own).await? {
             let text = format!(
                 "table {}: the branch was rolled back below the checkpoint of anchor {}, where pipeline {} reads, or so far \
@@ -232,16 +248,20 @@ impl Pipeline {
         }
         let key = record_key(&self.name, &self.config.branch);
         let mut delta = self.delta(Delta::default(), Vec::new());
-        delta.witness = own.clone();
-        delta.operator = Some(OperatorEdit::of(&state, &key, &self.config.branch));
+        delta.witness.clone_from(&own.checkpoint);
+        let edit = OperatorEdit::of(&state, &key, &self.config.branch);
+        delta.operator = Some(OperatorEdit { under: self.begun_seq, ..edit });
         self.commit_record(handle, state, delta).await
     }
 
     /// Whether all that a rollback took from a table beside the anchor lies above where the source is read. After a rewind of the
     /// anchor epochs were cut anew, so an epoch that does not end below may still begin there: its record says.
-    async fn is_read_again(&mut self, state: &TableState, own: &Checkpoint) -> Result<bool> {
-        if cover(&own.positions, &self.begun) {
+    async fn is_read_again(&mut self, state: &TableState, own: &Taken) -> Result<bool> {
+        if cover(&own.checkpoint.positions, &self.begun) {
             return Ok(true);
+        }
+        if !own.rewound {
+            return Ok(false); // Nothing says any more what it had.
         }
         let (target, storage) = (&self.config.branch, self.shared.storage.vended(&state.config)?);
         let (key, chain) = (record_key(&self.name, target), Chain::of(state, target)?);

@@ -167,6 +167,26 @@ fn a_table_beside_the_anchor_that_is_rolled_back_and_reset_loses_no_row_in_silen
     });
 }
 
+/// Its last part landed after its anchor's last commit, and its property is gone when the pipeline opens it: its snapshots tell
+/// which record it has.
+#[test]
+fn a_table_without_its_property_is_known_by_its_snapshots_when_it_is_rolled_back_afterwards() {
+    on_virtual_time(async {
+        let (world, config) = routed(58).await;
+        world.reset("shop.page_view").await;
+        let daemon = world.daemon(&config).await;
+        let set_back = async {
+            world.env.sleep(Duration::from_secs(1)).await;
+            let length = world.length("shop.page_view").await;
+            world.roll_back("shop.page_view", length - 2).await;
+        };
+        let (mut ended, ()) = tokio::join!(daemon.run(CancellationToken::new()), set_back);
+        let error = ended.remove(&PipelineName::new("p")).expect("ended").expect_err("halts");
+        assert!(error.to_string().contains("shop.page_view"), "{error}");
+        asks(&error);
+    });
+}
+
 /// After the anchor's rewind epochs were cut anew: one of the old ones may end above where the anchor stands and begin below.
 #[test]
 fn a_lost_epoch_that_began_below_the_anchor_is_not_taken_for_one_that_is_read_again() {

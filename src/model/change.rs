@@ -143,6 +143,9 @@ pub struct OperatorEdit {
     /// The branch's head that the operator has seen; once it is no ancestor any more, the branch was rolled back meanwhile
     /// and the edit is fenced.
     pub head: Option<i64>,
+    /// Where a pipeline says of a table beside its anchor that lost rows are read again: the sequence number of the anchor's
+    /// record from which they are.
+    pub under: Option<i64>,
 }
 
 impl OperatorEdit {
@@ -151,6 +154,7 @@ impl OperatorEdit {
         Self {
             replaces: state.property(key).map(str::to_owned),
             head: state.head(target).map(|head| head.snapshot_id()),
+            under: None,
         }
     }
 }

@@ -260,6 +260,10 @@ pub struct Record {
     /// In a table beside an anchor: above which positions the rows of this commit lie, in the partitions that it has rows of.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub above: BTreeMap<PartitionId, Option<Position>>,
+    /// In a table beside an anchor, where the record says that lost rows are read again: the sequence number of the anchor's
+    /// record from which they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under: Option<i64>,
 }
 
 impl Record {

@@ -14,6 +14,7 @@ fn record(snapshot: i64, seq: i64, offset: i64) -> Record {
         origin: Origin { snapshot, seq, commit: format!("c{snapshot}") },
         sealed: vec![],
         above: Default::default(),
+        under: None,
     }
 }
 
@@ -182,6 +183,43 @@ fn a_rewind_forgets_no_table_that_was_fed() {
     rolled_back.on_rollback = OnRollback::Rewind;
     let Decision::Take(taken) = rolled_back.decide() else { panic!("{:?}", rolled_back.decide()) };
     assert_eq!(taken.checkpoint.followers, ["a".to_owned(), "b".to_owned()].into());
+}
+
+/// The parts of epochs that the rollback took from the anchor stay in the tables beside it.
+#[test]
+fn a_rewind_still_knows_how_far_the_tables_beside_the_anchor_were() {
+    let known = |seqs: &[(&str, i64)]| seqs.iter().map(|(table, seq)| ((*table).to_owned(), *seq)).collect();
+    let (mut newer, mut older) = (record(9, 9, 90), record(2, 2, 20));
+    older.checkpoint.known = known(&[("a", 4), ("b", 7)]);
+    newer.checkpoint.known = known(&[("a", 6), ("b", 5), ("c", 3)]);
+    let mut rolled_back = findings(Some(newer), Some(older), &[10, 2, 1]);
+    rolled_back.on_rollback = OnRollback::Rewind;
+    let Decision::Take(taken) = rolled_back.decide() else { panic!("{:?}", rolled_back.decide()) };
+    assert_eq!(taken.checkpoint.known, known(&[("a", 6), ("b", 7), ("c", 3)]));
+}
+
+/// A record that promises that rows are read again holds under the anchor's record that it was made under, or once the anchor
+/// has known of it.
+#[test]
+fn a_table_was_set_back_when_its_record_is_older_than_is_known_or_a_promise_of_another_record_of_the_anchor() {
+    let state = with_snapshots(&[(1, 1, None), (5, 5, Some(1))], 5);
+    let cases = [
+        ("as known", 5, None, 5, Some(7), Some(false)),
+        ("newer than is known", 6, None, 5, Some(7), Some(false)),
+        ("older than is known", 4, None, 5, Some(7), Some(true)),
+        ("older, in a state from before", 4, None, 9, Some(7), None),
+        ("a promise under the anchor's record", 6, Some(7), 5, Some(7), Some(false)),
+        ("a promise under another", 6, Some(8), 5, Some(7), Some(true)),
+        ("a promise, and who prepares a part has not looked at the anchor", 6, Some(8), 5, None, Some(true)),
+        ("a promise that the anchor knew of", 6, Some(8), 6, Some(7), Some(false)),
+    ];
+    for (case, seq, under, known, begun, expected) in cases {
+        let told = Taken { under, ..taken(&record(seq, seq, 1), None) };
+        assert_eq!(told.is_set_back(known, begun, &state), expected, "{case}");
+        // What the property tells is not asked again.
+        let told = Taken { rewound: true, ..told };
+        assert_eq!(told.is_set_back(known, begun, &state), Some(false), "{case}, told by the property");
+    }
 }
 
 #[test]

@@ -4,7 +4,9 @@ use iceberg::spec::{DataContentType, DataFileBuilder, DataFileFormat, Struct};
 
 use super::*;
 use crate::env::virtual_time::{on_virtual_time, simulated};
-use crate::model::change::{Append, Change};
+use crate::model::change::{Append, Change, OnRollback, PipelineDelta};
+use crate::model::checkpoint::{Checkpoint, Delta};
+use crate::model::ids::PipelineName;
 use crate::model::table::tests::with_snapshots;
 use crate::storage::StorageOptions;
 use crate::storage::counters::Operation;
@@ -57,6 +59,33 @@ fn a_commit_is_swept_when_a_number_of_its_own_is_gone_and_so_is_a_file() {
         }
         let mut without_data = Commit { submitted_seqs: Some((2, 3)), ..Commit::new(Change::new(99)) };
         assert_eq!(swept(&storage, &gap, &mut without_data).await.expect("asked"), None);
+    });
+}
+
+/// Whoever finishes a decided epoch deletes its object: without it the decision is not made again, whatever else is there.
+#[test]
+fn a_decision_is_swept_when_the_object_that_it_names_is_gone() {
+    on_virtual_time(async {
+        let storage = Storage::new(StorageOptions::default(), simulated(1));
+        let (there, gone) = ("memory:///t/there", "memory:///t/sealed");
+        storage.write(there, "x".into()).await.expect("writable");
+        let gap = with_snapshots(&[(1, 1, None), (4, 4, Some(1))], 4);
+        for (sealed, expected) in [(there, None), (gone, Some(gone.to_owned()))] {
+            let mut change = append(&gap, &[there]);
+            change.delta = Some(PipelineDelta {
+                pipeline: PipelineName::new("p"),
+                delta: Delta::default(),
+                witness: Checkpoint::default(),
+                on_rollback: OnRollback::Halt,
+                follows: None,
+                known_seq: 0,
+                sealed: vec![sealed.to_owned()],
+                finished: vec![],
+                operator: None,
+            });
+            let mut commit = Commit { submitted_seqs: Some((2, 3)), ..Commit::new(change) };
+            assert_eq!(swept(&storage, &gap, &mut commit).await.expect("asked"), expected);
+        }
     });
 }
 

@@ -54,6 +54,7 @@ proptest! {
             origin: Origin { snapshot, seq, commit: "c".into() },
             sealed: vec![],
             above: offsets.keys().map(|p| (partition(*p), positions(&offsets).get(&partition(*p + 1)).cloned())).collect(),
+            under: None,
         };
         prop_assert_eq!(Record::parse(&record.to_text()).expect("parses"), record);
     }

@@ -104,6 +104,16 @@ pub struct World {
     wrong: tokio::sync::Notify,
 }
 
+/// A snapshot that a process has sent.
+#[derive(Debug)]
+struct Sent {
+    table: TableName,
+    list: String,
+    seq: i64,
+    /// Whether a load since has shown a state that it fits; loads of other tasks may show newer ones. None yet: nothing.
+    fits: Option<bool>,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     rates: Rates,
@@ -123,9 +133,8 @@ struct Inner {
     figures: Figures,
     /// Objects that were read.
     read: BTreeSet<Path>,
-    /// The manifest list that a process last sent for a snapshot, and the last sequence number that a load showed it.
-    sent: BTreeMap<(String, i64), String>,
-    shown: BTreeMap<(String, TableName), i64>,
+    /// What a process last sent for a snapshot.
+    sent: BTreeMap<(String, i64), Sent>,
     expirer_shown: BTreeMap<TableName, TableState>,
     /// When a daemon last committed to a table.
     last_ours: BTreeMap<TableName, Duration>,
@@ -214,15 +223,10 @@ impl World {
             _ => None,
         });
         let Some(snapshot) = added else { return };
-        let (shown, before) = {
-            let mut inner = self.inner();
-            let shown = inner.shown.get(&(process.to_owned(), commit.table.clone())).copied();
-            let key = (process.to_owned(), snapshot.snapshot_id());
-            (shown, inner.sent.insert(key, snapshot.manifest_list().to_owned()))
-        };
-        let again = before.as_deref() == Some(snapshot.manifest_list());
-        if again && shown.is_some_and(|shown| shown >= snapshot.sequence_number()) {
-            let (id, seq) = (snapshot.snapshot_id(), snapshot.sequence_number());
+        let (id, seq, list) = (snapshot.snapshot_id(), snapshot.sequence_number(), snapshot.manifest_list().to_owned());
+        let sent = Sent { table: commit.table.clone(), list, seq, fits: None };
+        let before = self.inner().sent.insert((process.to_owned(), id), sent);
+        if before.is_some_and(|before| before.list == snapshot.manifest_list() && before.fits == Some(false)) {
             self.violation(format!(
                 "{process} sends snapshot {id:x} once more with sequence number {seq}, which it was shown to be past"
             ));
@@ -231,9 +235,11 @@ impl World {
 
     /// A load was answered.
     pub fn shows(&self, process: &str, state: &TableState) {
-        let (mut inner, key) = (self.inner(), (process.to_owned(), state.name.clone()));
+        let (mut inner, last) = (self.inner(), state.metadata.last_sequence_number());
         inner.figures.loads += 1;
-        inner.shown.insert(key, state.metadata.last_sequence_number());
+        for (_, sent) in inner.sent.iter_mut().filter(|((by, _), sent)| by == process && sent.table == state.name) {
+            sent.fits = Some(sent.fits == Some(true) || last < sent.seq);
+        }
         if process.starts_with(expirer::NAME) {
             inner.expirer_shown.insert(state.name.clone(), state.clone());
         }
