@@ -73,6 +73,22 @@ pub(super) struct Store {
     connection: Mutex<Connection>,
 }
 
+/// How often the file's mode is asked for while others open it too.
+const MODE_ATTEMPTS: u32 = 64;
+
+/// Puts the file in write-ahead mode. SQLite refuses that at once while another connection reads, and does not wait; it waits
+/// for a transaction, and after that the other is done.
+fn into_wal(connection: &mut Connection) -> rusqlite::Result<()> {
+    let busy = |e: &rusqlite::Error| e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+    for _ in 1..MODE_ATTEMPTS {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Err(e) if busy(&e) => connection.transaction_with_behavior(TransactionBehavior::Immediate)?.commit()?,
+            answer => return answer,
+        }
+    }
+    connection.pragma_update(None, "journal_mode", "WAL")
+}
+
 impl Store {
     pub(super) fn open(path: &Path) -> Result<Self> {
         if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
@@ -92,7 +108,7 @@ impl Store {
         let mut connection = self.lock();
         let fail = |e| of_sqlite(&self.path, "open", e);
         connection.busy_timeout(BUSY_TIMEOUT).map_err(fail)?;
-        connection.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
+        into_wal(&mut connection).map_err(fail)?;
         // A commit that was answered survives a power cut.
         connection.pragma_update(None, "synchronous", "FULL").map_err(fail)?;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
