@@ -8,5 +8,5 @@ mod input;
 mod keys;
 mod masks;
 pub mod merge;
-mod project;
+pub(crate) mod project;
 mod vector;

@@ -1,4 +1,5 @@
-//! Rows of a file in the table's current columns: found by field id, at any depth, whatever schema the file was written with.
+//! Rows of a file in the table's current columns: found by field id, at any depth, whatever schema the file was written with. Or
+//! by name, for files whose ids mean something else in this table.
 //!
 //! A column that the file lacks is, in this order: the partition's value where the file's spec has the column itself, the
 //! column's initial default, null. Source: Iceberg spec, "Column Projection".
@@ -24,6 +25,7 @@ pub(crate) type Constants = BTreeMap<i32, Option<PrimitiveLiteral>>;
 /// The way from one file's columns to those that are wanted.
 #[derive(Debug)]
 pub(crate) struct Projection {
+    by: By,
     schema: ArrowSchemaRef,
     columns: Vec<Column>,
 }
@@ -36,8 +38,20 @@ enum Column {
     Same(ArrayRef),
 }
 
-/// What nested columns are looked up in.
-struct Defaults<'a>(&'a SchemaRef);
+/// What makes a column of a file that of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// Its field id. Its type is the table's, or one that was promoted to it.
+    Id,
+    /// Its name. Its values are cast, and must have a counterpart.
+    Name,
+}
+
+/// What nested columns are looked up in, and how.
+struct Lookup<'a> {
+    schema: &'a SchemaRef,
+    by: By,
+}
 
 impl Projection {
     /// From `file`'s columns to `wanted`, whose Iceberg form is `schema`.
@@ -54,20 +68,30 @@ impl Projection {
             return Err(Error::new(ErrorKind::Unsupported, "its columns have no field ids")
                 .with_hint("a file that was added by name is left as it is"));
         }
-        let defaults = Defaults(schema);
+        Self::of(file, wanted, Lookup { schema, by: By::Id }, constants)
+    }
+
+    /// From `file`'s columns to those of `wanted` that have their names.
+    ///
+    /// # Errors
+    /// `Unsupported` with the column for a required one that the file lacks.
+    pub(crate) fn by_name(file: &ArrowSchemaRef, wanted: &ArrowSchemaRef, schema: &SchemaRef) -> Result<Self> {
+        Self::of(file, wanted, Lookup { schema, by: By::Name }, &Constants::new())
+    }
+
+    fn of(file: &ArrowSchemaRef, wanted: &ArrowSchemaRef, lookup: Lookup<'_>, constants: &Constants) -> Result<Self> {
         let column = |field: &FieldRef| {
-            let id = field_id(field);
-            if let Some(at) = file.fields().iter().position(|held| field_id(held) == id) {
+            if let Some(at) = lookup.place(file.fields(), field) {
                 return Ok(Column::Held(at, Arc::clone(field)));
             }
-            match id.and_then(|id| constants.get(&id)) {
+            match field_id(field).and_then(|id| constants.get(&id)) {
                 Some(Some(value)) => Ok(Column::Same(one(value, field.data_type())?)),
                 Some(None) => Ok(Column::Same(new_null_array(field.data_type(), 1))),
-                None => defaults.value(field).map(Column::Same),
+                None => lookup.value(field).map(Column::Same),
             }
         };
         let columns = wanted.fields().iter().map(column).collect::<Result<_>>()?;
-        Ok(Self { schema: Arc::clone(wanted), columns })
+        Ok(Self { by: lookup.by, schema: Arc::clone(wanted), columns })
     }
 
     /// `batch` in the wanted columns; those that are required may hold nulls still.
@@ -75,12 +99,10 @@ impl Projection {
     /// # Errors
     /// `Corrupt` with the column when its values are none of its type.
     pub(crate) fn apply(&self, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-        let rows = batch.num_rows();
+        let (rows, lookup) = (batch.num_rows(), Lookup { schema, by: self.by });
         let columns = self.columns.iter().map(|column| match column {
             Column::Same(value) => repeated(value, rows),
-            Column::Held(at, field) => {
-                Defaults(schema).project(batch.column(*at), &batch.schema().fields()[*at], field)
-            }
+            Column::Held(at, field) => lookup.project(batch.column(*at), &batch.schema().fields()[*at], field),
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
         // A required column of the table that has nulls in the file is told later, by row.
@@ -91,10 +113,18 @@ impl Projection {
     }
 }
 
-impl Defaults<'_> {
+impl Lookup<'_> {
+    /// Where among `held` the column is.
+    fn place(&self, held: &Fields, wanted: &Field) -> Option<usize> {
+        held.iter().position(|held| match self.by {
+            By::Id => field_id(held) == field_id(wanted),
+            By::Name => held.name() == wanted.name(),
+        })
+    }
+
     /// The value of a column that a file lacks, as an array of one.
     fn value(&self, field: &Field) -> Result<ArrayRef> {
-        let own = field_id(field).and_then(|id| self.0.field_by_id(id));
+        let own = field_id(field).and_then(|id| self.schema.field_by_id(id));
         match own.and_then(|own| own.initial_default.as_ref()) {
             Some(Literal::Primitive(value)) => one(value, field.data_type()),
             Some(_) => Err(unsupported(field, "its initial default is nested")),
@@ -134,7 +164,7 @@ impl Defaults<'_> {
                 let whole = MapArray::try_new(Arc::clone(to), offsets, entries, nulls, *sorted);
                 Ok(Arc::new(whole.context(ErrorKind::Corrupt, corrupt)?))
             }
-            (from, to) if !promotes(from, to) => {
+            (from, to) if self.by == By::Id && !promotes(from, to) => {
                 Err(unsupported(wanted, &format!("it is {from} in the file, and {to} in the table")))
             }
             (_, to) => {
@@ -145,10 +175,11 @@ impl Defaults<'_> {
     }
 
     fn children(&self, parts: &StructArray, from: &Fields, to: &Fields) -> Result<Vec<ArrayRef>> {
-        if let Some(nameless) = from.iter().find(|held| field_id(held).is_none()) {
+        let nameless = from.iter().find(|held| self.by == By::Id && field_id(held).is_none());
+        if let Some(nameless) = nameless {
             return Err(unsupported(nameless, "it has no field id"));
         }
-        let child = |wanted: &FieldRef| match from.iter().position(|held| field_id(held) == field_id(wanted)) {
+        let child = |wanted: &FieldRef| match self.place(from, wanted) {
             Some(at) => self.project(parts.column(at), &from[at], wanted),
             None => repeated(&self.value(wanted)?, parts.len()),
         };

@@ -94,8 +94,8 @@ fn by_decision(entries: Vec<LedgerEntry>) -> Vec<Left> {
 async fn clean_one(shared: &Shared, left: &Left) -> Result<()> {
     let Left { owner, entries, sealed, elsewhere } = left;
     let beside = elsewhere.keys().map(|table| LedgerOwner { table: table.clone(), snapshot_id: owner.snapshot_id });
-    // Its own comes last.
-    let mut owners: Vec<LedgerOwner> = beside.chain([owner.clone()]).collect();
+    // Its own comes last, and none of them goes before it can: what is left of an epoch tells whose its files elsewhere are.
+    let owners: Vec<LedgerOwner> = beside.chain([owner.clone()]).collect();
     for (catalog, source) in shared.catalogs.iter() {
         let state = match source.load(&owner.table).await {
             Ok(state) => state,
@@ -120,10 +120,9 @@ async fn clean_one(shared: &Shared, left: &Left) -> Result<()> {
             if unnamed.is_empty() {
                 return forget(shared, &owners).await;
             }
-            owners.pop();
-            let left = left_by(&state, Leftover::unsent(unnamed, owner.clone()));
-            shared.table(catalog, &owner.table)?.leave(left).await;
-            return forget(shared, &owners).await;
+            let left = Leftover { owners, ..Leftover::unsent(unnamed, owner.clone()) };
+            shared.table(catalog, &owner.table)?.leave(left_by(&state, left)).await;
+            return Ok(());
         }
         abort_uploads(&shared.storage.vended(&state.config)?, entries).await?;
         let names = |entries: &Vec<LedgerEntry>| entries.iter().map(|entry| entry.location.clone()).collect();

@@ -491,6 +491,40 @@ fn files_of_a_decided_epoch_outlive_its_anchors_snapshot() {
     });
 }
 
+/// An epoch that is in, of which a manifest of another attempt waits for its proof: without what the ledger holds in the other
+/// tables, the next process would delete the sealed object and not know of these.
+#[test]
+fn what_a_ledger_holds_of_an_epoch_in_other_tables_stays_as_long_as_what_it_holds_in_the_anchor() {
+    on_virtual_time(async {
+        let world = World::new(6);
+        let mut config = config("shop.{event}", Some("shop.refund"), 300);
+        world.run(&config, None).await;
+        let snapshot_id = world.state("shop.refund").await.head(MAIN).expect("a head").snapshot_id();
+        let ledger = Ledger::open(world.disk.clone(), ENTRIES_MAX).await.expect("a ledger");
+        let owner = |table: &str| LedgerOwner { table: table.parse().expect("valid"), snapshot_id };
+        let lost = "memory:///wh/shop/refund/metadata/lost-m0.avro";
+        world.storage.write(lost, "x".into()).await.expect("writable");
+        ledger.stage(&owner("shop.refund"), lost).await.expect("noted");
+        ledger.stage(&owner("shop.refund"), "memory:///wh/metadata/sealed-p-7.json").await.expect("noted");
+        let live = world.files("shop.page_view").await;
+        ledger.stage(&owner("shop.page_view"), &live[0]).await.expect("noted");
+        drop(ledger);
+        let daemon = world.daemon(&config).await;
+        let shared = daemon.shared();
+        leftovers::clean(shared.clone(), shared.ledger.open_entries(), Vec::new(), CancellationToken::new()).await;
+        assert_eq!(shared.ledger.open_entries().len(), 3, "all of it until the manifest is gone");
+        drop(daemon);
+        rate(&mut config, 12_000, 1);
+        pipeline_of(&mut config).commit.freshness = Duration::from_secs(300);
+        world.run(&config, Some(Duration::from_secs(2_500))).await;
+        assert!(!world.storage.exists(lost).await.expect("asked"));
+        assert!(world.storage.exists(&live[0]).await.expect("asked"));
+        let ledger = Ledger::open(world.disk.clone(), ENTRIES_MAX).await.expect("a ledger");
+        let ours = ledger.open_entries().into_iter().filter(|entry| entry.owner.snapshot_id == snapshot_id);
+        assert_eq!(ours.count(), 0, "settled together");
+    });
+}
+
 #[test]
 fn leftovers_of_a_table_that_is_never_idle_are_cleaned_up() {
     on_virtual_time(async {

@@ -24,10 +24,15 @@ pub(crate) fn with_snapshots(snapshots: &[(i64, i64, Option<i64>)], last_seq: i6
     read(&document).expect("valid")
 }
 
+/// The state of a table whose one column, `a`, has this type; its highest field id is 19.
+pub(crate) fn with_column(kind: &Value) -> TableState {
+    read(&document(kind)).expect("valid")
+}
+
 fn document(kind: &Value) -> Value {
     json!({
         "format-version": 2, "table-uuid": "00000000-0000-0000-0000-000000000001", "location": "memory:///t",
-        "last-sequence-number": 0, "last-updated-ms": 1, "last-column-id": 9, "current-schema-id": 0,
+        "last-sequence-number": 0, "last-updated-ms": 1, "last-column-id": 19, "current-schema-id": 0,
         "schemas": [{ "type": "struct", "schema-id": 0, "fields": [
             { "id": 1, "name": "a", "required": false, "type": kind },
         ]}],

@@ -65,7 +65,7 @@ pub struct Auditor {
     pub away: BTreeSet<Row>,
     /// Tables and pipelines of which an operator is about to say so.
     pub(crate) accepting: BTreeSet<(TableName, String)>,
-    /// Files of sealed epochs that an operator has forgotten.
+    /// Files of sealed epochs that an operator has forgotten, or that were undone and whose object is gone.
     pub(crate) forgotten: BTreeSet<String>,
     /// Tables that were set back, or dropped and created anew: what they hold is told by their own checkpoints.
     pub set_back: BTreeSet<TableName>,

@@ -295,6 +295,16 @@ async fn undone_parts(world: &World, objects: &[ObjectMeta]) -> BTreeSet<String>
     files
 }
 
+impl World {
+    /// The object of an epoch that was undone is deleted: nothing tells any more what its files are.
+    pub(crate) async fn loses_sight(&self, sealed: &Path) {
+        if sealed.as_ref().contains("/metadata/sealed-") && self.with_auditor(|a| a.is_undone(sealed.as_ref())) {
+            let files = files_of(self, sealed).await;
+            self.with_auditor(|a| a.forgotten.extend(files));
+        }
+    }
+}
+
 /// The data files that a sealed epoch names.
 pub(crate) async fn files_of(world: &World, sealed: &Path) -> Vec<String> {
     let Ok(got) = world.objects.get(sealed).await else { return Vec::new() };

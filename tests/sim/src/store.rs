@@ -116,6 +116,7 @@ impl ObjectStore for NetworkStore {
                 let store = store.clone();
                 async move {
                     let work = async {
+                        store.world.loses_sight(&path).await;
                         store.world.deletes(&store.process.name, &path);
                         let one = futures::stream::iter([Ok(path.clone())]).boxed();
                         let gone: Vec<_> = store.inner.delete_stream(one).collect().await;
