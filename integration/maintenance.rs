@@ -88,6 +88,17 @@ fn age(folder: &Path) {
     assert_eq!(aged, 1, "one table has a note");
 }
 
+/// What the last epochs left behind as manifests becomes one: whatever reads the table afterwards reads that.
+fn gathered(daemon: &Daemon, table: &str) {
+    let output = daemon.command(&["manifests", table, "--json"]).output().expect("run frazil");
+    assert!(output.status.success(), "manifests {table}: {}", String::from_utf8_lossy(&output.stderr));
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("--json prints JSON");
+    let count = |name: &str| answer["tables"][0][name].as_u64().expect("a number");
+    println!("{} manifests became {}", count("manifests"), count("new-manifests"));
+    assert!(count("manifests") > 1 && count("new-manifests") == 1, "{answer}");
+    assert!(count("entries") >= count("manifests"), "{answer}");
+}
+
 /// Runs the daemon three times, killed in between, while the input grows.
 fn kept_small(folder: &Path, namespace: &str, catalog: &str) -> Daemon {
     let daemon = Daemon::configured(folder, &config(folder, namespace, catalog));
@@ -104,6 +115,7 @@ fn kept_small(folder: &Path, namespace: &str, catalog: &str) -> Daemon {
     }
     growing.appear(growing.waiting());
     daemon.finish(&["flights"]);
+    gathered(&daemon, &format!("lake.{namespace}.flights"));
     let history = daemon.history(&format!("lake.{namespace}.flights"));
     let head = history.last().expect("a head");
     let commits = head["sequence-number"].as_u64().expect("a number");

@@ -1,8 +1,5 @@
 //! `frazil compact`: rewrites small files, and files with deletes, into few whole ones.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +15,6 @@ use crate::maintain::compaction::{Compaction, Fate, Planned, Report, Rules, Wish
 use crate::maintain::leftovers::Leftovers;
 use crate::maintain::partitions::PartitionFilter;
 use crate::model::ids::TableName;
-use crate::storage::disk::{Disk, Hold, LocalDisk, MemoryDisk};
 
 type Outcome = (TableName, Result<Report>);
 
@@ -36,14 +32,7 @@ async fn work(flags: &Flags, config: &Config, own: &Compact) -> Result<Exit> {
     let catalog = table::chosen(config, &own.of.from, Some(&own.of.tables))?;
     let source = wiring::catalog(config, &catalog, &env).await?;
     let tables = table::matching(&source, &catalog, &own.of.tables).await?;
-    let folder: PathBuf = config.state_dir.join("compact");
-    let (disk, hold): (Arc<dyn Disk>, Option<Hold>) = if own.dry_run {
-        (Arc::new(MemoryDisk::new()), None)
-    } else {
-        let disk = LocalDisk::new(folder, env.clone());
-        let hold = disk.hold().await?;
-        (Arc::new(disk), Some(hold))
-    };
+    let (disk, hold) = wiring::workplace(config, own.dry_run, &env).await?;
     let leftovers = Leftovers::open(disk).await?;
     let mut outcomes: Vec<Outcome> = Vec::new();
     for name in tables {

@@ -27,9 +27,14 @@ Files are rewritten in groups, one partition at a time, and committed as they ar
 are, deletes are applied. Writers go on meanwhile; what they made void is given up and planned again the next time. A group that
 cannot be rewritten right is refused and says why. Small files are merged when a partition has five of them, or enough for one whole file.";
 
+const MANIFESTS_SIZE: &str = "\
+Only metadata is read and written: manifests far below commit.manifest.target-size-bytes (8 MiB) are gathered where fewer can take
+their place, those of data and of deletes and of each partition spec by themselves. Entries keep their snapshots, sequence numbers
+and row ids. What writers commit meanwhile is carried along. `frazil maintain` does the same once there are a hundred of them.";
+
 const MAINTAIN_DUE: &str = "\
-The form for cron: every table is looked at once, and what is due is done: small files are rewritten, the next step of expiry is
-taken, and what earlier runs left behind is deleted under proof. [policy.\"GLOB\"] of the configuration and frazil.policy.* of a
+The form for cron: every table is looked at once, and what is due is done: small files are rewritten, many small manifests
+gathered, the next step of expiry is taken, and what earlier runs left behind is deleted under proof. [policy.\"GLOB\"] of the configuration and frazil.policy.* of a
 table say what is due; without either, files are rewritten by the usual rules and no snapshot goes. A table that fails stops no
 other, and makes the exit code 4. A table with nothing due costs one load and no write.";
 
@@ -102,9 +107,11 @@ pub enum Verb {
     Checkpoint(CheckpointVerb),
     /// Rewrite small files, and files with deletes, into few whole ones
     Compact(Compact),
+    /// Gather many small manifests into few, ordered by partition
+    Manifests(ManifestsFlags),
     /// Remove old snapshots, and the files that only they reach
     Expire(Expire),
-    /// Do for each table what is due: compact, expire, clean up
+    /// Do for each table what is due: compact, gather manifests, expire, clean up
     Maintain(Maintain),
     /// Show how tables are, whoever wrote them, and what maintenance would cost and gain
     Health(HealthOf),
@@ -256,6 +263,21 @@ pub struct Compact {
     /// Memory that rewrites may take together, about
     #[arg(long, value_name = "SIZE", default_value = "1GiB")]
     pub max_memory: String,
+}
+
+/// Flags of `manifests`.
+#[derive(Debug, Args)]
+#[command(after_help = MANIFESTS_SIZE)]
+pub struct ManifestsFlags {
+    /// The tables.
+    #[command(flatten)]
+    pub of: TablesChoice,
+    /// Show what would be rewritten, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The branch whose manifests are rewritten
+    #[arg(long, value_name = "NAME", default_value = MAIN)]
+    pub branch: String,
 }
 
 /// Flags of `expire`.

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::maintain::leftovers::Leftovers;
 use crate::maintain::round::{Options, Round, TableReport};
 use crate::maintain::upkeep::{Consent, End, Figures, Job, Step};
-use crate::storage::disk::{Disk, LocalDisk, MemoryDisk};
+use crate::storage::disk::{Disk, LocalDisk};
 
 pub(crate) fn maintain(flags: &Flags, own: &Maintain) -> Result<Exit> {
     let config = table::configured(flags, &own.of.from)?;
@@ -28,13 +28,7 @@ async fn work(flags: &Flags, config: &Config, own: &Maintain) -> Result<Exit> {
     let env = Env::system();
     let memory = compact::memory(&own.max_memory, own.parallel)?;
     let name = table::chosen(config, &own.of.from, Some(&own.of.tables))?;
-    let (disk, hold): (Arc<dyn Disk>, _) = if own.dry_run {
-        (Arc::new(MemoryDisk::new()), None)
-    } else {
-        let disk = LocalDisk::new(config.state_dir.join("compact"), env.clone());
-        let hold = disk.hold().await?;
-        (Arc::new(disk), Some(hold))
-    };
+    let (disk, hold) = wiring::workplace(config, own.dry_run, &env).await?;
     let notes = Arc::new(LocalDisk::new(config.state_dir.join("expiry"), env.clone()));
     let mut round = round(config, name, &env, disk, notes).await?;
     round.options.parallel = usize::try_from(own.parallel).unwrap_or(1);
@@ -104,6 +98,7 @@ fn said(reports: &[TableReport]) -> Answer {
                 "tables": reports.len(), "healthy": summary.healthy, "failed": summary.failed,
                 "files": summary.figures.files_in, "bytes": summary.figures.bytes_in,
                 "new-files": summary.figures.files_out, "new-bytes": summary.figures.bytes_out,
+                "manifests": summary.figures.manifests_in, "new-manifests": summary.figures.manifests_out,
                 "snapshots": summary.figures.snapshots, "files-deleted": summary.figures.files_deleted,
             },
         }),
@@ -134,6 +129,8 @@ impl Summary {
             sum.bytes_in += own.bytes_in;
             sum.files_out += own.files_out;
             sum.bytes_out += own.bytes_out;
+            sum.manifests_in += own.manifests_in;
+            sum.manifests_out += own.manifests_out;
             sum.snapshots += own.snapshots;
             sum.files_deleted += own.files_deleted;
         }
@@ -167,7 +164,7 @@ fn entry(report: &TableReport) -> Value {
         let mut value = json!({
             "job": step.job.as_str(), "end": step.end.as_str(), "what": step.words,
             "files": figures.files_in, "bytes": figures.bytes_in, "new-files": figures.files_out,
-            "new-bytes": figures.bytes_out, "snapshots": figures.snapshots, "files-deleted": figures.files_deleted,
+            "new-bytes": figures.bytes_out, "manifests": figures.manifests_in, "new-manifests": figures.manifests_out, "snapshots": figures.snapshots, "files-deleted": figures.files_deleted,
         });
         if let End::Failed(error) = &step.end {
             value["hint"] = json!(Error::hint(error));

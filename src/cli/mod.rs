@@ -13,6 +13,7 @@ pub mod flags;
 mod health;
 mod live;
 mod maintain;
+mod manifests;
 pub mod output;
 mod process;
 mod table;
@@ -113,6 +114,7 @@ fn dispatch(flags: &Flags) -> Result<Exit> {
         Verb::Table(own) => table::table(flags, own),
         Verb::Checkpoint(own) => edit::edit(flags, own),
         Verb::Compact(own) => compact::compact(flags, own),
+        Verb::Manifests(own) => manifests::manifests(flags, own),
         Verb::Expire(own) => expire::expire(flags, own),
         Verb::Maintain(own) => maintain::maintain(flags, own),
         Verb::Health(own) => health::health(flags, own),

@@ -14,7 +14,7 @@ use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
-use crate::storage::disk::LocalDisk;
+use crate::storage::disk::{Disk, Hold, LocalDisk, MemoryDisk};
 use crate::storage::iceberg_io::FileIo;
 use crate::storage::ledger::Ledger;
 use crate::storage::{Storage, StorageOptions};
@@ -79,6 +79,19 @@ pub async fn committer(
     let mut committer = Committer::new(env.clone(), catalog, storage, ledger.cloned(), table.clone(), instance);
     let state = committer.load().await?;
     Ok((committer, state))
+}
+
+/// Where files of maintenance that are under way are noted, held against other processes; a memory for a dry run.
+///
+/// # Errors
+/// `Unavailable` while another process has it; what the disk says.
+pub(crate) async fn workplace(config: &Config, dry_run: bool, env: &Env) -> Result<(Arc<dyn Disk>, Option<Hold>)> {
+    if dry_run {
+        return Ok((Arc::new(MemoryDisk::new()), None));
+    }
+    let disk = LocalDisk::new(config.state_dir.join("compact"), env.clone());
+    let hold = disk.hold().await?;
+    Ok((Arc::new(disk), Some(hold)))
 }
 
 /// The stores of a configuration.

@@ -8,7 +8,7 @@ use crate::commit::conflict::{self, Ours, Rule, Theirs};
 use crate::commit::look::{Effect, Rebase};
 use crate::commit::snapshot::Prepared;
 use crate::error::Result;
-use crate::model::change::{Change, Data, OperatorEdit, PipelineDelta, Removal, Replace};
+use crate::model::change::{Change, Data, OperatorEdit, PipelineDelta, Removal};
 use crate::model::checkpoint::{self, Record};
 use crate::model::table::TableState;
 
@@ -133,23 +133,31 @@ fn chosen_on(removal: &Removal, state: &TableState) -> bool {
     state.refs.iter().map(|(name, at)| (name, &at.snapshot_id)).eq(&removal.refs)
 }
 
-/// Whether a replace may go onto `head`, as far as metadata says: the planning snapshot is still below it, and its files fit.
-/// Whether its inputs are live, and which deletes reach them, is for manifests to say.
+/// Whether maintenance may go onto `head`, as far as metadata says: the planning snapshot is still below it, and its files fit.
+/// What is live, and which deletes reach it, is for manifests to say. True for every other change.
 ///
 /// # Errors
 /// As `Chain::of`.
-pub(super) fn replace_fits(replace: &Replace, target: &str, head: &TableState) -> Result<bool> {
+pub(super) fn maintenance_fits(change: &Change, head: &TableState) -> Result<bool> {
+    let (ours, planned) = match &change.data {
+        Some(Data::Replace(replace)) => (Ours::Replace, replace.planned),
+        Some(Data::RewriteManifests(rewrite)) => (Ours::RewriteManifests, rewrite.planned),
+        Some(Data::Append(_)) | None => return Ok(true),
+    };
     let mut theirs = vec![Theirs::Append, Theirs::Layout];
-    if !conflict::descends(head, target, Some(replace.planned))? {
+    if !conflict::descends(head, &change.target, Some(planned))? {
         theirs.push(Theirs::Rollback);
     }
-    let metadata = &head.metadata;
-    Ok(theirs.into_iter().all(|theirs| match conflict::rule(Ours::Replace, theirs) {
-        Rule::Clean => true,
-        Rule::FieldIds => {
-            conflict::field_ids_hold(&replace.schema, metadata.current_schema())
-                && metadata.partition_spec_by_id(replace.spec_id).is_some()
+    let fields_hold = || match &change.data {
+        Some(Data::Replace(replace)) => {
+            conflict::field_ids_hold(&replace.schema, head.metadata.current_schema())
+                && head.metadata.partition_spec_by_id(replace.spec_id).is_some()
         }
+        _ => true,
+    };
+    Ok(theirs.into_iter().all(|theirs| match conflict::rule(ours, theirs) {
+        Rule::Clean | Rule::Carry => true,
+        Rule::FieldIds => fields_hold(),
         _ => false,
     }))
 }
@@ -165,8 +173,8 @@ pub(super) fn rebase(change: &Change, base: &TableState, head: &TableState) -> R
         // `Recompute` in the table: an append moves a ref as all others do.
         return Ok(if chosen_on(removal, head) { Rebase::Clean } else { Rebase::Rebuild });
     }
-    if let Some(Data::Replace(replace)) = &change.data {
-        return Ok(if replace_fits(replace, &change.target, head)? { Rebase::Clean } else { Rebase::Lost });
+    if change.data.as_ref().is_some_and(Data::is_maintenance) {
+        return Ok(if maintenance_fits(change, head)? { Rebase::Clean } else { Rebase::Lost });
     }
     let Some(Data::Append(append)) = &change.data else {
         return Ok(if layout && change.evolve.is_some() { Rebase::Rebuild } else { Rebase::Clean });

@@ -114,9 +114,20 @@ impl ManifestScribe<'_> {
         for source in sources {
             live.extend(live_entries(self.storage, source).await?);
         }
+        self.existing(ManifestContentType::Data, live, schema, spec).await
+    }
+
+    /// Writes one manifest of entries that are there already, with all that they inherited.
+    pub(crate) async fn existing(
+        &self,
+        content: ManifestContentType,
+        live: Vec<LiveEntry>,
+        schema: &SchemaRef,
+        spec: &PartitionSpec,
+    ) -> Result<ManifestFile> {
         let first_row_id = live.iter().filter_map(|entry| entry.file.first_row_id()).min();
         let mut manifest = self
-            .write(ManifestContentType::Data, schema, spec, |writer| {
+            .write(content, schema, spec, |writer| {
                 live.into_iter().try_for_each(|entry| {
                     writer.add_existing_file(entry.file, entry.snapshot_id, entry.seq, Some(entry.file_seq))
                 })
@@ -411,13 +422,13 @@ pub(crate) fn small(
 #[derive(Debug, Clone)]
 pub(crate) struct Merge {
     pub(crate) sources: BTreeSet<String>,
-    pub(crate) result: ManifestFile,
+    pub(crate) results: Vec<ManifestFile>,
 }
 
 impl Merge {
     /// `manifests` with the sources replaced, or `None` when one of them is gone.
     pub(crate) fn apply(&self, manifests: &[ManifestFile]) -> Option<Vec<ManifestFile>> {
         let kept: Vec<_> = manifests.iter().filter(|m| !self.sources.contains(&m.manifest_path)).cloned().collect();
-        (kept.len() + self.sources.len() == manifests.len()).then(|| [vec![self.result.clone()], kept].concat())
+        (kept.len() + self.sources.len() == manifests.len()).then(|| [self.results.clone(), kept].concat())
     }
 }

@@ -9,6 +9,7 @@ pub mod conflict;
 pub mod create;
 mod drive;
 mod effect;
+pub(crate) mod gather;
 mod history;
 pub mod look;
 pub mod manifests;

@@ -1,12 +1,15 @@
 //! One change on its way into a table, and how that may end.
 
 use crate::commit::drive::Turn;
+use crate::commit::gather;
 use crate::commit::proof::Leftover;
+use crate::commit::replace;
 use crate::commit::snapshot::{Prepared, Written};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::change::{Change, Data, PipelineDelta};
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
+use crate::storage::Storage;
 use crate::storage::ledger::LedgerOwner;
 
 /// One change on its way, kept until its end is known.
@@ -129,7 +132,7 @@ impl Commit {
         let staged = match &self.change.data {
             Some(Data::Append(append)) => append.files.as_slice(),
             Some(Data::Replace(replace)) => replace.outputs.as_slice(),
-            None => &[],
+            Some(Data::RewriteManifests(_)) | None => &[],
         };
         files.extend(staged.iter().map(|f| f.file_path().to_owned()));
         Leftover {
@@ -140,6 +143,15 @@ impl Commit {
             sealed: None,
             elsewhere: Vec::new(),
             owners,
+        }
+    }
+
+    /// A file of maintenance that is not there any more: it was in, was rolled back and expired.
+    pub(super) async fn lost_file(&self, storage: &Storage) -> Result<Option<String>> {
+        match &self.change.data {
+            Some(Data::Replace(replace)) => replace::lost_output(storage, replace).await,
+            Some(Data::RewriteManifests(_)) => gather::lost_manifest(storage, &self.written.gathered).await,
+            Some(Data::Append(_)) | None => Ok(None),
         }
     }
 
@@ -155,7 +167,7 @@ impl Commit {
             // Whoever saw the decision may have finished the epoch and deleted its object: its rows are read again.
             return Some(Turn::End(Ending::Fenced(Box::new(head.clone()))));
         }
-        if matches!(self.change.data, Some(Data::Replace(_))) {
+        if self.change.data.as_ref().is_some_and(Data::is_maintenance) {
             return Some(Turn::End(Ending::Lost(Box::new(head.clone()))));
         }
         self.renew(snapshot_id);

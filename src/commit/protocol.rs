@@ -14,7 +14,9 @@ use crate::catalog::{Catalog, Outcome};
 use crate::commit::checkpoint::{Chain, Taken, set_back};
 pub use crate::commit::drive::{Drive, Paused, stale_wait};
 use crate::commit::drive::{Step, Turn};
-use crate::commit::effect::{Landed, as_assumed, fit, landed, metadata_effect, operator_effect, rebase, replace_fits};
+use crate::commit::effect::{
+    Landed, as_assumed, fit, landed, maintenance_fits, metadata_effect, operator_effect, rebase,
+};
 use crate::commit::history::History;
 use crate::commit::look::{Effect, Rebase, Seen, Verdict, look};
 use crate::commit::manifests;
@@ -383,9 +385,7 @@ impl Committer {
         if let Some(file) = proof::swept(&self.storage, base, commit).await? {
             return Ok(Turn::End(Ending::Swept(file)));
         }
-        if let Some(Data::Replace(replace)) = &commit.change.data
-            && !replace_fits(replace, &commit.change.target, base)?
-        {
+        if !maintenance_fits(&commit.change, base)? {
             let why = "the table was rolled back, or its columns changed, since the rewrite was planned".to_owned();
             return Ok(commit.void(base, why));
         }
@@ -492,8 +492,8 @@ impl Committer {
         {
             return Ok(Turn::End(Ending::Swept(file)));
         }
-        if let (Verdict::Prepare | Verdict::Resubmit, Some(Data::Replace(replace))) = (verdict, &commit.change.data)
-            && let Some(file) = replace::lost_output(&self.storage, replace).await?
+        if let Verdict::Prepare | Verdict::Resubmit = verdict
+            && let Some(file) = commit.lost_file(&self.storage).await?
         {
             return Ok(commit.void(&head, format!("{file} is gone: the rewrite was in, was rolled back and expired")));
         }
@@ -535,7 +535,7 @@ impl Committer {
             as_assumed,
             young,
             rebase,
-            replaces: matches!(change.data, Some(Data::Replace(_))),
+            replaces: change.data.as_ref().is_some_and(Data::is_maintenance),
         })
     }
 

@@ -139,7 +139,7 @@ pub(crate) async fn exchange(
         head.iter().filter(|manifest| !gone.contains(manifest.manifest_path.as_str())).cloned().collect();
     let mut manifests = Vec::new();
     for group in grouped(&sources) {
-        manifests.push(filter(scribe, &group, memory, objects).await?);
+        manifests.extend(filter(scribe, &group, memory, objects).await?);
     }
     manifests.append(&mut kept);
     Ok(Exchange { manifests, removed })
@@ -168,18 +168,19 @@ async fn filter(
     group: &[&Source],
     memory: &mut Memory,
     objects: &mut Vec<String>,
-) -> Result<ManifestFile> {
+) -> Result<Vec<ManifestFile>> {
     let sources: BTreeSet<String> = group.iter().map(|source| source.manifest.manifest_path.clone()).collect();
     let goes: BTreeSet<DeleteFile> = group.iter().flat_map(|source| &source.goes).cloned().collect();
     let known = memory.filtered.iter().find(|(held, merge)| *held == goes && merge.sources == sources);
     if let Some((_, merge)) = known {
-        return Ok(merge.result.clone());
+        return Ok(merge.results.clone());
     }
     let manifests: Vec<ManifestFile> = group.iter().map(|source| source.manifest.clone()).collect();
     let result = scribe.filtered(&manifests, |file| goes.contains(&DeleteFile::of(file))).await?;
     objects.push(result.manifest_path.clone());
-    memory.filtered.push((goes, Merge { sources, result: result.clone() }));
-    Ok(result)
+    let results = vec![result];
+    memory.filtered.push((goes, Merge { sources, results: results.clone() }));
+    Ok(results)
 }
 
 impl Examination<'_> {
@@ -408,4 +409,4 @@ pub(crate) async fn lost_output(storage: &Storage, replace: &Replace) -> Result<
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

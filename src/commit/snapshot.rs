@@ -17,6 +17,7 @@ use iceberg::{TableRequirement, TableUpdate};
 use crate::catalog::PreparedCommit;
 use crate::commit::avro;
 use crate::commit::checkpoint::{Chain, Taken, record_key};
+use crate::commit::gather;
 use crate::commit::manifests::{self, ManifestScribe, Merge};
 use crate::commit::properties::CommitProperties;
 use crate::commit::records::{self, IN_LIST, SUMMARY_MAX, VERSION_KEY};
@@ -43,6 +44,8 @@ pub(crate) struct Written {
     pub(crate) objects: Vec<String>,
     /// What a replace has learned of manifests and filtered of them.
     replace: replace::Memory,
+    /// What a rewrite of manifests has gathered.
+    pub(crate) gathered: Vec<Merge>,
 }
 
 impl Written {
@@ -172,7 +175,7 @@ impl Preparer<'_> {
         updates: &mut Vec<TableUpdate>,
     ) -> Result<Snapshot> {
         let metadata = &base.metadata;
-        let coming = Coming::of(data);
+        let coming = Coming::of(data, base);
         let properties = CommitProperties::of(base)?;
         let scribe = ManifestScribe {
             env: self.env,
@@ -186,7 +189,7 @@ impl Preparer<'_> {
         };
         let parent = parent(base, &change.target);
         let mut existing = self.existing(parent.as_ref(), metadata.format_version()).await?;
-        let mut removed = Vec::new();
+        let (mut removed, mut counts) = (Vec::new(), Vec::new());
         match data {
             Data::Append(_) if properties.merge => {
                 existing = merge_small(&scribe, coming.spec_id, existing, &properties, written, base).await?;
@@ -196,6 +199,12 @@ impl Preparer<'_> {
                 let (memory, objects) = (&mut written.replace, &mut written.objects);
                 let exchange = replace::exchange(&scribe, own, existing, memory, objects).await?;
                 (existing, removed) = (exchange.manifests, exchange.removed);
+            }
+            Data::RewriteManifests(own) => {
+                let (memory, objects) = (&mut written.gathered, &mut written.objects);
+                let gathered = gather::gather(&scribe, own, existing, memory, objects).await?;
+                counts = gathered.counts();
+                existing = gathered.manifests;
             }
         }
         let added = self.added(&scribe, change, &coming, written, base).await?;
@@ -208,7 +217,7 @@ impl Preparer<'_> {
         written.lists += 1;
         self.cache.put(location.clone(), manifests);
         let mut summary = summary(&coming, &removed, parent.as_ref(), base)?;
-        summary.additional_properties.extend(records.in_summary());
+        summary.additional_properties.extend(records.in_summary().chain(counts));
         updates.extend(records.property());
         let builder = Snapshot::builder()
             .with_snapshot_id(change.snapshot_id)
@@ -299,7 +308,7 @@ struct Coming<'a> {
 }
 
 impl<'a> Coming<'a> {
-    fn of(data: &'a Data) -> Self {
+    fn of(data: &'a Data, base: &'a TableState) -> Self {
         match data {
             Data::Append(Append { files, schema, spec_id }) => {
                 Self { files, schema, spec_id: *spec_id, seq: None, operation: Operation::Append }
@@ -309,6 +318,13 @@ impl<'a> Coming<'a> {
                 schema,
                 spec_id: *spec_id,
                 seq: Some(*planned_seq),
+                operation: Operation::Replace,
+            },
+            Data::RewriteManifests(_) => Self {
+                files: &[],
+                schema: base.metadata.current_schema(),
+                spec_id: base.metadata.default_partition_spec_id(),
+                seq: None,
                 operation: Operation::Replace,
             },
         }
@@ -351,9 +367,14 @@ fn check(change: &Change, base: &TableState) -> Result<()> {
             return refuse("a replace takes the place of something");
         }
     }
+    if let Some(Data::RewriteManifests(rewrite)) = &change.data
+        && (change.delta.is_some() || change.evolve.is_some() || rewrite.sources.is_empty())
+    {
+        return refuse("a rewrite of manifests travels without a delta and with the schema as it is, and has sources");
+    }
     let has_rows = match &change.data {
         Some(Data::Append(append)) => !append.files.is_empty(),
-        Some(Data::Replace(_)) => true,
+        Some(Data::Replace(_) | Data::RewriteManifests(_)) => true,
         None => false,
     };
     if has_rows && base.head(&change.target).is_none() {
@@ -429,7 +450,7 @@ async fn merge_small(
     };
     let result = scribe.merged(&sources, base.metadata.current_schema(), spec).await?;
     written.objects.push(result.manifest_path.clone());
-    let merge = Merge { sources: sources.into_iter().map(|m| m.manifest_path).collect(), result };
+    let merge = Merge { sources: sources.into_iter().map(|m| m.manifest_path).collect(), results: vec![result] };
     let merged = merge.apply(&existing);
     written.merge = Some(merge);
     Ok(merged.unwrap_or(existing))

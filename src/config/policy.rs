@@ -29,6 +29,8 @@ pub struct Policy {
     pub window: Option<Window>,
     /// Compaction.
     pub compact: CompactPolicy,
+    /// Rewriting of manifests.
+    pub manifests: ManifestsPolicy,
     /// Expiry.
     pub expire: ExpirePolicy,
 }
@@ -50,6 +52,15 @@ pub struct CompactPolicy {
     pub deletes_max: usize,
     /// So many hundredths of deleted rows are too many for a file.
     pub deleted_percent: u64,
+}
+
+/// When manifests are gathered. Their size is the table's `commit.manifest.target-size-bytes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ManifestsPolicy {
+    /// Whether it is done at all.
+    pub enabled: bool,
+    /// So many that could be fewer are gathered.
+    pub count_min: usize,
 }
 
 /// How much history is kept. The table's `history.expire.*` win.
@@ -224,6 +235,10 @@ impl Layered<'_> {
                 files_min: self.size("compact.files_min"),
                 deletes_max: self.size("compact.deletes_max"),
                 deleted_percent: self.number("compact.deleted_percent").unwrap_or_default(),
+            },
+            manifests: ManifestsPolicy {
+                enabled: self.flag("manifests.enabled"),
+                count_min: self.size("manifests.count_min"),
             },
             expire: ExpirePolicy {
                 enabled: self.flag("expire.enabled"),

@@ -363,6 +363,18 @@ pub const FIELDS: &[Field] = &[
         Usually("30"),
         "A file is rewritten when so many hundredths of its rows are known to be deleted",
     ),
+    field(
+        "policy.*.manifests.enabled",
+        Flag,
+        Usually("true"),
+        "Gather many small manifests into few, ordered by partition",
+    ),
+    field(
+        "policy.*.manifests.count_min",
+        Count(2, 1_000_000),
+        Usually("100"),
+        "So many manifests that could be fewer are gathered, up to the table's `commit.manifest.target-size-bytes` each",
+    ),
     field("policy.*.expire.enabled", Flag, Usually("true"), "Remove old snapshots, and the files that only they reach"),
     field(
         "policy.*.expire.keep",

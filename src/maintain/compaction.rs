@@ -11,7 +11,7 @@ use iceberg::spec::{FormatVersion, PartitionSpec};
 use tokio_util::sync::CancellationToken;
 
 use crate::commit::proof::Leftover;
-use crate::commit::protocol::{Commit, Committer, Ending};
+use crate::commit::protocol::{Commit, Committer};
 use crate::compact::files::LiveFiles;
 use crate::compact::merge::{Rewriter, Rewritten, Work, files_in};
 use crate::env::Env;
@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::maintain::leftovers::{Leftovers, Swept};
 use crate::maintain::partitions::PartitionFilter;
 use crate::maintain::plan::{Group, Plan, Policy, plan};
+use crate::maintain::submit::{Bad, Submit, settle};
 use crate::model::change::{Change, Data, Replace};
 use crate::model::ids::MAIN;
 use crate::model::table::TableState;
@@ -26,9 +27,6 @@ use crate::storage::ledger::LedgerOwner;
 use crate::write::layout::TableLayout;
 use crate::write::path::{partition_path, partition_values};
 use crate::write::properties::WriteProperties;
-
-/// Times that a commit whose end is not known is gone on with before it is left to a later run.
-const ROUNDS_MAX: u32 = 3;
 
 /// Files staged for longer are not committed any more: somebody may have swept them.
 const DAY_MS: i64 = 86_400_000;
@@ -290,8 +288,9 @@ impl Compaction<'_> {
         if batch.done.is_empty() {
             return Ok(());
         }
-        let mut commit = Commit::new(batch.change(base)).until(batch.begun_ms.saturating_add(DAY_MS));
-        let bad = self.drive(base, &mut commit, cancel).await?;
+        let commit = Commit::new(batch.change(base)).until(batch.begun_ms.saturating_add(DAY_MS));
+        let submit = Submit { committer: self.committer, leftovers: self.leftovers };
+        let bad = submit.run(commit, &base.state, cancel).await?;
         for (group, _, rewritten) in &batch.done {
             let fate = match &bad {
                 None => Fate::Done {
@@ -304,53 +303,7 @@ impl Compaction<'_> {
             };
             report.groups.push((base.planned(group), Some(fate)));
         }
-        if bad.is_none() {
-            for owner in commit.owners(&base.state.name) {
-                self.settle(&owner).await;
-            }
-        } else if !commit.was_submitted() {
-            // No request ever named these files.
-            let leftover = commit.into_leftover(&base.state.name);
-            let left = self.committer.remove(&leftover).await;
-            for owner in leftover.owners.iter().filter(|_| left.is_empty()) {
-                self.settle(owner).await;
-            }
-        }
         Ok(())
-    }
-
-    /// Drives a commit to its end; what came in its way when it is not in.
-    async fn drive(&mut self, base: &Planning, commit: &mut Commit, cancel: &CancellationToken) -> Result<Option<Bad>> {
-        let mut bad = None;
-        for _ in 0..ROUNDS_MAX {
-            match self.committer.run(commit, &base.state, cancel).await? {
-                Ending::Done { state, ours } => {
-                    self.lose(commit, &state, ours).await;
-                    return Ok(None);
-                }
-                Ending::Lost(_) | Ending::Rebuild(_) | Ending::Fenced(_) | Ending::Swept(_) => {
-                    let why = commit.refusal().unwrap_or("the table went another way");
-                    return Ok(Some(Bad::Lost(why.to_owned())));
-                }
-                Ending::Failed(error) | Ending::Unresolved(error) => bad = Some(Bad::Open(error.to_string())),
-            }
-            if cancel.is_cancelled() {
-                break;
-            }
-        }
-        Ok(bad)
-    }
-
-    /// Notes the lists and manifests of attempts that did not land.
-    async fn lose(&self, commit: &Commit, state: &TableState, ours: bool) {
-        let noted = match self.committer.losers(commit, state, ours).await {
-            Ok(None) => Ok(()),
-            Ok(Some(left)) => self.leftovers.lose(&state.name, commit.change().snapshot_id, &left.files).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = noted {
-            tracing::debug!(table = %state.name, "lists of other attempts are left to the orphan sweep: {error}");
-        }
     }
 
     /// Removes what was begun for a group of which no commit was sent; what stays is a later sweep's.
@@ -358,13 +311,7 @@ impl Compaction<'_> {
         let entries = self.leftovers.ledger().open_entries().into_iter().filter(|entry| entry.owner == *owner);
         let files = entries.map(|entry| entry.location).collect();
         if self.committer.remove(&Leftover::unsent(files, owner.clone())).await.is_empty() {
-            self.settle(owner).await;
-        }
-    }
-
-    async fn settle(&self, owner: &LedgerOwner) {
-        if let Err(error) = self.leftovers.ledger().settle(owner).await {
-            tracing::warn!(table = %owner.table, "the ledger keeps a settled entry: {error}");
+            settle(self.leftovers, owner).await;
         }
     }
 }
@@ -375,12 +322,6 @@ struct Batch<'a> {
     owner: LedgerOwner,
     begun_ms: i64,
     done: Vec<(&'a Group, Work, Rewritten)>,
-}
-
-/// Why a commit is not in.
-enum Bad {
-    Lost(String),
-    Open(String),
 }
 
 /// Groups in the order of the plan, cut where a commit would be too much to lose.
@@ -399,7 +340,7 @@ fn batches(groups: &[Group]) -> impl Iterator<Item = &[Group]> {
     })
 }
 
-fn check_branch(state: &TableState, branch: &str) -> Result<()> {
+pub(super) fn check_branch(state: &TableState, branch: &str) -> Result<()> {
     match state.refs.get(branch) {
         Some(found) if found.is_branch() => Ok(()),
         None if branch == MAIN => Ok(()),

@@ -1,4 +1,4 @@
-//! What is due on one table, and doing it: compaction, expiry, and what earlier runs left behind.
+//! What is due on one table, and doing it: compaction, rewriting of manifests, expiry, and what earlier runs left behind.
 //!
 //! Looking costs one load of the table, its manifests where its summary does not rule out that a rewrite pays, and no write.
 
@@ -18,7 +18,9 @@ use crate::maintain::expire;
 use crate::maintain::expiry::{Due, Expiry, Pace, shares_files};
 use crate::maintain::keepers::Keeper;
 use crate::maintain::leftovers::Leftovers;
+use crate::maintain::manifests::Manifests;
 use crate::maintain::plan;
+use crate::model::ids::MAIN;
 use crate::model::table::TableState;
 use crate::storage::disk::Disk;
 
@@ -26,6 +28,8 @@ use crate::storage::disk::Disk;
 const WORTH_PERCENT: usize = 10;
 /// or one has been too old for so many times the age that snapshots are kept.
 const LATE_FACTOR: i64 = 2;
+/// Entries of manifests that are gathered in a millisecond, about.
+const ENTRIES_PER_MS: u64 = 20;
 
 /// What is done for a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +38,8 @@ pub enum Job {
     Look,
     /// Files are rewritten.
     Compact,
+    /// Manifests are gathered.
+    Manifests,
     /// Old snapshots go.
     Expire,
     /// What earlier runs left behind goes, under proof.
@@ -46,6 +52,7 @@ impl Job {
         match self {
             Self::Look => "look",
             Self::Compact => "compact",
+            Self::Manifests => "manifests",
             Self::Expire => "expire",
             Self::Clean => "clean",
         }
@@ -91,6 +98,10 @@ pub struct Figures {
     pub files_out: u64,
     /// Their bytes.
     pub bytes_out: u64,
+    /// Manifests that are gathered.
+    pub manifests_in: u64,
+    /// Manifests that take their place, about.
+    pub manifests_out: u64,
     /// Snapshots that go.
     pub snapshots: u64,
     /// Files deleted.
@@ -156,7 +167,9 @@ pub enum Consent {
 pub struct Look {
     /// What would be rewritten, and why.
     pub compact: Option<(Figures, String)>,
-    /// Files fewer for readers, delete files included: what is gained.
+    /// Manifests that would be gathered.
+    pub manifests: Option<(Figures, String)>,
+    /// Files fewer for readers, delete files and manifests included: what is gained.
     pub gain: u64,
     /// Expected work, in core-milliseconds.
     pub core_ms: u64,
@@ -177,7 +190,7 @@ pub struct Look {
 impl Look {
     /// Whether there is anything to do.
     pub fn is_due(&self) -> bool {
-        self.compact.is_some() || self.expire.is_some() || self.leftovers > 0
+        self.compact.is_some() || self.manifests.is_some() || self.expire.is_some() || self.leftovers > 0
     }
 
     /// What would be done.
@@ -185,6 +198,9 @@ impl Look {
         let mut steps = self.notes;
         if let Some((figures, why)) = self.compact {
             steps.push(Step { figures, ..Step::new(Job::Compact, End::Planned, why) });
+        }
+        if let Some((figures, words)) = self.manifests {
+            steps.push(Step { figures, ..Step::new(Job::Manifests, End::Planned, words) });
         }
         if let Some((snapshots, words)) = self.expire {
             let figures = Figures { snapshots, ..Figures::default() };
@@ -228,6 +244,11 @@ impl Upkeep<'_> {
             && let Err(error) = self.look_at_files(state, policy, &mut look).await
         {
             look.notes.push(Step::failed(Job::Compact, error));
+        }
+        if policy.manifests.enabled
+            && let Err(error) = self.look_at_manifests(state, policy, &mut look).await
+        {
+            look.notes.push(Step::failed(Job::Manifests, error));
         }
         if policy.expire.enabled
             && let Err(error) = self.look_at_snapshots(state, policy, &mut look).await
@@ -275,6 +296,24 @@ impl Upkeep<'_> {
         let why = groups.first().map(|group| group.why.clone()).unwrap_or_default();
         let more = if groups.len() > 1 { format!("; {} groups", groups.len()) } else { String::new() };
         look.compact = Some((figures, format!("{}: {why}{more}", rewrite(&figures, "would become"))));
+        Ok(())
+    }
+
+    async fn look_at_manifests(&mut self, state: &TableState, policy: &Policy, look: &mut Look) -> Result<()> {
+        let few = |files: u64| files < policy.manifests.count_min as u64;
+        // Each live manifest has a live entry.
+        if state.metadata.format_version() < FormatVersion::V2
+            || !state.opaque.is_empty()
+            || totals(state).is_some_and(|(files, _, deletes)| few(files.saturating_add(deletes)))
+        {
+            return Ok(());
+        }
+        let Some(plan) = self.manifests(policy).plan(state).await? else { return Ok(()) };
+        let figures = gathered(plan.manifests_in, plan.manifests_out);
+        look.gain = look.gain.saturating_add(figures.manifests_in.saturating_sub(figures.manifests_out));
+        look.core_ms = look.core_ms.saturating_add(plan.entries as u64 / ENTRIES_PER_MS);
+        let (count, size) = (counted(plan.manifests_in, "manifest"), show_size(plan.bytes));
+        look.manifests = Some((figures, format!("{count} of {size} would become {}", plan.manifests_out)));
         Ok(())
     }
 
@@ -335,6 +374,12 @@ impl Upkeep<'_> {
                 Err(error) => steps.push(Step::failed(Job::Compact, error)),
             }
         }
+        if look.manifests.is_some() && !cancel.is_cancelled() {
+            match self.gather(policy, cancel).await {
+                Ok(done) => steps.extend(done),
+                Err(error) => steps.push(Step::failed(Job::Manifests, error)),
+            }
+        }
         if look.expire.is_some() && !cancel.is_cancelled() {
             let done = self.expire(policy, look.removes).await;
             steps.push(done.unwrap_or_else(|error| Step::failed(Job::Expire, error)));
@@ -387,6 +432,24 @@ impl Upkeep<'_> {
             steps.insert(0, Step { figures, ..Step::new(Job::Compact, End::Done, words) });
         }
         Ok(steps)
+    }
+
+    async fn gather(&mut self, policy: &Policy, cancel: &CancellationToken) -> Result<Vec<Step>> {
+        let report = self.manifests(policy).carry_out(cancel).await?;
+        let figures = gathered(report.manifests_in, report.manifests_out);
+        let mut steps = Vec::new();
+        if report.manifests_in > 0 {
+            let words = format!("{} became {}", counted(report.manifests_in, "manifest"), report.manifests_out);
+            steps.push(Step { figures, ..Step::new(Job::Manifests, End::Done, words) });
+        }
+        steps.extend(report.lost.map(|why| Step::new(Job::Manifests, End::Waits, format!("given up: {why}"))));
+        steps.extend(report.bad.map(|error| Step::failed(Job::Manifests, error)));
+        Ok(steps)
+    }
+
+    fn manifests(&mut self, policy: &Policy) -> Manifests<'_> {
+        let count_min = policy.manifests.count_min;
+        Manifests { env: self.env, committer: self.committer, leftovers: self.leftovers, branch: MAIN, count_min }
     }
 
     async fn expire(&mut self, policy: &Policy, removes: bool) -> Result<Step> {
@@ -460,17 +523,24 @@ pub(super) fn usual(policy: &ExpirePolicy) -> expire::Policy {
     }
 }
 
+fn gathered(manifests_in: usize, manifests_out: usize) -> Figures {
+    Figures { manifests_in: manifests_in as u64, manifests_out: manifests_out as u64, ..Figures::default() }
+}
+
+/// Live data files, their bytes, and live delete files, as the summary of the head says.
+fn totals(state: &TableState) -> Option<(u64, u64, u64)> {
+    let summary: &HashMap<String, String> = &state.metadata.current_snapshot()?.summary().additional_properties;
+    let total = |name: &str| summary.get(name)?.parse::<u64>().ok();
+    Some((total("total-data-files")?, total("total-files-size")?, total("total-delete-files")?))
+}
+
 /// Whether the summary of the head alone rules out that a rewrite pays: no deletes, one partition spec, too few files to merge,
 /// and none of them far too large. A summary that says less, or nothing, rules out nothing.
 fn is_settled(state: &TableState, policy: &CompactPolicy) -> bool {
-    let Some(head) = state.metadata.current_snapshot() else { return true };
-    let summary: &HashMap<String, String> = &head.summary().additional_properties;
-    let total = |name: &str| summary.get(name).and_then(|text| text.parse::<u64>().ok());
-    let (Some(files), Some(bytes), Some(0)) =
-        (total("total-data-files"), total("total-files-size"), total("total-delete-files"))
-    else {
-        return false;
-    };
+    if state.metadata.current_snapshot().is_none() {
+        return true;
+    }
+    let Some((files, bytes, 0)) = totals(state) else { return false };
     let own = state.property("write.target-file-size-bytes").and_then(|text| text.trim().parse::<u64>().ok());
     let target = own.unwrap_or(policy.target_file_size).max(1);
     let few = files <= 1 || (files < policy.files_min as u64 && bytes < target);

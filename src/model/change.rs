@@ -40,6 +40,15 @@ pub enum Data {
     Append(Append),
     /// Data files rewritten: their rows stay as they are.
     Replace(Replace),
+    /// Manifests rewritten: files stay as they are.
+    RewriteManifests(RewriteManifests),
+}
+
+impl Data {
+    /// Whether it moves no rows: then it may be void.
+    pub fn is_maintenance(&self) -> bool {
+        matches!(self, Self::Replace(_) | Self::RewriteManifests(_))
+    }
 }
 
 /// Data files that come, all of one partition spec.
@@ -71,6 +80,17 @@ pub struct Replace {
     pub planned: i64,
     /// Its sequence number, which the outputs carry, so that no delete up to it reaches them and every later one does.
     pub planned_seq: i64,
+}
+
+/// Manifests whose entries are gathered into fewer. Travels without a delta.
+#[derive(Debug, Clone)]
+pub struct RewriteManifests {
+    /// Their locations. Not empty.
+    pub sources: BTreeSet<String>,
+    /// Bytes that a new manifest should have.
+    pub target_bytes: u64,
+    /// The planning snapshot.
+    pub planned: i64,
 }
 
 /// A delete file of a snapshot: a file, or one deletion vector within a Puffin file.

@@ -174,7 +174,7 @@ pub const METRICS: &[Metric] = &[
         Kind::Counter,
         "jobs",
         &["table", "job", "end"],
-        "Jobs on tables (look, compact, expire, clean) by their end: done, waits, left, failed",
+        "Jobs on tables (look, compact, manifests, expire, clean) by their end: done, waits, left, failed",
     ),
     metric("frazil_jobs_running", Kind::Gauge, "jobs", &[], "Tables that jobs work on now"),
     metric(

@@ -15,6 +15,7 @@ use super::*;
 use crate::catalog::faulty::{Fault, FaultyCatalog};
 use crate::catalog::memory::MemoryCatalog;
 use crate::catalog::{Catalog, CreateTable, Outcome};
+use crate::commit::protocol::Ending;
 use crate::env::virtual_time::{on_virtual_time, simulated};
 use crate::model::change::Append;
 use crate::model::ids::TableName;

@@ -196,6 +196,31 @@ fn a_healthy_table_of_many_files_is_read_and_not_written() {
 }
 
 #[test]
+fn many_small_manifests_are_gathered_once_and_no_row_changes() {
+    on_virtual_time(async {
+        let world = World::new(EVERYWHERE).await;
+        let own = [("frazil.policy.compact.enabled", "false"), ("frazil.policy.manifests.count_min", "10")];
+        let (few, many) = (world.table("ns.few", 9, &own).await, world.table("ns.many", 12, &own).await);
+        let before = world.rows(&many).await;
+        let tables = [few, many.clone()];
+        let said_of = |reports: &[TableReport]| reports.iter().map(said).collect::<Vec<_>>();
+        let planned = said_of(&world.round.preview(&tables).await);
+        assert!(planned[0].is_empty() && planned[1].len() == 1, "{planned:?}");
+        assert!(planned[1][0].starts_with("manifests planned: 12 manifests of "), "{planned:?}");
+        assert!(planned[1][0].ends_with(" would become 1"), "{planned:?}");
+        let done = said_of(&world.run(&tables).await);
+        assert_eq!(done, [vec![], vec!["manifests done: 12 manifests became 1".to_owned()]]);
+        assert_eq!(world.rows(&many).await, before);
+        let state = world.round.catalog.load(&many).await.expect("there");
+        let list = state.head(MAIN).expect("a head").manifest_list();
+        let listed = crate::commit::manifests::list(&world.round.storage, list, FormatVersion::V2).await.expect("read");
+        assert_eq!(listed.len(), 1);
+        assert!(world.round.leftovers.ledger().open_entries().is_empty(), "what is in is settled");
+        assert_eq!(said_of(&world.run(&tables).await), [vec![], Vec::<String>::new()], "nothing is due again");
+    });
+}
+
+#[test]
 fn what_is_due_is_done_and_a_table_that_fails_stops_no_other() {
     on_virtual_time(async {
         let world = World::new(EVERYWHERE).await;
