@@ -103,7 +103,7 @@ pub enum Fate {
     },
     /// It cannot be rewritten right: says why.
     Refused(Error),
-    /// Others made it void meanwhile: says how.
+    /// Others made it void meanwhile, or the process was told to stop: says how.
     Lost(String),
     /// Not known, or not now.
     Open(Error),

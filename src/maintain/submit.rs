@@ -14,7 +14,7 @@ const ROUNDS_MAX: u32 = 3;
 /// Why a commit is not in.
 #[derive(Debug)]
 pub(super) enum Bad {
-    /// Others made it void meanwhile: says how.
+    /// Others made it void meanwhile, or the process was told to stop: says how.
     Lost(String),
     /// Not known, or not now.
     Open(String),
@@ -73,7 +73,8 @@ impl Submit<'_> {
                 Ending::Failed(error) | Ending::Unresolved(error) => bad = Some(Bad::Open(error.to_string())),
             }
             if cancel.is_cancelled() {
-                break;
+                // Where it got in after all the next plan finds nothing; where not, it plans the same.
+                return Ok(Some(Bad::Lost("stopped before its end was known".to_owned())));
             }
         }
         Ok(bad)

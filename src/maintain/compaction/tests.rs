@@ -229,6 +229,31 @@ fn a_commit_whose_answer_is_lost_is_found_in_the_table() {
     });
 }
 
+#[test]
+fn a_commit_that_a_stop_cuts_short_is_given_up_and_is_no_failure() {
+    on_virtual_time(async {
+        let bench = Bench::new(FormatVersion::V2).await;
+        for at in 0..5 {
+            bench.append(&[(at, "a")]).await;
+        }
+        let (_, before) = bench.rows().await;
+        bench.catalog.script(vec![Fault::LostNo; 100]);
+        let (mut committer, cancel) = (bench.committer(), CancellationToken::new());
+        let wish = Wish { target_bytes: None, rewrite_all: false, memory: 64 << 20 };
+        let mut compaction =
+            Compaction { env: &bench.env, committer: &mut committer, leftovers: &bench.leftovers, wish };
+        let stop = async {
+            bench.env.sleep(Duration::from_secs(2)).await;
+            cancel.cancel();
+        };
+        let (report, ()) = tokio::join!(compaction.run(&cancel), stop);
+        let fate = report.expect("no halt").groups.pop().and_then(|(_, fate)| fate);
+        assert!(matches!(&fate, Some(Fate::Lost(why)) if why.contains("stopped")), "{fate:?}");
+        assert!(!bench.leftovers.ledger().open_entries().is_empty(), "a late request may have named them");
+        assert_eq!(bench.rows().await.1, before);
+    });
+}
+
 impl Bench {
     async fn compact_by(&self, rules: &Rules) -> Result<Report> {
         let mut committer = self.committer();
