@@ -37,7 +37,7 @@ fn config(folder: &Path, namespace: &str, format_version: u8) -> String {
 }
 
 /// What `frazil compact` did with the table.
-fn compacted(daemon: &Daemon, table: &str) -> Value {
+pub(crate) fn compacted(daemon: &Daemon, table: &str) -> Value {
     let output = daemon.command(&["compact", table, "--rewrite-all", "--json"]).output().expect("run frazil");
     assert!(output.status.success(), "compact {table}: {}", String::from_utf8_lossy(&output.stderr));
     let answer: Value = serde_json::from_slice(&output.stdout).expect("--json prints JSON");

@@ -22,6 +22,7 @@ mod process;
 mod readers;
 
 mod compaction;
+mod flink;
 mod local;
 mod maintenance;
 mod refused;

@@ -35,7 +35,8 @@ def source(connection, request):
         f"ATTACH '{catalog.get('warehouse', '')}' AS it"
         f" (TYPE iceberg, ENDPOINT '{catalog['uri']}', AUTHORIZATION_TYPE 'none')"
     )
-    return "it." + ".".join(f'"{part}"' for part in request["table"].split("."))
+    name = "it." + ".".join(f'"{part}"' for part in request["table"].split("."))
+    return f"{name} AT (VERSION => {request['snapshot']})" if "snapshot" in request else name
 
 
 def answer(request):

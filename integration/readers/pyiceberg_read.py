@@ -30,7 +30,8 @@ def table(request):
 def answer(request):
     names = list(request["columns"])
     digest = Digest(request["columns"])
-    for batch in table(request).scan(selected_fields=tuple(names)).to_arrow_batch_reader():
+    scan = table(request).scan(selected_fields=tuple(names), snapshot_id=request.get("snapshot"))
+    for batch in scan.to_arrow_batch_reader():
         for row in zip(*(batch.column(name).to_pylist() for name in names)):
             digest.add(row)
     return digest.answer()

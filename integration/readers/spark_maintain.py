@@ -1,13 +1,18 @@
-"""What Spark does to a table beside appending: deletes, compaction, expiry, and a branch that is written and rolled forward."""
+"""What Spark does to a table beside appending: deletes, compaction, expiry, tags, and a branch that is written and rolled
+forward."""
 
 from spark_append import append
 
 
 def maintain(spark, table, request):
-    """One of `compact`, `expire`, `delete` (a condition), `forward` (rows, as for an append)."""
+    """One of `compact`, `expire`, `delete` (a condition), `tag` (a name and a snapshot), `forward` (rows, as for an append)."""
     catalog, _, name = table.partition(".")
     if "delete" in request:
         spark.sql(f"DELETE FROM {table} WHERE {request['delete']}")
+        return {}
+    if "tag" in request:
+        label, snapshot = request["tag"]
+        spark.sql(f"ALTER TABLE {table} CREATE TAG {label} AS OF VERSION {snapshot}")
         return {}
     if "compact" in request:
         options = "map('min-input-files', '2', 'rewrite-all', 'true')"

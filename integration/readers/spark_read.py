@@ -1,7 +1,7 @@
 """The digest of a table as Spark reads it, and rows that Spark appends: one session for a whole suite.
 
 A request with `append` (a list of rows as objects) writes them and answers `{"rows": n}`; see spark_append.py. One with
-`compact`, `delete`, `expire` or `forward` maintains the table; see spark_maintain.py.
+`compact`, `delete`, `expire`, `tag` or `forward` maintains the table; see spark_maintain.py.
 Needs SPARK_JARS (scripts/components start spark prints it).
 """
 
@@ -73,15 +73,22 @@ class Engine:
                 self.spark.conf.set(prefix + name, value)
         return f"{self.catalogs[key]}.{request['table']}"
 
+    def rows(self, request):
+        """The rows of a catalog's table, as it is or as a snapshot has it."""
+        reader = self.spark.read
+        if "snapshot" in request:
+            reader = reader.option("snapshot-id", request["snapshot"])
+        return reader.table(self.name(request))
+
     def answer(self, request):
         if "append" in request:
             return append(self.spark, self.name(request), request["append"])
-        if any(kind in request for kind in ("compact", "delete", "expire", "forward")):
+        if any(kind in request for kind in ("compact", "delete", "expire", "tag", "forward")):
             return maintain(self.spark, self.name(request), request)
         if "metadata" in request:
             rows = self.spark.read.format("iceberg").load(request["metadata"])
         else:
-            rows = self.spark.table(self.name(request))
+            rows = self.rows(request)
         if "into" in request:
             return write(rows.select(request["select"]).toLocalIterator(), request["into"])
         digest = Digest(request["columns"])

@@ -1,0 +1,355 @@
+//! Tables that Flink upserts into are compacted and expired: engines that we did not write read the rows that its input
+//! determines, at the head and at snapshots that were kept, and Flink goes on committing meanwhile.
+//!
+//! Rows are functions of a number `n`; what a table must hold is computed here, from the numbers alone.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::compaction::compacted;
+use crate::components::{scratch, value};
+use crate::daemon::Daemon;
+use crate::maintenance::age;
+use crate::process::{Listen, Process};
+use crate::readers::{Columns, Engine, Found, all_engines_find, input};
+use crate::remote::{lake, place};
+
+const COLUMNS: Columns<'static> = &[("p", "long"), ("id", "long"), ("n", "long"), ("s", "string")];
+const WITH_ROW_IDS: Columns<'static> =
+    &[("p", "long"), ("id", "long"), ("n", "long"), ("_row_id", "long"), ("_last_updated_sequence_number", "long")];
+/// One job of Flink may be silent for so long.
+const JOB_MAX: Duration = Duration::from_secs(240);
+
+const IDS: u64 = 400;
+/// Rows that are there before anything is changed, one for each key: else the first equality deletes reach nothing.
+const SEED: u64 = 3 * IDS;
+/// Rows of one round of changes; keys come again within it, so that it has position deletes or vectors too.
+const ROUND: u64 = 1500;
+
+/// Upserts beside compaction; at `PER_SECOND` and a commit a second there are about twenty commits.
+const UPSERTS: u64 = 24_000;
+const PER_SECOND: u64 = 1200;
+/// The tables of these, how many ids they have for each `p`, their partitions, and their format versions.
+const LIVE: [(&str, u64, &str, u8); 2] = [("parted", 1000, "PARTITIONED BY (p)", 2), ("whole", 400, "", 3)];
+
+/// A Flink in a process of its own, which runs statements.
+struct Flink(Process);
+
+/// A table, as daemon and engines are asked for it.
+struct Table {
+    name: String,
+    place: Value,
+}
+
+impl Flink {
+    fn started(log: &Path) -> Self {
+        let catalog = [
+            ("uri", value("APACHE_REST_URI")),
+            ("io-impl", "org.apache.iceberg.aws.s3.S3FileIO"),
+            ("s3.endpoint", value("S3_ENDPOINT")),
+            ("s3.path-style-access", "true"),
+            ("s3.access-key-id", value("S3_ACCESS_KEY_ID")),
+            ("s3.secret-access-key", value("S3_SECRET_ACCESS_KEY")),
+            ("client.region", value("S3_REGION")),
+        ];
+        let mut command = Command::new("java");
+        command.args(["-Xmx1g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]);
+        command.args(value("FLINK_OPENS").split(' ')).args(["-cp", value("FLINK_CLASSES"), "FlinkSql"]);
+        command.args(catalog.iter().map(|(key, value)| format!("{key}={value}")));
+        Self(Process::spawn(&mut command, Listen::Stdout, log))
+    }
+
+    /// One session for the tests that wait for its jobs; it ends with the input that this process gives it.
+    fn shared() -> &'static Mutex<Self> {
+        static SHARED: OnceLock<Mutex<Flink>> = OnceLock::new();
+        SHARED.get_or_init(|| Mutex::new(Self::started(&Path::new(value("RUN_FOLDER")).join("flink.log"))))
+    }
+
+    fn tell(&mut self, statement: &str) {
+        self.0.tell(statement);
+    }
+
+    /// Runs one statement to its end; the test ends where it fails.
+    fn run(&mut self, statement: &str) {
+        self.tell(statement);
+        self.done(statement);
+    }
+
+    fn done(&mut self, statement: &str) {
+        let line = self.0.line(JOB_MAX);
+        assert_eq!(line.as_deref(), Some("done"), "Flink did not finish {statement}; {}", self.0.tail());
+    }
+}
+
+impl Table {
+    fn of(namespace: &str, table: &str) -> Self {
+        let mut place = place(namespace);
+        place["table"] = json!(format!("{namespace}.{table}"));
+        Self { name: format!("lake.{namespace}.{table}"), place }
+    }
+
+    /// The same, as a snapshot has it.
+    fn at(&self, snapshot: i64) -> Value {
+        let mut place = self.place.clone();
+        place["snapshot"] = json!(snapshot);
+        place
+    }
+
+    fn head(&self, daemon: &Daemon) -> Value {
+        daemon.history(&self.name).last().unwrap_or_else(|| panic!("{} has no snapshot", self.name)).clone()
+    }
+
+    /// Tags the head, so that expiry keeps it.
+    fn keep(&self, daemon: &Daemon, tag: &str) -> i64 {
+        let head = id(&self.head(daemon));
+        let mut request = self.place.clone();
+        request["tag"] = json!([tag, head.to_string()]);
+        let answer = Engine::Spark.ask(request);
+        assert_eq!(answer, json!({}), "Spark's tag: {answer}");
+        head
+    }
+}
+
+fn id(snapshot: &Value) -> i64 {
+    snapshot["snapshot-id"].as_i64().expect("a snapshot has an id")
+}
+
+/// Numbers as a table of Flink's.
+fn numbers(name: &str, range: Range<u64>, options: &str) -> String {
+    format!(
+        "CREATE TEMPORARY TABLE {name} (n BIGINT) WITH ('connector'='datagen','number-of-rows'='{count}',\
+         'fields.n.kind'='sequence','fields.n.start'='{first}','fields.n.end'='{last}'{options})",
+        count = range.end - range.start,
+        first = range.start,
+        last = range.end - 1,
+    )
+}
+
+/// A key of the tables that are changed: with NULL for nought, or without NULL.
+fn key(n: u64, nulls: bool) -> (Option<u64>, Option<u64>) {
+    let part = |value: u64| Some(value).filter(|value| !nulls || *value > 0);
+    (part(n % 3), part(n * 7 % IDS))
+}
+
+/// The same for Flink, with the other columns, for the numbers of `source`.
+fn columns(nulls: bool, source: &str) -> String {
+    let part = |text: &str| if nulls { format!("NULLIF({text}, 0)") } else { text.to_owned() };
+    let (p, id) = (part("MOD(n, 3)"), part(&format!("MOD(n * 7, {IDS})")));
+    format!("{p}, {id}, n, CONCAT('v', CAST(n AS STRING)) FROM {source}")
+}
+
+/// What a table that is changed must hold after so many rounds: the last upsert of each key, unless a delete came after it.
+fn changed(folder: &Path, rounds: u64, nulls: bool) -> Found {
+    let mut rows = BTreeMap::new();
+    for n in 0..SEED + rounds * ROUND {
+        if n >= SEED && n % 11 == 10 {
+            rows.remove(&key(n, nulls));
+        } else {
+            rows.insert(key(n, nulls), n);
+        }
+    }
+    let lines = rows.iter().map(|((p, id), n)| json!({"p": p, "id": id, "n": n, "s": format!("v{n}")}));
+    found(&folder.join(format!("changed_{rounds}_{nulls}.ndjson")), lines)
+}
+
+fn found(path: &Path, rows: impl Iterator<Item = Value>) -> Found {
+    let lines: Vec<String> = rows.map(|row| row.to_string()).collect();
+    fs::write(path, lines.join("\n")).expect("write the rows");
+    input(&[path], COLUMNS)
+}
+
+/// A daemon that has a catalog and nothing to do.
+fn idle(folder: &Path) -> Daemon {
+    let config = format!("instance = \"one\"\nstate_dir = \"{}/state\"\n{}", folder.display(), lake());
+    Daemon::configured(folder, &config)
+}
+
+/// Compacts; every group is done, deletes were applied and are gone. The rows stay, and their ids where they have any.
+fn compacted_whole(daemon: &Daemon, table: &Table, wanted: &Found, row_ids: bool) {
+    let ids = || row_ids.then(|| Engine::Spark.read(&table.place, WITH_ROW_IDS));
+    let before = ids();
+    assert_eq!(&Engine::Spark.read(&table.place, COLUMNS), wanted, "{} before it is compacted", table.name);
+    let number = |snapshot: &Value, key: &str| snapshot["summary"][key].as_str().unwrap_or("0").to_owned();
+    let head = table.head(daemon);
+    for key in ["total-equality-deletes", "total-position-deletes"] {
+        assert_ne!(number(&head, key), "0", "Flink left {key}: {head}");
+    }
+    let answer = compacted(daemon, &table.name);
+    let groups = answer["groups"].as_array().expect("groups");
+    assert!(groups.iter().all(|group| group["fate"] == "done"), "{answer}");
+    let deleted: u64 = groups.iter().filter_map(|group| group["deleted-rows"].as_u64()).sum();
+    println!("{}: {} groups, {deleted} rows were deleted", table.name, groups.len());
+    let head = table.head(daemon);
+    for (key, left) in [("total-delete-files", 0), ("total-equality-deletes", 0), ("total-records", wanted.rows)] {
+        assert_eq!(number(&head, key), left.to_string(), "{key} of {head}");
+    }
+    assert!(deleted > 0, "no delete was applied: {answer}");
+    assert_eq!(ids(), before, "rows of {} have other ids", table.name);
+}
+
+/// The three steps of expiry for the tables of a namespace; which snapshots are left is for the caller to see.
+fn expired(daemon: &Daemon, folder: &Path, namespace: &str, tables: usize) {
+    for (step, wanted) in ["noted", "removed", "deleted"].into_iter().enumerate() {
+        if step > 0 {
+            age(&folder.join("state/expiry"), tables);
+        }
+        let glob = format!("lake.{namespace}.*");
+        let words = ["expire", &glob, "--older-than", "1ms", "--retain-last", "1", "--yes", "--json"];
+        let output = daemon.command(&words).output().expect("run frazil");
+        assert!(output.status.success(), "expire: {}", String::from_utf8_lossy(&output.stderr));
+        let answer: Value = serde_json::from_slice(&output.stdout).expect("--json prints JSON");
+        let of = answer["tables"].as_array().expect("tables");
+        assert_eq!(of.len(), tables, "{answer}");
+        let some = |found: &Value| {
+            found.as_u64().map_or_else(|| found.as_array().is_some_and(|ids| !ids.is_empty()), |n| n > 0)
+        };
+        assert!(of.iter().all(|table| some(&table[wanted])), "nothing was {wanted}: {answer}");
+    }
+}
+
+fn the_same_rows_after_compaction_and_expiry(format_version: u8) {
+    let namespace = format!("flink_v{format_version}_{}", std::process::id());
+    let folder = &scratch(&namespace);
+    let daemon = idle(folder);
+    let tables = [(Table::of(&namespace, "keyed"), false), (Table::of(&namespace, "nulls"), true)];
+    let mut flink = Flink::shared().lock().unwrap_or_else(PoisonError::into_inner);
+    flink.run(&format!("CREATE DATABASE ice.{namespace}"));
+    let named = |table: &Table| table.name.replacen("lake.", "", 1);
+    flink.run(&numbers("seed", 0..SEED, ""));
+    for (table, nulls) in &tables {
+        let (name, types) = (named(table), "p BIGINT, id BIGINT, n BIGINT, s STRING");
+        flink.run(&format!(
+            "CREATE TABLE ice.{name} ({types}) PARTITIONED BY (p) WITH ('format-version'='{format_version}')"
+        ));
+        flink.run(&format!("INSERT INTO ice.{name} SELECT {}", columns(*nulls, "seed")));
+    }
+    flink.run("DROP TEMPORARY TABLE seed");
+    let mut round = |number: u64| {
+        let first = SEED + number * ROUND;
+        flink.run(&numbers("changes", first..first + ROUND, ""));
+        for (table, nulls) in &tables {
+            let (name, columns) = (named(table), columns(*nulls, "changes"));
+            flink.run(&format!("CHANGE {name} BY p,id: SELECT MOD(n, 11) = 10, {columns}"));
+        }
+        flink.run("RUN");
+        flink.run("DROP TEMPORARY TABLE changes");
+    };
+    let each = |act: &dyn Fn(&Table, bool) -> i64| {
+        tables.iter().map(|(table, nulls)| act(table, *nulls)).collect::<Vec<i64>>()
+    };
+    let wanted = |rounds: u64, nulls: bool| changed(folder, rounds, nulls);
+    let row_ids = format_version >= 3;
+    round(0);
+    let with_deletes = each(&|table, _| table.keep(&daemon, "with_deletes"));
+    round(1);
+    let whole = each(&|table, nulls| {
+        compacted_whole(&daemon, table, &wanted(2, nulls), row_ids);
+        table.keep(&daemon, "whole")
+    });
+    round(2);
+    drop(flink);
+    let heads = each(&|table, nulls| {
+        compacted_whole(&daemon, table, &wanted(3, nulls), row_ids);
+        id(&table.head(&daemon))
+    });
+    expired(&daemon, folder, &namespace, tables.len());
+    for (at, (table, nulls)) in tables.iter().enumerate() {
+        let left: Vec<i64> = daemon.history(&table.name).iter().map(id).collect();
+        assert_eq!(left, [with_deletes[at], whole[at], heads[at]], "what expiry kept of {}", table.name);
+        all_engines_find(&wanted(3, *nulls), &table.place, COLUMNS);
+        all_engines_find(&wanted(2, *nulls), &table.at(whole[at]), COLUMNS);
+        // PyIceberg reads no equality deletes, and DuckDB none with NULL.
+        let engines: &[Engine] = if *nulls { &[Engine::Spark] } else { &[Engine::Spark, Engine::DuckDb] };
+        for engine in engines {
+            let got = engine.read(&table.at(with_deletes[at]), COLUMNS);
+            assert_eq!(got, wanted(1, *nulls), "{engine:?} at the first snapshot of {}", table.name);
+        }
+    }
+}
+
+#[test]
+fn equality_deletes_of_flink_are_applied_and_kept_snapshots_stay_as_they_were_v2() {
+    the_same_rows_after_compaction_and_expiry(2);
+}
+
+#[test]
+fn equality_deletes_of_flink_are_applied_and_kept_snapshots_stay_as_they_were_v3() {
+    the_same_rows_after_compaction_and_expiry(3);
+}
+
+/// The statements of the tables that are upserted into while they are compacted; the last is the job.
+fn live_statements(namespace: &str) -> Vec<String> {
+    let mut statements = vec![
+        format!("CREATE DATABASE ice.{namespace}"),
+        numbers("src", 0..UPSERTS, &format!(",'rows-per-second'='{PER_SECOND}'")),
+    ];
+    let mut job = "EXECUTE STATEMENT SET BEGIN ".to_owned();
+    for (table, ids, partitioned, version) in LIVE {
+        statements.push(format!(
+            "CREATE TABLE ice.{namespace}.{table} (p BIGINT, id BIGINT, n BIGINT, s STRING, PRIMARY KEY (p, id) NOT ENFORCED) \
+             {partitioned} WITH ('format-version'='{version}','write.upsert.enabled'='true','commit.retry.num-retries'='30')"
+        ));
+        job += &format!(
+            "INSERT INTO ice.{namespace}.{table} SELECT MOD(n, 3), MOD(n * 7, {ids}), n, CONCAT('v', CAST(n AS STRING)) FROM src; "
+        );
+    }
+    statements.push(job + "END");
+    statements
+}
+
+/// The last upsert of each key.
+fn last_upserts(folder: &Path, ids: u64) -> Found {
+    let last: BTreeMap<(u64, u64), u64> = (0..UPSERTS).map(|n| ((n % 3, n * 7 % ids), n)).collect();
+    let rows = last.iter().map(|((p, id), n)| json!({"p": p, "id": id, "n": n, "s": format!("v{n}")}));
+    let path: PathBuf = folder.join(format!("last_{ids}.ndjson"));
+    found(&path, rows)
+}
+
+/// Commits of Flink right after one of ours: else nothing was compacted beside it.
+fn turns(daemon: &Daemon, table: &str) -> usize {
+    let foreign = |snapshot: &Value| snapshot["summary"].get("flink.job-id").is_some();
+    let by: Vec<bool> = daemon.history(table).iter().map(foreign).collect();
+    println!("{table}: {}", by.iter().map(|foreign| if *foreign { 'F' } else { '.' }).collect::<String>());
+    by.windows(2).filter(|pair| *pair == [false, true]).count()
+}
+
+#[test]
+fn flink_goes_on_upserting_while_we_compact_and_no_row_is_lost_or_comes_back() {
+    let namespace = format!("flink_live_{}", std::process::id());
+    let folder = &scratch(&namespace);
+    let daemon = idle(folder);
+    let mut flink = Flink::started(&folder.join("flink.log"));
+    let mut statements = live_statements(&namespace);
+    let job = statements.pop().expect("the job");
+    statements.iter().for_each(|statement| flink.run(statement));
+    flink.tell(&job);
+    let mut fates: BTreeMap<String, u64> = BTreeMap::new();
+    let ended = loop {
+        for (name, ..) in LIVE {
+            let answer = compacted(&daemon, &Table::of(&namespace, name).name);
+            for group in answer["groups"].as_array().expect("groups") {
+                *fates.entry(group["fate"].as_str().expect("a fate").to_owned()).or_default() += 1;
+            }
+        }
+        if let Some(line) = flink.0.line(Duration::from_millis(200)) {
+            break line;
+        }
+    };
+    println!("groups by their ends: {fates:?}");
+    assert_eq!(ended, "done", "{}", flink.0.tail());
+    for (name, ids, ..) in LIVE {
+        let table = Table::of(&namespace, name);
+        let wanted = last_upserts(folder, ids);
+        assert!(turns(&daemon, &table.name) >= 3, "Flink and we have hardly met in {}", table.name);
+        assert_eq!(Engine::Spark.read(&table.place, COLUMNS), wanted, "{} before the last compaction", table.name);
+        compacted(&daemon, &table.name);
+        all_engines_find(&wanted, &table.place, COLUMNS);
+    }
+}
