@@ -33,9 +33,12 @@ const SEED: u64 = 3 * IDS;
 /// Rows of one round of changes; keys come again within it, so that it has position deletes or vectors too.
 const ROUND: u64 = 1500;
 
-/// Upserts beside compaction; at `PER_SECOND` and a commit a second there are about 25 commits.
-const UPSERTS: u64 = 30_000;
+/// Upserts of one job beside compaction; at `PER_SECOND` and a commit a second there are about ten commits.
+const UPSERTS: u64 = 12_000;
 const PER_SECOND: u64 = 1200;
+/// Jobs until Flink and we have met often enough: a slow machine needs more than one.
+const JOBS_MAX: u64 = 8;
+const TURNS: usize = 3;
 /// The tables of these, how many ids they have for each `p`, their partitions, and their format versions.
 const LIVE: [(&str, u64, &str, u8); 2] = [("parted", 1000, "PARTITIONED BY (p)", 2), ("whole", 400, "", 3)];
 
@@ -288,40 +291,41 @@ fn equality_deletes_of_flink_are_applied_and_kept_snapshots_stay_as_they_were_v3
     the_same_rows_after_compaction_and_expiry(3);
 }
 
-/// The statements of the tables that are upserted into while they are compacted; the last is the job.
-fn live_statements(namespace: &str) -> Vec<String> {
-    let mut statements = vec![
-        format!("CREATE DATABASE ice.{namespace}"),
-        numbers("src", 0..UPSERTS, &format!(",'rows-per-second'='{PER_SECOND}'")),
-    ];
-    let mut job = "EXECUTE STATEMENT SET BEGIN ".to_owned();
-    for (table, ids, partitioned, version) in LIVE {
-        statements.push(format!(
+/// The statements that make the tables that are upserted into while they are compacted.
+fn live_tables(namespace: &str) -> Vec<String> {
+    let table = |(table, _, partitioned, version): (&str, u64, &str, u8)| {
+        format!(
             "CREATE TABLE ice.{namespace}.{table} (p BIGINT, id BIGINT, n BIGINT, s STRING, PRIMARY KEY (p, id) NOT ENFORCED) \
              {partitioned} WITH ('format-version'='{version}','write.upsert.enabled'='true','commit.retry.num-retries'='30')"
-        ));
-        job += &format!(
-            "INSERT INTO ice.{namespace}.{table} SELECT MOD(n, 3), MOD(n * 7, {ids}), n, CONCAT('v', CAST(n AS STRING)) FROM src; "
-        );
-    }
-    statements.push(job + "END");
-    statements
+        )
+    };
+    [format!("CREATE DATABASE ice.{namespace}")].into_iter().chain(LIVE.map(table)).collect()
+}
+
+/// One job that upserts the numbers of `source` into all of them.
+fn live_job(namespace: &str, source: &str) -> String {
+    let insert = |(table, ids, ..): (&str, u64, &str, u8)| {
+        format!(
+            "INSERT INTO ice.{namespace}.{table} SELECT MOD(n, 3), MOD(n * 7, {ids}), n, CONCAT('v', CAST(n AS STRING)) FROM {source}; "
+        )
+    };
+    format!("EXECUTE STATEMENT SET BEGIN {}END", LIVE.map(insert).concat())
 }
 
 /// The last upsert of each key.
-fn last_upserts(folder: &Path, ids: u64) -> Found {
-    let last: BTreeMap<(u64, u64), u64> = (0..UPSERTS).map(|n| ((n % 3, n * 7 % ids), n)).collect();
+fn last_upserts(folder: &Path, end: u64, ids: u64) -> Found {
+    let last: BTreeMap<(u64, u64), u64> = (0..end).map(|n| ((n % 3, n * 7 % ids), n)).collect();
     let rows = last.iter().map(|((p, id), n)| json!({"p": p, "id": id, "n": n, "s": format!("v{n}")}));
     let path: PathBuf = folder.join(format!("last_{ids}.ndjson"));
     found(&path, rows)
 }
 
-/// Commits of Flink right after one of ours: else nothing was compacted beside it.
-fn turns(daemon: &Daemon, table: &str) -> usize {
-    let foreign = |snapshot: &Value| snapshot["summary"].get("flink.job-id").is_some();
-    let by: Vec<bool> = daemon.history(table).iter().map(foreign).collect();
-    println!("{table}: {}", by.iter().map(|foreign| if *foreign { 'F' } else { '.' }).collect::<String>());
-    by.windows(2).filter(|pair| *pair == [false, true]).count()
+/// Commits of ours between two of one job of Flink's: it went on over them.
+fn turns(daemon: &Daemon, table: &Table) -> usize {
+    let history = daemon.history(&table.name);
+    let jobs: Vec<Option<&str>> = history.iter().map(|snapshot| snapshot["summary"]["flink.job-id"].as_str()).collect();
+    println!("{}: {}", table.name, jobs.iter().map(|job| if job.is_some() { 'F' } else { '.' }).collect::<String>());
+    jobs.windows(3).filter(|three| three[1].is_none() && three[0].is_some() && three[0] == three[2]).count()
 }
 
 #[test]
@@ -330,29 +334,29 @@ fn flink_goes_on_upserting_while_we_compact_and_no_row_is_lost_or_comes_back() {
     let folder = &scratch(&namespace);
     let daemon = idle(folder);
     let mut flink = Flink::started(&folder.join("flink.log"));
-    let mut statements = live_statements(&namespace);
-    let job = statements.pop().expect("the job");
-    statements.iter().for_each(|statement| flink.run(statement));
-    flink.tell(&job);
-    let mut fates: BTreeMap<String, u64> = BTreeMap::new();
-    let ended = loop {
-        for (name, ..) in LIVE {
-            let answer = compacted(&daemon, &Table::of(&namespace, name).name);
-            for group in answer["groups"].as_array().expect("groups") {
-                *fates.entry(group["fate"].as_str().expect("a fate").to_owned()).or_default() += 1;
+    live_tables(&namespace).iter().for_each(|statement| flink.run(statement));
+    let tables = LIVE.map(|(name, ids, ..)| (Table::of(&namespace, name), ids));
+    let mut jobs = 0;
+    while jobs < JOBS_MAX && !tables.iter().all(|(table, _)| turns(&daemon, table) >= TURNS) {
+        let source = format!("upserts_{jobs}");
+        let rate = format!(",'rows-per-second'='{PER_SECOND}'");
+        flink.run(&numbers(&source, jobs * UPSERTS..(jobs + 1) * UPSERTS, &rate));
+        flink.tell(&live_job(&namespace, &source));
+        jobs += 1;
+        let ended = loop {
+            for (table, _) in &tables {
+                compacted(&daemon, &table.name);
             }
-        }
-        if let Some(line) = flink.0.line(Duration::from_millis(200)) {
-            break line;
-        }
-    };
-    println!("groups by their ends: {fates:?}");
-    assert_eq!(ended, "done", "{}", flink.0.tail());
-    for (name, ids, ..) in LIVE {
-        let table = Table::of(&namespace, name);
-        let wanted = last_upserts(folder, ids);
-        assert!(turns(&daemon, &table.name) >= 2, "Flink and we have hardly met in {}", table.name);
-        assert_eq!(Engine::Spark.read(&table.place, COLUMNS), wanted, "{} before the last compaction", table.name);
+            if let Some(line) = flink.0.line(Duration::from_millis(100)) {
+                break line;
+            }
+        };
+        assert_eq!(ended, "done", "{}", flink.0.tail());
+    }
+    for (table, ids) in &tables {
+        let wanted = last_upserts(folder, jobs * UPSERTS, *ids);
+        assert!(turns(&daemon, table) >= TURNS, "Flink and we have hardly met in {}", table.name);
+        engines_find(&readers(false), &wanted, &table.place, COLUMNS);
         compacted(&daemon, &table.name);
         all_engines_find(&wanted, &table.place, COLUMNS);
     }
