@@ -64,7 +64,7 @@ impl FaultyCatalog {
         self.hangs.store(true, Ordering::Relaxed);
     }
 
-    /// The next load answers with this state, as if the table had moved right after it.
+    /// The next load of its table answers with this state, as if the table had moved right after it.
     pub(crate) fn answers_once(&self, past: TableState) {
         *self.past.lock().expect("unpoisoned") = Some(past);
     }
@@ -97,7 +97,7 @@ impl Catalog for FaultyCatalog {
         if self.env.below(100) < self.rate / 4 {
             return Err(lost());
         }
-        let past = self.past.lock().expect("unpoisoned").take();
+        let past = self.past.lock().expect("unpoisoned").take_if(|state| state.name == *table);
         match past {
             Some(state) => Ok(state),
             None => self.inner.load(table).await,

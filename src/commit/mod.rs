@@ -11,6 +11,7 @@ mod drive;
 mod effect;
 pub(crate) mod gather;
 mod history;
+mod load;
 pub mod look;
 pub mod manifests;
 pub(crate) mod pending;

@@ -18,6 +18,7 @@ use crate::commit::effect::{
     Landed, as_assumed, fit, landed, maintenance_fits, metadata_effect, operator_effect, rebase,
 };
 use crate::commit::history::History;
+use crate::commit::load::{FROM_THE_PAST, STALE_MAX};
 use crate::commit::look::{Effect, Rebase, Seen, Verdict, look};
 use crate::commit::manifests;
 pub use crate::commit::pending::{Commit, Ending};
@@ -28,7 +29,7 @@ use crate::commit::snapshot::{ListCache, Prepared, Preparer, parent};
 use crate::commit::standing::{Ancestry, Question, Standing, Witness, standing};
 use crate::env::Env;
 use crate::error::{Directive, Error, ErrorKind, Result};
-use crate::model::change::{Change, Data};
+use crate::model::change::{Change, Data, PipelineDelta};
 use crate::model::checkpoint;
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
@@ -37,26 +38,23 @@ use crate::storage::ledger::Ledger;
 
 /// A body older than this is prepared anew instead of being submitted again: its timestamp would be refused.
 const YOUNG_MS: i64 = 30_000;
-/// Loads in a row that may be older than one already seen, before the catalog is not believed any more.
-const STALE_MAX: u32 = 20;
-const FROM_THE_PAST: &str = "the catalog answers from the past";
 
 /// The commits of one table by this process: one at a time.
 #[derive(Debug)]
 pub struct Committer {
-    env: Env,
-    catalog: Arc<dyn Catalog>,
+    pub(super) env: Env,
+    pub(super) catalog: Arc<dyn Catalog>,
     /// The process's storage, and the same with what the catalog vends for this table.
-    shared: Storage,
-    storage: Storage,
-    ledger: Option<Ledger>,
-    table: TableName,
+    pub(super) shared: Storage,
+    pub(super) storage: Storage,
+    pub(super) ledger: Option<Ledger>,
+    pub(super) table: TableName,
     instance: String,
-    uuid: Option<Uuid>,
+    pub(super) uuid: Option<Uuid>,
     /// The highest sequence number that a load of this table showed.
-    seen_seq: i64,
+    pub(super) seen_seq: i64,
     /// Loads in a row that were older.
-    stale: u32,
+    pub(super) stale: u32,
     cache: ListCache,
     /// What proofs have read.
     history: History,
@@ -100,46 +98,6 @@ impl Committer {
     /// The store that the table's files are in.
     pub fn storage(&self) -> &Storage {
         &self.storage
-    }
-
-    /// Loads the table, never older than what was seen before: waits for a catalog that answers from the past.
-    ///
-    /// # Errors
-    /// As [`Committer::load_once`].
-    pub async fn load(&mut self) -> Result<TableState> {
-        loop {
-            if let Some(state) = self.load_once().await? {
-                return Ok(state);
-            }
-            self.env.sleep(stale_wait(&self.env, self.stale)).await;
-        }
-    }
-
-    /// Loads the table once; nothing when the answer is older than what was seen before.
-    ///
-    /// # Errors
-    /// `NotFound` when it is gone, `Corrupt` when it is another table now or the catalog answers from the past for good.
-    pub async fn load_once(&mut self) -> Result<Option<TableState>> {
-        let state = self.catalog.load(&self.table).await?;
-        self.recognise(&state)?;
-        self.storage = self.shared.vended(&state.config)?;
-        if state.metadata.last_sequence_number() >= self.seen_seq {
-            self.seen_seq = state.metadata.last_sequence_number();
-            self.stale = 0;
-            return Ok(Some(state));
-        }
-        self.stale += 1;
-        if self.stale < STALE_MAX {
-            return Ok(None);
-        }
-        self.stale = 0;
-        Err(Error::new(
-            ErrorKind::Corrupt,
-            format!("table {}: the catalog answers with states older than ones it gave before", self.table),
-        )
-        .with_hint(
-            "the table's metadata was set back, or a replica lags: see that it is current, then restart the pipeline",
-        ))
     }
 
     /// What `state` of this table, and the tables that they have files in beside it, show of each leftover; each table's
@@ -341,25 +299,16 @@ impl Committer {
         }
     }
 
-    /// The head, when `error` may come of a state that is not: files that it names may be gone since, and credentials that
-    /// came with it may have run out.
-    async fn outdated(&mut self, state: &TableState, error: &Error) -> Result<Option<TableState>> {
-        if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) {
-            return Ok(None);
-        }
-        let Some(head) = self.load_once().await? else {
-            return Err(Error::new(ErrorKind::Unavailable, format!("table {}: {FROM_THE_PAST}", self.table)));
-        };
-        let same = head.metadata.last_updated_ms() == state.metadata.last_updated_ms()
-            && head.metadata_location == state.metadata_location
-            && head.config == state.config;
-        Ok((!same).then_some(head))
-    }
-
     async fn prepare(&mut self, commit: &mut Commit, base: &TableState) -> Result<Turn> {
         // Another pipeline of this process was here meanwhile: no need to be refused for it.
+        let least = commit.change.delta.as_ref().map_or(0, PipelineDelta::least_seq);
+        self.has_seen(least);
         let newer = if self.seen_seq > base.metadata.last_sequence_number() { self.load_once().await? } else { None };
         let base = newer.as_ref().unwrap_or(base);
+        if base.metadata.last_sequence_number() < least {
+            let wait = stale_wait(&self.env, self.stale);
+            return Ok(Turn::Wait(Step::Prepare(Box::new(base.clone())), wait, FROM_THE_PAST.to_owned()));
+        }
         self.recognise(base)?;
         self.storage = self.shared.vended(&base.config)?;
         match landed(&commit.change, base)? {
@@ -567,27 +516,6 @@ impl Committer {
             // For rows the witness halts: only a start record gets here.
             Standing::New => (Effect::Absent, None),
         })
-    }
-
-    fn recognise(&mut self, state: &TableState) -> Result<()> {
-        let uuid = state.metadata.uuid();
-        match self.uuid {
-            Some(held) if held != uuid => Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("table {} is another table now: uuid {uuid}, not {held}", self.table),
-            )
-            .with_hint(
-                "it was dropped and created anew: bring the old one back, or set the positions in the new one with \
-                 `frazil checkpoint set`, then restart the pipeline",
-            )),
-            held => {
-                if let Some(ledger) = self.ledger.as_ref().filter(|_| held.is_none()) {
-                    ledger.means(&self.table, uuid);
-                }
-                self.uuid = Some(uuid);
-                Ok(())
-            }
-        }
     }
 }
 

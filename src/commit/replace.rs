@@ -229,7 +229,7 @@ impl Examination<'_> {
     async fn find_deletes(&mut self, env: &Env) -> Result<()> {
         let mut schemas = BTreeMap::new();
         let mut lives = BTreeMap::new();
-        let mut near = Vec::new();
+        let (mut near, mut idle) = (Vec::new(), Vec::new());
         for (at, manifest) in self.head.iter().enumerate() {
             if manifest.content != ManifestContentType::Deletes {
                 continue;
@@ -241,12 +241,19 @@ impl Examination<'_> {
             let global = metadata.partition_spec().is_unpartitioned();
             for entry in entries {
                 let scope = (spec_id, entry.file.partition().clone());
-                if self.reach.meets(&entry.file, entry.seq, &scope, global, |at| self.replace.inputs.contains(at)) {
+                let meets =
+                    self.reach.meets(&entry.file, entry.seq, &scope, global, |at| self.replace.inputs.contains(at));
+                let shared = entry.file.referenced_data_file().is_none();
+                if meets {
                     near.push(Deletes { entry, scope, global, manifest: at });
+                } else if shared && (global || self.reach.scopes.contains_key(&scope)) {
+                    idle.push(Deletes { entry, scope, global, manifest: at });
                 }
             }
         }
         self.check(env, &near).await?;
+        // Those that reach no input may reach nothing at all: the keys that a first upsert deletes before there are rows.
+        near.append(&mut idle);
         let dangling = self.dangling(near).await?;
         for deletes in dangling {
             let at = deletes.manifest;

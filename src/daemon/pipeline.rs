@@ -372,7 +372,8 @@ impl Pipeline {
     /// Asks where it stands in a table; `witnesses` are the uuids of those that it has surely written to.
     pub(crate) fn asker(&self, witnesses: BTreeSet<Uuid>) -> Asker {
         let (pipeline, target) = (self.name.clone(), self.config.branch.clone());
-        Asker { pipeline, target, on_rollback: self.config.on_rollback, witnesses }
+        let known = self.known.clone();
+        Asker { pipeline, target, on_rollback: self.config.on_rollback, witnesses, known }
     }
 
     /// What travels beside the positions.

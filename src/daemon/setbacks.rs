@@ -1,6 +1,8 @@
 //! The whole daemon after tables of one pipeline were set back apart from each other: an anchor, those beside it, decided epochs.
 #![cfg(test)]
 
+use std::collections::HashMap;
+
 use iceberg::TableUpdate;
 use iceberg::spec::{NestedField, Schema, SortOrder, UnboundPartitionSpec};
 
@@ -14,6 +16,7 @@ use crate::config::{ColumnConfig, OnChange, OnRollback};
 use crate::env::virtual_time::on_virtual_time;
 use crate::model::checkpoint::{Position, Positions, Record};
 use crate::model::ids::{MAIN, PartitionId};
+use crate::model::table::TableState;
 
 /// A stream to four tables that has been read up to row 600 of two partitions, in many epochs.
 async fn routed(seed: u64) -> (World, Config) {
@@ -184,6 +187,29 @@ fn a_table_without_its_property_is_known_by_its_snapshots_when_it_is_rolled_back
         let error = ended.remove(&PipelineName::new("p")).expect("ended").expect_err("halts");
         assert!(error.to_string().contains("shop.page_view"), "{error}");
         asks(&error);
+    });
+}
+
+/// A replica that lags shows a table beside the anchor as it was before the pipeline had written there.
+#[test]
+fn a_catalog_that_answers_from_before_a_table_had_its_record_is_asked_again() {
+    on_virtual_time(async {
+        let (world, config) = routed(59).await;
+        let state = world.state("shop.page_view").await;
+        let mut document = serde_json::to_value(state.metadata.as_ref()).expect("JSON");
+        let made = document.as_object_mut().expect("an object");
+        made.insert("last-sequence-number".to_owned(), 0.into());
+        made.insert("properties".to_owned(), serde_json::json!({}));
+        for what in ["snapshots", "refs", "current-snapshot-id", "snapshot-log", "statistics", "partition-statistics"] {
+            made.remove(what);
+        }
+        let text = document.to_string();
+        let past = TableState::from_json(state.name.clone(), text.as_bytes(), None, HashMap::new()).expect("valid");
+        let catalog = Arc::new(FaultyCatalog::new(Arc::clone(&world.catalog), world.env.clone(), 0));
+        catalog.answers_once(past);
+        let (env, storage, disk) = (world.env.clone(), world.storage.clone(), world.disk.clone());
+        World { env, storage, disk, catalog }.ending(&config).await.expect("goes on");
+        each_once(&world.positions(&SHOP).await, 900);
     });
 }
 

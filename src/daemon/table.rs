@@ -1,6 +1,6 @@
 //! One actor per table: the commits of this process to it, one at a time, and the clean-up after those given up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -54,6 +54,17 @@ pub struct Asker {
     pub on_rollback: OnRollback,
     /// Tables that it has surely written to, by their uuids.
     pub witnesses: BTreeSet<Uuid>,
+    /// By uuid a sequence number that the table has had.
+    pub known: BTreeMap<String, i64>,
+}
+
+impl Asker {
+    /// The table's last sequence number is no lower: whatever shows a lower one is from the past.
+    fn least_seq(&self, uuid: Uuid) -> i64 {
+        let known = self.known.get(&uuid.to_string()).copied().unwrap_or(0);
+        // What was written to has a snapshot.
+        known.max(i64::from(self.witnesses.contains(&uuid)))
+    }
 }
 
 /// A cheap handle to a table's actor.
@@ -291,6 +302,11 @@ impl TableActor {
         let Some(state) = self.committer.load_once().await? else {
             return Ok(None);
         };
+        let least = asker.least_seq(state.metadata.uuid());
+        if state.metadata.last_sequence_number() < least {
+            self.committer.has_seen(least);
+            return Ok(None);
+        }
         let question = Question {
             pipeline: &asker.pipeline,
             target: &asker.target,

@@ -191,6 +191,12 @@ pub enum OnRollback {
 }
 
 impl PipelineDelta {
+    /// The last sequence number that its table has at least: rows come after a start record, and a part after the record that
+    /// its anchor knows of.
+    pub fn least_seq(&self) -> i64 {
+        if self.delta.is_empty() { 0 } else { self.known_seq.max(1) }
+    }
+
     /// Whether it decides a sealed epoch.
     pub fn decides(&self) -> bool {
         !self.sealed.is_empty() && self.follows.is_none() && self.operator.is_none()

@@ -542,6 +542,36 @@ fn deletes_that_reach_nothing_any_more_go_with_the_last_file_that_they_reached()
     });
 }
 
+/// Flink deletes the keys of its first rows before there are any.
+#[test]
+fn deletes_that_never_reached_anything_go_with_the_first_rewrite_of_their_partition() {
+    on_virtual_time(async {
+        let world = World::new(1, 0, FormatVersion::V2).await;
+        assert!(world.delete(world.file(Content::Keys(1), None).await).await);
+        let (a, c) = (world.append(10).await, world.append(10).await);
+        let reaching = world.file(Content::Keys(2), None).await;
+        let reaching_path = reaching.file_path().to_owned();
+        assert!(world.delete(reaching).await);
+        let b = world.append(10).await;
+        let base = world.state().await;
+        // The one reaches nothing, the other the file that is no input.
+        let change = world.plan(&base, |path| path == b).await.expect("an input");
+        let (_, ending) = world.run(change, &base).await;
+        assert!(matches!(ending, Ending::Done { ours: true, .. }), "{ending:?}");
+        let deletes = |live: Vec<Live>| -> Vec<String> {
+            let deletes = live.into_iter().filter(|file| !matches!(file.content, Content::Rows(_)));
+            deletes.map(|file| file.entry.file.file_path().to_owned()).collect()
+        };
+        assert_eq!(deletes(world.live(&world.state().await).await), [reaching_path]);
+        let base = world.state().await;
+        let change = world.plan(&base, |path| path == a || path == c).await.expect("inputs");
+        let (_, ending) = world.run(change, &base).await;
+        assert!(matches!(ending, Ending::Done { ours: true, .. }), "{ending:?}");
+        assert!(deletes(world.live(&world.state().await).await).is_empty());
+        assert_eq!(world.rows().await, *world.wanted.lock().expect("unpoisoned"));
+    });
+}
+
 #[test]
 fn a_replace_that_landed_and_was_rolled_back_is_not_done_again() {
     on_virtual_time(async {
