@@ -76,6 +76,7 @@ pub(crate) struct Jobs {
     env: Env,
     shared: Shared,
     rounds: Vec<Round>,
+    leftovers: Arc<Leftovers>,
     settings: MaintenanceConfig,
     metrics: Metrics,
     health: Health,
@@ -128,6 +129,7 @@ impl Jobs {
             env: shared.env.clone(),
             shared: shared.clone(),
             rounds: shared.catalogs.iter().map(round).collect(),
+            leftovers: Arc::clone(&leftovers),
             settings,
             metrics,
             health,
@@ -163,6 +165,9 @@ impl Jobs {
         if env.timeout(grace, ended).await.is_none() {
             tracing::warn!("jobs are cut off: what they staged is cleaned up after the next start");
             self.running.shutdown().await;
+        }
+        if let Err(error) = self.leftovers.ledger().sync().await {
+            tracing::warn!("the next process looks once more at what jobs have settled: {error}");
         }
     }
 

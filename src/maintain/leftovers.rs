@@ -101,6 +101,14 @@ impl Leftovers {
         let known = |text: &String| by_owner.keys().any(|owner| key(&owner.table, Some(owner.snapshot_id)) == *text);
         note.open.retain(|text, _| !text.starts_with(&prefix) || known(text));
         for (owner, entries) in by_owner {
+            // Of another table, which had this name: it may be brought back, or live on under another name, and have them.
+            let other = |entry: &LedgerEntry| entry.table_uuid.is_some_and(|uuid| uuid != state.metadata.uuid());
+            if entries.iter().any(other) {
+                tracing::info!(table = %owner.table, files = entries.len(), "leftovers are the orphan sweep's");
+                note.open.remove(&key(&owner.table, Some(owner.snapshot_id)));
+                self.ledger.settle(&owner).await?;
+                continue;
+            }
             let text = key(&owner.table, Some(owner.snapshot_id));
             if state.metadata.snapshots().count() > SNAPSHOTS_MAX {
                 swept.waiting += entries.len();

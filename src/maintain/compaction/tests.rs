@@ -39,6 +39,15 @@ impl Bench {
         let storage = Storage::new(StorageOptions::default(), env.clone());
         let table: TableName = "ns.t".parse().expect("valid");
         let truth = Arc::new(MemoryCatalog::new(env.clone(), "memory:///wh"));
+        let catalog = Arc::new(FaultyCatalog::new(truth, env.clone(), 0));
+        let leftovers = Leftovers::open(Arc::new(MemoryDisk::new())).await.expect("opens");
+        let bench = Self { env, storage, catalog, table, leftovers };
+        bench.create(format_version).await;
+        bench.commit(vec![]).await;
+        bench
+    }
+
+    async fn create(&self, format_version: FormatVersion) {
         let field = |id, name: &str, ty| Arc::new(NestedField::optional(id, name, Type::Primitive(ty)));
         let fields = [field(1, "n", PrimitiveType::Long), field(2, "s", PrimitiveType::String)];
         let by_s = UnboundPartitionField {
@@ -47,9 +56,10 @@ impl Bench {
             name: "s".to_owned(),
             transform: Transform::Identity,
         };
-        let created = truth
+        let created = self
+            .catalog
             .create(&CreateTable {
-                name: table.clone(),
+                name: self.table.clone(),
                 location: Some("memory:///wh/t".to_owned()),
                 schema: Schema::builder().with_fields(fields).build().expect("valid"),
                 spec: UnboundPartitionSpec::builder().add_partition_fields([by_s]).expect("valid").build(),
@@ -59,11 +69,6 @@ impl Bench {
             })
             .await;
         assert!(matches!(created, Outcome::Committed(_)), "{created:?}");
-        let catalog = Arc::new(FaultyCatalog::new(truth, env.clone(), 0));
-        let leftovers = Leftovers::open(Arc::new(MemoryDisk::new())).await.expect("opens");
-        let bench = Self { env, storage, catalog, table, leftovers };
-        bench.commit(vec![]).await;
-        bench
     }
 
     fn committer(&self) -> Committer {
@@ -211,6 +216,27 @@ fn what_a_process_that_died_left_is_deleted_when_it_is_proved_twice() {
         assert_eq!(bench.compact().await.swept, Swept { deleted: 1, waiting: 0 });
         assert!(!bench.storage.exists(name).await.expect("asked"));
         assert!(bench.leftovers.ledger().open_entries().is_empty());
+    });
+}
+
+#[test]
+fn what_was_left_of_a_table_that_was_dropped_is_not_taken_for_its_successors() {
+    on_virtual_time(async {
+        let bench = Bench::new(FormatVersion::V2).await;
+        let location = "memory:///wh/t/data/of-the-old-one.parquet";
+        let owner = LedgerOwner { table: bench.table.clone(), snapshot_id: 7 };
+        bench.leftovers.ledger().stage(&owner, location).await.expect("noted");
+        bench.storage.write(location, Bytes::from_static(b"rows")).await.expect("written");
+        bench.catalog.drop_table(&bench.table).await.expect("dropped");
+        bench.create(FormatVersion::V2).await;
+        bench.commit(vec![]).await;
+        for n in 0..3 {
+            bench.append(&[(n, "x")]).await;
+            bench.compact().await;
+            bench.env.sleep(Duration::from_secs(700)).await;
+        }
+        assert!(bench.storage.exists(location).await.expect("asked"), "whoever brings the table back has this file");
+        assert_eq!(bench.leftovers.ledger().open_of(&owner), Vec::<String>::new());
     });
 }
 
