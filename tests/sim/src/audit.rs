@@ -13,11 +13,13 @@ use frazil::commit::skim::{self, Plans};
 use frazil::model::checkpoint::{Position, Record};
 use frazil::model::ids::TableName;
 use frazil::model::table::TableState;
-use iceberg::spec::{FormatVersion, Manifest, ManifestFile, ManifestList};
+use iceberg::spec::{FormatVersion, Manifest, ManifestFile, ManifestList, Operation};
 use object_store::ObjectStoreExt;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::foreign;
+use crate::replaced::{Held, Listed, LiveFile};
 use crate::world::{World, key};
 
 /// A row of a source: its number over all pipelines and partitions of the scenario.
@@ -77,8 +79,9 @@ pub struct Auditor {
     pub(crate) home: BTreeMap<Row, TableName>,
     /// Rows that a foreign engine deleted, by its snapshot.
     pub deleted: BTreeMap<i64, Vec<Row>>,
+    pub(crate) entries: BTreeMap<String, Arc<Vec<LiveFile>>>,
     manifests: BTreeMap<String, Arc<Vec<String>>>,
-    files: BTreeMap<String, Arc<Vec<Row>>>,
+    pub(crate) files: BTreeMap<String, Arc<Held>>,
     pub(crate) tables: BTreeMap<TableName, Seen>,
     /// Rollbacks by the foreign engine.
     pub rollbacks: u64,
@@ -88,6 +91,9 @@ pub struct Auditor {
     parsed: u64,
     plans: Plans,
 }
+
+/// The columns of row lineage.
+const LINEAGE: [&str; 2] = ["_row_id", "_last_updated_sequence_number"];
 
 /// Each so manyth is parsed by the library too.
 const PARSED_EVERY: u64 = 8;
@@ -105,9 +111,10 @@ pub(crate) struct Seen {
 /// What was ever seen of a snapshot.
 #[derive(Debug)]
 pub(crate) struct Known {
-    parent: Option<i64>,
+    pub(crate) parent: Option<i64>,
     list: String,
     manifests: Vec<String>,
+    pub(crate) listed: Vec<Listed>,
     pub(crate) records: BTreeMap<String, Record>,
 }
 
@@ -161,7 +168,7 @@ impl Auditor {
             ));
         }
         (seen.uuid, seen.seq) = (metadata.uuid(), metadata.last_sequence_number());
-        let mut fresh = Vec::new();
+        let (mut fresh, mut replaced) = (Vec::new(), Vec::new());
         for snapshot in metadata.snapshots() {
             let (id, list) = (snapshot.snapshot_id(), key(snapshot.manifest_list()).to_string());
             // A part of a decided epoch that was rolled back and expired is committed again under the same id.
@@ -173,7 +180,11 @@ impl Auditor {
                 return Err(format!("{name}: snapshot {id:x} of {actor} is older than its parent"));
             }
             let manifests = self.manifests_of(world, snapshot.manifest_list(), metadata.format_version()).await;
-            let manifests = manifests.map_err(|e| format!("{name}: snapshot {id:x} of {actor}: {e}"))?;
+            let listed = manifests.map_err(|e| format!("{name}: snapshot {id:x} of {actor}: {e}"))?;
+            let manifests: Vec<String> = listed.iter().map(|listed| listed.path.clone()).collect();
+            if snapshot.summary().operation == Operation::Replace && actor != foreign::NAME {
+                replaced.push(id);
+            }
             for manifest in &manifests {
                 fresh.extend(self.manifests[manifest].iter().cloned());
             }
@@ -181,7 +192,7 @@ impl Auditor {
             let records = records.filter(|(k, v)| k.starts_with("frazil.checkpoint.") && *v != "@list");
             let records = records.map(|(k, v)| Ok((k.clone(), Record::parse(v).map_err(|e| format!("{name}: {e}"))?)));
             let records = records.collect::<Result<_, String>>()?;
-            let known = Known { parent: snapshot.parent_snapshot_id(), list, manifests, records };
+            let known = Known { parent: snapshot.parent_snapshot_id(), list, manifests, listed, records };
             seen.snapshots.insert(id, known);
             self.snapshots += 1;
         }
@@ -193,6 +204,10 @@ impl Auditor {
                 .await
                 .map_err(|e| format!("{name}: a snapshot of {actor} names {file}: {e}"))?;
         }
+        for id in replaced {
+            let kept = self.keeps_rows(world, name, id).await;
+            kept.map_err(|e| format!("{name}: replace {id:x} of {actor}: {e}"))?;
+        }
         self.check(world).await.map_err(|e| format!("after a commit of {actor} to {name}: {e}"))
     }
 
@@ -201,11 +216,11 @@ impl Auditor {
         self.parsed.is_multiple_of(PARSED_EVERY)
     }
 
-    async fn manifests_of(&mut self, world: &World, list: &str, format: FormatVersion) -> Result<Vec<String>, String> {
+    async fn manifests_of(&mut self, world: &World, list: &str, format: FormatVersion) -> Result<Vec<Listed>, String> {
         let bytes = object(world, key(list).as_ref()).await?;
         let parsed = ManifestList::parse_with_version(&bytes, format).map_err(|e| format!("{list}: {e}"))?;
         let manifests: Vec<ManifestFile> = parsed.consume_entries().into_iter().collect();
-        let mut paths = Vec::new();
+        let mut all = Vec::new();
         for manifest in manifests {
             let path = key(&manifest.manifest_path).to_string();
             // What was once read never changes, but it must still be there.
@@ -226,9 +241,9 @@ impl Auditor {
                 let live = live.iter().map(|location| key(location).to_string());
                 self.manifests.insert(path.clone(), Arc::new(live.collect()));
             }
-            paths.push(path);
+            all.push(Listed::of(&manifest, path));
         }
-        Ok(paths)
+        Ok(all)
     }
 
     /// Learns which rows are in a file, and that its field ids mean what the table says.
@@ -253,8 +268,9 @@ impl Auditor {
         }
         let rejects = builder.schema().field_with_name("raw").is_ok();
         let wanted = if rejects { ["raw", "partition", "number"] } else { ["event_id", "_partition", "_number"] };
-        let mask = ProjectionMask::columns(builder.parquet_schema(), wanted);
-        let mut rows = Vec::new();
+        let lineage = LINEAGE.iter().filter(|name| builder.schema().field_with_name(name).is_ok());
+        let mask = ProjectionMask::columns(builder.parquet_schema(), wanted.into_iter().chain(lineage.copied()));
+        let (mut rows, mut lineage) = (Vec::new(), Vec::new());
         for batch in builder.with_projection(mask).build().map_err(|e| e.to_string())? {
             let batch = batch.map_err(|e| e.to_string())?;
             let column = |name: &str| batch.column_by_name(name).ok_or_else(|| format!("no column {name}"));
@@ -271,6 +287,9 @@ impl Auditor {
                 } else {
                     column("event_id")?.as_string::<i32>().value(at).to_owned()
                 };
+                if let (Some(ids), Some(seqs)) = (batch.column_by_name(LINEAGE[0]), batch.column_by_name(LINEAGE[1])) {
+                    lineage.push((long(ids, at), long(seqs, at)));
+                }
                 let row = *self.event_ids.get(&id).ok_or_else(|| format!("a row {id:?} that no source has"))?;
                 let place = self.place(row);
                 let told = (partitions.value(at).to_owned(), numbers.value(at));
@@ -281,7 +300,7 @@ impl Auditor {
                 self.home.entry(row).or_insert_with(|| state.name.clone());
             }
         }
-        self.files.insert(path.to_owned(), Arc::new(rows));
+        self.files.insert(path.to_owned(), Arc::new(Held { rows, lineage }));
         Ok(())
     }
 
@@ -315,7 +334,7 @@ impl Auditor {
         for (name, table) in &self.tables {
             for (_, known) in table.chain(table.head).take(1) {
                 for file in known.manifests.iter().flat_map(|m| self.manifests[m].iter()) {
-                    if self.files.get(file).is_some_and(|rows| rows.contains(&row)) {
+                    if self.files.get(file).is_some_and(|held| held.rows.contains(&row)) {
                         found.push(format!("{name}: {file}"));
                     }
                 }
@@ -331,7 +350,7 @@ impl Auditor {
 
     fn rows_of_snapshot(&self, known: Option<&Known>) -> Vec<Row> {
         let files = known.into_iter().flat_map(|k| k.manifests.iter()).flat_map(|m| self.manifests[m].iter());
-        files.filter_map(|f| self.files.get(f)).flat_map(|rows| rows.iter().copied()).collect()
+        files.filter_map(|f| self.files.get(f)).flat_map(|held| held.rows.iter().copied()).collect()
     }
 
     /// The rows of every snapshot from `head` down to `target`: a rollback also takes back a deletion of what it takes away.
@@ -492,7 +511,7 @@ impl Auditor {
     /// The rows in a manifest's live files.
     pub fn rows_of(&self, manifest: &str) -> Vec<Row> {
         let files = self.manifests.get(manifest).into_iter().flat_map(|files| files.iter());
-        files.filter_map(|f| self.files.get(f)).flat_map(|rows| rows.iter().copied()).collect()
+        files.filter_map(|f| self.files.get(f)).flat_map(|held| held.rows.iter().copied()).collect()
     }
 
     /// The ancestors of a table's head that are retained and know every pipeline that the head knows.
@@ -558,7 +577,12 @@ pub fn event_id(row: &[u8]) -> Option<&str> {
     text.split_once(r#""event_id":""#)?.1.split('"').next()
 }
 
-async fn object(world: &World, path: &str) -> Result<Bytes, String> {
+fn long(column: &dyn Array, at: usize) -> Option<i64> {
+    let column = column.as_primitive_opt::<arrow::datatypes::Int64Type>()?;
+    column.is_valid(at).then(|| column.value(at))
+}
+
+pub(crate) async fn object(world: &World, path: &str) -> Result<Bytes, String> {
     let path = object_store::path::Path::from(path);
     let got = async { world.objects.get(&path).await?.bytes().await };
     got.await.map_err(|e| format!("{path}: {e}"))

@@ -23,6 +23,9 @@ use crate::world::{World, key};
 /// Columns that rows bring again, and that nobody else looks at.
 const COMING_AND_GOING: [&str; 4] = ["coupon", "currency", "session", "url"];
 
+/// What its commits are told by.
+pub const NAME: &str = "foreign";
+
 /// What it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Deed {
@@ -156,14 +159,15 @@ impl Engine<'_> {
             updates,
             idempotency_key: self.world.env.uuid(),
         };
-        matches!(self.world.lands("foreign", &commit).await, Outcome::Committed(_))
+        matches!(self.world.lands(NAME, &commit).await, Outcome::Committed(_))
     }
 
     /// A manifest of a file of its own.
     async fn own_rows(&self) -> Option<ManifestFile> {
         let path = format!("{}/data/foreign-{}.parquet", self.state.metadata.location(), self.world.env.uuid());
         self.put(&path, Bytes::from_static(b"rows of another engine")).await;
-        self.manifest(vec![self.file(path, 1, 22, self.no_partition())]).await
+        // Nobody of ours reads it.
+        self.manifest(vec![self.file(path, DataFileFormat::Avro, 1, 22, self.no_partition())]).await
     }
 
     async fn append(&self, target: &str) -> Option<Request> {
@@ -187,7 +191,8 @@ impl Engine<'_> {
                 let path = format!("{}/data/foreign-{}.parquet", self.state.metadata.location(), self.world.env.uuid());
                 self.world.objects.copy(&key(old.file_path()), &key(&path)).await.ok()?;
                 self.world.with_auditor(|a| a.copied(key(old.file_path()).as_ref(), key(&path).as_ref()));
-                files.push(self.file(path, old.record_count(), old.file_size_in_bytes(), old.partition().clone()));
+                let (rows, size) = (old.record_count(), old.file_size_in_bytes());
+                files.push(self.file(path, old.file_format(), rows, size, old.partition().clone()));
             }
         }
         if files.is_empty() {
@@ -237,7 +242,7 @@ impl Engine<'_> {
         let (gone, stay) = self.world.with_auditor(|a| (a.objects_of(name, &old), a.objects_of(name, &named)));
         for path in gone.difference(&stay) {
             let path = Path::from(path.as_str());
-            self.world.deletes("foreign", &path);
+            self.world.deletes(NAME, &path);
             let _ = self.world.objects.delete(&path).await;
         }
         Some(())
@@ -334,7 +339,7 @@ impl Engine<'_> {
         }
         self.world.truth.drop_table(&self.state.name).await.ok()?;
         self.world.with_auditor(|a| a.drop_table(&self.state.name));
-        self.world.note("foreign", &format!("{} is dropped and created anew", self.state.name));
+        self.world.note(NAME, &format!("{} is dropped and created anew", self.state.name));
         let fields = metadata.current_schema().as_struct().fields().to_vec();
         let create = CreateTable {
             name: self.state.name.clone(),
@@ -345,7 +350,7 @@ impl Engine<'_> {
             format_version: metadata.format_version(),
             properties: Default::default(),
         };
-        let outcome = self.world.creates("foreign", &create).await;
+        let outcome = self.world.creates(NAME, &create).await;
         self.world.cover("foreign Recreate × done");
         matches!(outcome, Outcome::Committed(_)).then_some(())
     }
@@ -354,7 +359,7 @@ impl Engine<'_> {
         for entry in self.state.metadata.metadata_log() {
             let _ = self.world.objects.delete(&key(&entry.metadata_file)).await;
         }
-        self.world.note("foreign", &format!("{}: old metadata documents are gone", self.state.name));
+        self.world.note(NAME, &format!("{}: old metadata documents are gone", self.state.name));
         self.world.cover("foreign CleanDocuments × done");
         Some(())
     }
@@ -368,11 +373,11 @@ impl Engine<'_> {
         Struct::from_iter(std::iter::repeat_n(None, fields))
     }
 
-    fn file(&self, path: String, rows: u64, size: u64, partition: Struct) -> DataFile {
+    fn file(&self, path: String, format: DataFileFormat, rows: u64, size: u64, partition: Struct) -> DataFile {
         DataFileBuilder::default()
             .content(DataContentType::Data)
             .file_path(path)
-            .file_format(DataFileFormat::Parquet)
+            .file_format(format)
             .partition(partition)
             .partition_spec_id(self.state.metadata.default_partition_spec_id())
             .record_count(rows)

@@ -10,16 +10,19 @@ use frazil::env::Env;
 use frazil::model::checkpoint::Checkpoint;
 use frazil::source::replay::ReplaySource;
 use frazil::source::{Source, SourceEvent};
+use frazil::storage::disk::PartOfDisk;
 use frazil::storage::ledger::{ENTRIES_MAX, Ledger};
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Watched, event_id};
 use crate::expirer::Expirer;
 use crate::foreign::{self, Deed};
 use crate::interpose;
 use crate::life::{Instance, Policy};
+use crate::maintainer::{self, Maintainer};
 use crate::met;
 use crate::operator;
 use crate::scenario::Scenario;
@@ -29,6 +32,9 @@ use crate::world::{Figures, World, key};
 const REST_WITHIN: Duration = Duration::from_secs(3_600);
 /// How long after that leftovers under proof are gone: two proofs are a deadline of ten minutes apart.
 const GRACE: Duration = Duration::from_secs(2_600);
+
+/// Where a daemon's jobs note what is under way.
+const JOBS: &str = "jobs-";
 
 thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -114,6 +120,7 @@ fn once() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         frazil::commit::avro_names::install();
+        maintainer::once();
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             PANIC.with_borrow_mut(|held| {
@@ -169,6 +176,9 @@ async fn play(world: &Arc<World>, scenario: &Scenario) {
         let expirer = Expirer::new(Arc::clone(world), age);
         tokio::spawn(expirer.work(scenario.tables()))
     });
+    let stop = CancellationToken::new();
+    let maintainers = Maintainer::all(world, scenario).into_iter();
+    let maintainers: Vec<_> = maintainers.map(|maintainer| tokio::spawn(maintainer.work(stop.clone()))).collect();
     futures::future::join_all(instances.iter_mut().map(Instance::troubled)).await;
     // Where nothing goes wrong, other writers are what is to be seen.
     if scenario.attempts > 0 {
@@ -178,6 +188,13 @@ async fn play(world: &Arc<World>, scenario: &Scenario) {
     futures::future::join_all(instances.iter_mut().map(|i| i.recover(REST_WITHIN, GRACE))).await;
     if let Some(expirer) = expirer {
         expirer.abort();
+    }
+    stop.cancel();
+    for maintainer in maintainers {
+        // One that panicked is told of by its panic.
+        if let Ok(mut maintainer) = maintainer.await {
+            maintainer.rest().await;
+        }
     }
     if world.violated().is_some() {
         return;
@@ -243,6 +260,19 @@ async fn left_behind(world: &World, instances: &[Instance], scenario: &Scenario)
     let all_go_on =
         world.given_up().is_empty() && scenario.expires.is_none() && !world.with_auditor(|a| a.any_dropped());
     let mut kept = BTreeSet::new();
+    for instance in instances.iter().filter(|_| scenario.upkeep.is_some_and(|upkeep| upkeep.jobs)) {
+        let disk = Arc::new(PartOfDisk::new(instance.disk(), JOBS));
+        let open = Ledger::open(disk, ENTRIES_MAX).await.map(|ledger| ledger.open_entries());
+        match open {
+            Err(error) => return world.violation(format!("at rest a ledger of jobs cannot be read: {error}")),
+            Ok(open) => {
+                if let Some(entry) = open.first().filter(|_| all_go_on) {
+                    let (count, at) = (open.len(), &entry.location);
+                    return world.violation(format!("at rest a ledger of jobs holds {count} entries: {at}"));
+                }
+            }
+        }
+    }
     for instance in instances {
         let ledger = match Ledger::open(instance.disk(), ENTRIES_MAX).await {
             Ok(ledger) => ledger,

@@ -12,6 +12,7 @@ use frazil::env::Env;
 use frazil::model::ids::{MAIN, PipelineName, TableName};
 
 use crate::foreign::{Deed, Habits};
+use crate::maintainer::{POLICIES, Upkeep};
 use crate::world::Rates;
 
 /// The pipeline that keeps a daemon alive when all others are at their sources' ends: its folder stays empty.
@@ -68,6 +69,8 @@ pub struct Scenario {
     pub foreign_rest: Duration,
     /// How old snapshots become before our own expiry takes them; `None`: there is no such job.
     pub expires: Option<Duration>,
+    /// How tables are kept small beside it; `None`: not by us.
+    pub upkeep: Option<Upkeep>,
     /// Whether a process may be away for days.
     pub idles: bool,
     /// How long an epoch may stay open.
@@ -132,7 +135,7 @@ impl Scenario {
             1 => vec!["day(event_time)".to_owned()],
             _ => vec![],
         };
-        Self {
+        let mut scenario = Self {
             shape,
             target: pick(env, &[MAIN, MAIN, MAIN, "rows"]),
             evolves,
@@ -149,11 +152,22 @@ impl Scenario {
             deeds: 20 + env.below(60),
             foreign_rest: Duration::from_secs(pick(env, &[2, 8, 20])),
             expires,
+            upkeep: None,
             idles: env.below(4) == 0,
             freshness,
             partition_by,
             merge_count: pick(env, &[2, 4, 8, 8, 16]),
-        }
+        };
+        scenario.upkeep = (env.below(4) == 0).then(|| scenario.draw_upkeep(env));
+        scenario
+    }
+
+    /// Who maintains, at least one of three: the jobs know the main branch alone.
+    fn draw_upkeep(&self, env: &Env) -> Upkeep {
+        let (jobs, rounds) = (env.below(2) == 0, env.below(2) == 0);
+        let verbs = env.below(2) == 0 || self.target != MAIN || !(jobs || rounds);
+        let policy = usize::try_from(env.below(POLICIES.len() as u64)).unwrap_or(0);
+        Upkeep { jobs, rounds, verbs, policy, rest: Duration::from_secs(pick(env, &[10, 40, 120])) }
     }
 
     /// Whether an epoch feeds more than its anchor.
@@ -257,6 +271,7 @@ impl Scenario {
         };
         sources.insert(IDLER.to_owned(), SourceConfig::Files(files));
         pipelines.insert(PipelineName::new(IDLER), self.pipeline(IDLER, "shop.inbox", &inbox, on_rollback));
+        let jobs = self.upkeep.filter(|upkeep| upkeep.jobs);
         Config {
             instance: instance.into(),
             state_dir: "/nowhere".into(),
@@ -265,8 +280,8 @@ impl Scenario {
             stores: vec![],
             sources,
             pipelines,
-            policies: Policies::default(),
-            maintenance: MaintenanceConfig::default(),
+            policies: jobs.map_or_else(Policies::default, |upkeep| upkeep.policies(self.expires.is_some())),
+            maintenance: if jobs.is_some() { Upkeep::budget() } else { MaintenanceConfig::default() },
             limits: Limits {
                 memory: 64 << 20,
                 open_files: 8,

@@ -131,6 +131,7 @@ struct Inner {
     /// What a snapshot was first submitted on: parent and schema.
     first_base: BTreeMap<i64, (Option<i64>, Option<i32>)>,
     figures: Figures,
+    landed: u64,
     /// Objects that were read.
     read: BTreeSet<Path>,
     /// What a process last sent for a snapshot.
@@ -205,6 +206,11 @@ impl World {
     /// Commits that daemons have sent.
     pub fn attempts(&self) -> u64 {
         self.inner().figures.attempts
+    }
+
+    /// Commits of whomever that came in.
+    pub fn landed(&self) -> u64 {
+        self.inner().landed
     }
 
     /// A daemon sends a commit: counted, and remembered by what it stands on.
@@ -453,7 +459,8 @@ impl World {
                     actor,
                     &format!("{} is at seq {}: {what}", state.name, state.metadata.last_sequence_number()),
                 );
-                self.inner().figures.commits += u64::from(actor != "foreign");
+                self.inner().landed += 1;
+                self.inner().figures.commits += u64::from(actor != foreign::NAME);
                 self.cover_conflicts(commit, state);
                 self.begins_again(actor, commit, state);
                 self.cover_idleness(actor, &state.name);
