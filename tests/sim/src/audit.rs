@@ -19,7 +19,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::foreign;
-use crate::replaced::{Held, Listed, LiveFile};
+use crate::replaced::{Effect, Held, Listed, LiveFile};
 use crate::world::{World, key};
 
 /// A row of a source: its number over all pipelines and partitions of the scenario.
@@ -79,6 +79,10 @@ pub struct Auditor {
     pub(crate) home: BTreeMap<Row, TableName>,
     /// Rows that a foreign engine deleted, by its snapshot.
     pub deleted: BTreeMap<i64, Vec<Row>>,
+    /// What delete files delete.
+    pub(crate) effects: BTreeMap<String, Effect>,
+    /// Foreign snapshots that delete rows without touching their files.
+    pub(crate) row_deltas: BTreeSet<i64>,
     pub(crate) entries: BTreeMap<String, Arc<Vec<LiveFile>>>,
     manifests: BTreeMap<String, Arc<Vec<String>>>,
     pub(crate) files: BTreeMap<String, Arc<Held>>,
@@ -92,6 +96,8 @@ pub struct Auditor {
     plans: Plans,
 }
 
+/// The column by whose values rows are deleted.
+const CUSTOMER: &str = "customer_id";
 /// The columns of row lineage.
 const LINEAGE: [&str; 2] = ["_row_id", "_last_updated_sequence_number"];
 
@@ -105,6 +111,8 @@ pub(crate) struct Seen {
     retained: BTreeSet<i64>,
     pub(crate) head: Option<i64>,
     seq: i64,
+    /// Refs beside the target: whether each is a tag, and where it is.
+    refs: BTreeMap<String, (bool, i64)>,
     pub(crate) uuid: uuid::Uuid,
 }
 
@@ -115,6 +123,8 @@ pub(crate) struct Known {
     list: String,
     manifests: Vec<String>,
     pub(crate) listed: Vec<Listed>,
+    /// The rows that no delete file reaches; nothing where there are no delete files.
+    undeleted: Option<Vec<Row>>,
     pub(crate) records: BTreeMap<String, Record>,
 }
 
@@ -167,8 +177,23 @@ impl Auditor {
                 metadata.last_sequence_number()
             ));
         }
+        let refs = state.refs.iter().filter(|(name, _)| **name != self.target);
+        let refs: BTreeMap<_, _> = refs.map(|(name, r)| (name.clone(), (!r.is_branch(), r.snapshot_id))).collect();
+        if seen.uuid == metadata.uuid() && actor != foreign::NAME {
+            let kept = |name: &String, (tag, at): &(bool, i64)| {
+                let now = refs.get(name);
+                if *tag { now == Some(&(true, *at)) } else { now.is_some() }
+            };
+            if let Some((gone, _)) = seen.refs.iter().find(|(name, at)| !kept(name, at)) {
+                return Err(format!("{name}: {actor} moved or dropped {gone}"));
+            }
+        }
+        if let Some((named, _)) = refs.iter().find(|(_, (_, at))| metadata.snapshot_by_id(*at).is_none()) {
+            return Err(format!("{name}: {named} names a snapshot that {actor} has removed"));
+        }
+        seen.refs = refs;
         (seen.uuid, seen.seq) = (metadata.uuid(), metadata.last_sequence_number());
-        let (mut fresh, mut replaced) = (Vec::new(), Vec::new());
+        let (mut fresh, mut replaced, mut masked) = (Vec::new(), Vec::new(), Vec::new());
         for snapshot in metadata.snapshots() {
             let (id, list) = (snapshot.snapshot_id(), key(snapshot.manifest_list()).to_string());
             // A part of a decided epoch that was rolled back and expired is committed again under the same id.
@@ -182,6 +207,9 @@ impl Auditor {
             let manifests = self.manifests_of(world, snapshot.manifest_list(), metadata.format_version()).await;
             let listed = manifests.map_err(|e| format!("{name}: snapshot {id:x} of {actor}: {e}"))?;
             let manifests: Vec<String> = listed.iter().map(|listed| listed.path.clone()).collect();
+            if listed.iter().any(|listed| listed.deletes) {
+                masked.push((id, snapshot.parent_snapshot_id()));
+            }
             if snapshot.summary().operation == Operation::Replace && actor != foreign::NAME {
                 replaced.push(id);
             }
@@ -192,7 +220,8 @@ impl Auditor {
             let records = records.filter(|(k, v)| k.starts_with("frazil.checkpoint.") && *v != "@list");
             let records = records.map(|(k, v)| Ok((k.clone(), Record::parse(v).map_err(|e| format!("{name}: {e}"))?)));
             let records = records.collect::<Result<_, String>>()?;
-            let known = Known { parent: snapshot.parent_snapshot_id(), list, manifests, listed, records };
+            let known =
+                Known { parent: snapshot.parent_snapshot_id(), list, manifests, listed, undeleted: None, records };
             seen.snapshots.insert(id, known);
             self.snapshots += 1;
         }
@@ -204,11 +233,28 @@ impl Auditor {
                 .await
                 .map_err(|e| format!("{name}: a snapshot of {actor} names {file}: {e}"))?;
         }
+        for (id, parent) in masked {
+            self.mask(world, name, id, parent).await?;
+        }
         for id in replaced {
             let kept = self.keeps_rows(world, name, id).await;
             kept.map_err(|e| format!("{name}: replace {id:x} of {actor}: {e}"))?;
         }
         self.check(world).await.map_err(|e| format!("after a commit of {actor} to {name}: {e}"))
+    }
+
+    /// Learns which rows the delete files of a snapshot leave, and which it has deleted itself.
+    async fn mask(&mut self, world: &World, table: &TableName, id: i64, parent: Option<i64>) -> Result<(), String> {
+        let rows = self.undeleted(world, table, id).await.map_err(|e| format!("{table}: {e}"))?;
+        if self.row_deltas.contains(&id) {
+            let stay: BTreeSet<Row> = rows.iter().copied().collect();
+            let gone = self.rows_at(table, parent).into_iter().filter(|row| !stay.contains(row)).collect();
+            self.deleted.insert(id, gone);
+        }
+        if let Some(known) = self.tables.get_mut(table).and_then(|seen| seen.snapshots.get_mut(&id)) {
+            known.undeleted = Some(rows);
+        }
+        Ok(())
     }
 
     fn every_eighth(&mut self) -> bool {
@@ -268,9 +314,9 @@ impl Auditor {
         }
         let rejects = builder.schema().field_with_name("raw").is_ok();
         let wanted = if rejects { ["raw", "partition", "number"] } else { ["event_id", "_partition", "_number"] };
-        let lineage = LINEAGE.iter().filter(|name| builder.schema().field_with_name(name).is_ok());
+        let lineage = LINEAGE.iter().chain([&CUSTOMER]).filter(|name| builder.schema().field_with_name(name).is_ok());
         let mask = ProjectionMask::columns(builder.parquet_schema(), wanted.into_iter().chain(lineage.copied()));
-        let (mut rows, mut lineage) = (Vec::new(), Vec::new());
+        let (mut rows, mut lineage, mut customers) = (Vec::new(), Vec::new(), Vec::new());
         for batch in builder.with_projection(mask).build().map_err(|e| e.to_string())? {
             let batch = batch.map_err(|e| e.to_string())?;
             let column = |name: &str| batch.column_by_name(name).ok_or_else(|| format!("no column {name}"));
@@ -290,6 +336,7 @@ impl Auditor {
                 if let (Some(ids), Some(seqs)) = (batch.column_by_name(LINEAGE[0]), batch.column_by_name(LINEAGE[1])) {
                     lineage.push((long(ids, at), long(seqs, at)));
                 }
+                customers.extend((!rejects).then(|| batch.column_by_name(CUSTOMER).and_then(|own| long(own, at))));
                 let row = *self.event_ids.get(&id).ok_or_else(|| format!("a row {id:?} that no source has"))?;
                 let place = self.place(row);
                 let told = (partitions.value(at).to_owned(), numbers.value(at));
@@ -300,7 +347,7 @@ impl Auditor {
                 self.home.entry(row).or_insert_with(|| state.name.clone());
             }
         }
-        self.files.insert(path.to_owned(), Arc::new(Held { rows, lineage }));
+        self.files.insert(path.to_owned(), Arc::new(Held { rows, lineage, customers }));
         Ok(())
     }
 
@@ -349,6 +396,9 @@ impl Auditor {
     }
 
     fn rows_of_snapshot(&self, known: Option<&Known>) -> Vec<Row> {
+        if let Some(rows) = known.and_then(|known| known.undeleted.as_ref()) {
+            return rows.clone();
+        }
         let files = known.into_iter().flat_map(|k| k.manifests.iter()).flat_map(|m| self.manifests[m].iter());
         files.filter_map(|f| self.files.get(f)).flat_map(|held| held.rows.iter().copied()).collect()
     }

@@ -92,9 +92,32 @@ const EXPECTED: &[(&str, &[&str])] = &[
         ],
     ),
     // The conflict table: an append, and what others committed between its first submission and the one that landed.
-    ("conflict table × Append × ", &["append", "removal", "layout", "rollback"]),
+    ("conflict table × Append × ", &["append", "row delta", "removal", "layout", "rollback"]),
+    // The same of a replace; what voids it never lands: see `maintenance × lost`.
+    ("conflict table × Replace × ", &["append", "row delta", "removal", "layout"]),
     // A removal of snapshots, and what came between the state that it was chosen on and its arrival.
-    ("conflict table × RemoveSnapshots × ", &["append", "removal", "layout", "rollback"]),
+    ("conflict table × RemoveSnapshots × ", &["append", "row delta", "removal", "layout", "rollback"]),
+    ("replace × ", &["rows kept", "rows and their ids kept"]),
+    // Rounds and verbs of processes of their own.
+    (
+        "maintenance × ",
+        &[
+            "compact done",
+            "clean done",
+            "clean waits",
+            "expire done",
+            "look waits",
+            "round dies",
+            "verb dies",
+            "lost: input removed",
+            "lost: deletes arrived",
+            "lost: by a look",
+            "lost: rolled back",
+            "rest",
+        ],
+    ),
+    // A daemon's own jobs.
+    ("jobs × ", &["compact done", "clean done", "clean waits", "expire done", "look waits"]),
     ("expirer × ", &["noted", "removed", "deleted", "crash"]),
     (
         "foreign ",
@@ -116,6 +139,10 @@ const EXPECTED: &[(&str, &[&str])] = &[
             "DropColumn × done",
             "Recreate × done",
             "DropBranch × done",
+            "DropTag × done",
+            "DeletePositions × done",
+            "DeleteKeys × done",
+            "tags what is about to go × done",
             "adds the same columns at the same time × done",
             "adds another column at the same time × done",
         ],

@@ -10,14 +10,16 @@ use frazil::model::ids::{MAIN, TableName};
 use frazil::model::table::TableState;
 use iceberg::io::{FileIO, FileWrite};
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, Manifest, ManifestFile, ManifestList,
-    ManifestListWriter, ManifestWriterBuilder, NestedField, Operation, PrimitiveType, Schema, Snapshot,
-    SnapshotReference, SnapshotRetention, SortOrder, Struct, Summary, Transform, Type, UnboundPartitionSpec,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, Manifest, ManifestContentType,
+    ManifestFile, ManifestList, ManifestListWriter, ManifestWriterBuilder, NestedField, Operation, PrimitiveType,
+    Schema, Snapshot, SnapshotReference, SnapshotRetention, SortOrder, Struct, Summary, Transform, Type,
+    UnboundPartitionSpec,
 };
 use iceberg::{TableRequirement, TableUpdate};
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 
+use crate::upserter;
 use crate::world::{World, key};
 
 /// Columns that rows bring again, and that nobody else looks at.
@@ -63,6 +65,12 @@ pub enum Deed {
     Recreate,
     /// Drops the branch, as whoever replaces a table does.
     DropBranch,
+    /// Drops a tag.
+    DropTag,
+    /// Deletes rows by their places.
+    DeletePositions,
+    /// Deletes rows by the value of a column.
+    DeleteKeys,
     /// An operator rolls back, and says that the rows are read again.
     RewindByOperator,
     /// An operator rolls back, and says that the rows stay away.
@@ -97,11 +105,11 @@ pub async fn act(world: &World, table: &TableName, deed: Deed) -> Option<()> {
             (vec![], vec![TableUpdate::RemoveProperties { removals: (!removals.is_empty()).then_some(removals)? }])
         }
         Deed::AddColumn => engine.add_column()?,
-        Deed::Tag => {
-            let retention = SnapshotRetention::Tag { max_ref_age_ms: None };
-            let reference = SnapshotReference::new(engine.head()?, retention);
-            (vec![], vec![TableUpdate::SetSnapshotRef { ref_name: format!("t{}", world.env.below(3)), reference }])
-        }
+        Deed::Tag => engine.tag(engine.head()?),
+        Deed::DropTag => engine.drop_tag()?,
+        Deed::DeletePositions | Deed::DeleteKeys if !upserter::reaches(table) => return None,
+        Deed::DeletePositions => engine.delete_positions().await?,
+        Deed::DeleteKeys => engine.delete_keys().await?,
         Deed::Property => {
             let updates = HashMap::from([("owner".to_owned(), world.env.below(100).to_string())]);
             (vec![], vec![TableUpdate::SetProperties { updates }])
@@ -114,6 +122,18 @@ pub async fn act(world: &World, table: &TableName, deed: Deed) -> Option<()> {
     };
     let done = engine.commit(requirements, updates).await;
     world.cover(format!("foreign {deed:?} × {}", if done { "done" } else { "refused" }));
+    done.then_some(())
+}
+
+/// Tags a snapshot that somebody else is about to remove.
+pub async fn save(world: &World, table: &TableName, doomed: &[i64]) -> Option<()> {
+    let id = *doomed.get(usize::try_from(world.env.below(doomed.len() as u64)).ok()?)?;
+    let state = world.load(table).await.ok()?;
+    state.metadata.snapshot_by_id(id)?;
+    let engine = Engine { world, state };
+    let (requirements, updates) = engine.tag(id);
+    let done = engine.commit(requirements, updates).await;
+    world.cover(format!("foreign tags what is about to go × {}", if done { "done" } else { "refused" }));
     done.then_some(())
 }
 
@@ -133,12 +153,12 @@ pub async fn race(world: &World, table: &TableName, theirs: &Schema) -> Option<(
     done.then_some(())
 }
 
-struct Engine<'a> {
-    world: &'a World,
-    state: TableState,
+pub(crate) struct Engine<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) state: TableState,
 }
 
-type Request = (Vec<TableRequirement>, Vec<TableUpdate>);
+pub(crate) type Request = (Vec<TableRequirement>, Vec<TableUpdate>);
 
 impl Engine<'_> {
     fn head(&self) -> Option<i64> {
@@ -163,7 +183,7 @@ impl Engine<'_> {
     }
 
     /// A manifest of a file of its own.
-    async fn own_rows(&self) -> Option<ManifestFile> {
+    pub(crate) async fn own_rows(&self) -> Option<ManifestFile> {
         let path = format!("{}/data/foreign-{}.parquet", self.state.metadata.location(), self.world.env.uuid());
         self.put(&path, Bytes::from_static(b"rows of another engine")).await;
         // Nobody of ours reads it.
@@ -183,8 +203,9 @@ impl Engine<'_> {
         let mut files = Vec::new();
         let spec = self.state.metadata.default_partition_spec_id();
         for manifest in self.manifests(head.manifest_list()).await? {
-            if manifest.partition_spec_id != spec {
-                return None; // files keep the values of their own layout
+            // Files keep the values of their own layout, and this engine applies no deletes.
+            if manifest.partition_spec_id != spec || !is_data(&manifest) {
+                return None;
             }
             for entry in self.entries(&manifest.manifest_path).await?.entries().iter().filter(|e| e.is_alive()) {
                 let old = entry.data_file();
@@ -208,11 +229,12 @@ impl Engine<'_> {
     async fn delete(&self, overwrites: bool) -> Option<Request> {
         let head = self.state.head(&self.world.target)?.clone();
         let mut manifests = self.manifests(head.manifest_list()).await?;
-        if manifests.len() < 2 {
+        let data: Vec<usize> = (0..manifests.len()).filter(|at| is_data(&manifests[*at])).collect();
+        if data.len() < 2 {
             return None;
         }
-        let at = usize::try_from(self.world.env.below(manifests.len() as u64)).ok()?;
-        let gone = manifests.remove(at);
+        let at = usize::try_from(self.world.env.below(data.len() as u64)).ok()?;
+        let gone = manifests.remove(*data.get(at)?);
         if overwrites {
             manifests.insert(0, self.own_rows().await?);
         }
@@ -325,6 +347,18 @@ impl Engine<'_> {
         Some((requirements, vec![TableUpdate::AddSpec { spec }, TableUpdate::SetDefaultSpec { spec_id: -1 }]))
     }
 
+    fn tag(&self, snapshot: i64) -> Request {
+        let reference = SnapshotReference::new(snapshot, SnapshotRetention::Tag { max_ref_age_ms: None });
+        let ref_name = format!("t{}", self.world.env.below(3));
+        (vec![], vec![TableUpdate::SetSnapshotRef { ref_name, reference }])
+    }
+
+    fn drop_tag(&self) -> Option<Request> {
+        let tags: Vec<&String> = self.state.refs.iter().filter(|(_, r)| !r.is_branch()).map(|(name, _)| name).collect();
+        let ref_name = (*tags.get(usize::try_from(self.world.env.below(tags.len() as u64)).ok()?)?).clone();
+        Some((vec![], vec![TableUpdate::RemoveSnapshotRef { ref_name }]))
+    }
+
     fn drop_branch(&self) -> Option<Request> {
         let head = self.head()?;
         // Once is enough to be looked at.
@@ -387,15 +421,22 @@ impl Engine<'_> {
     }
 
     async fn manifest(&self, files: Vec<DataFile>) -> Option<ManifestFile> {
+        self.manifest_of(self.state.metadata.default_partition_spec_id(), files, false).await
+    }
+
+    /// A manifest of data files or of delete files.
+    pub(crate) async fn manifest_of(&self, spec: i32, files: Vec<DataFile>, deletes: bool) -> Option<ManifestFile> {
         let memory = FileIO::new_with_memory();
         let output = memory.new_output("memory:/manifest").ok()?;
         let metadata = &self.state.metadata;
-        let spec = metadata.default_partition_spec().as_ref().clone();
+        let spec = metadata.partition_spec_by_id(spec)?.as_ref().clone();
         // The list writer fills in the snapshot where it is not known yet.
         let builder = ManifestWriterBuilder::new(output, None, metadata.current_schema().clone(), spec);
-        let mut writer = match metadata.format_version() {
-            FormatVersion::V3 => builder.build_v3_data(),
-            _ => builder.build_v2_data(),
+        let mut writer = match (metadata.format_version(), deletes) {
+            (FormatVersion::V3, false) => builder.build_v3_data(),
+            (FormatVersion::V3, true) => builder.build_v3_deletes(),
+            (_, false) => builder.build_v2_data(),
+            (_, true) => builder.build_v2_deletes(),
         };
         for file in files {
             writer.add_file(file, -1).ok()?;
@@ -408,18 +449,18 @@ impl Engine<'_> {
         Some(manifest)
     }
 
-    async fn manifests(&self, list: &str) -> Option<Vec<ManifestFile>> {
+    pub(crate) async fn manifests(&self, list: &str) -> Option<Vec<ManifestFile>> {
         let bytes = self.world.objects.get(&key(list)).await.ok()?.bytes().await.ok()?;
         let parsed = ManifestList::parse_with_version(&bytes, self.state.metadata.format_version()).ok()?;
         Some(parsed.consume_entries().into_iter().collect())
     }
 
-    async fn entries(&self, manifest: &str) -> Option<Manifest> {
+    pub(crate) async fn entries(&self, manifest: &str) -> Option<Manifest> {
         let bytes = self.world.objects.get(&key(manifest)).await.ok()?.bytes().await.ok()?;
         Manifest::parse_avro(&bytes).ok()
     }
 
-    async fn snapshot(
+    pub(crate) async fn snapshot(
         &self,
         target: &str,
         parent: Option<i64>,
@@ -476,9 +517,13 @@ impl Engine<'_> {
         Some((id, (vec![pin], updates)))
     }
 
-    async fn put(&self, location: &str, bytes: Bytes) {
+    pub(crate) async fn put(&self, location: &str, bytes: Bytes) {
         let _ = self.world.objects.put(&key(location), PutPayload::from(bytes)).await;
     }
+}
+
+fn is_data(manifest: &ManifestFile) -> bool {
+    manifest.content == ManifestContentType::Data
 }
 
 /// The same snapshot as a cherry-pick of another one.

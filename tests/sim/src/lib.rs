@@ -29,4 +29,5 @@ pub mod scenario;
 pub mod setback;
 pub mod shrink;
 pub mod store;
+pub mod upserter;
 pub mod world;

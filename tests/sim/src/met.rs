@@ -23,6 +23,9 @@ pub fn hear(world: Arc<World>) -> DefaultGuard {
     tracing::subscriber::set_default(heard)
 }
 
+/// Where a daemon's jobs are told of.
+const JOBS: &str = "frazil::daemon::jobs";
+
 struct Ear {
     world: Arc<World>,
 }
@@ -40,10 +43,12 @@ impl<S: Subscriber> Layer<S> for Ear {
         if !is_told(event.metadata()) {
             return;
         }
-        let mut said = Said::default();
+        let mut said = Said { kind: event.metadata().target(), ..Said::default() };
         event.record(&mut said);
         if said.message == "looked" {
             self.world.looked(&said.instance, &said.table, &said.verdict);
+        } else if said.kind == JOBS {
+            self.world.job(&said.job, &said.end, &said.runbook, &said.table, &said.message);
         } else if let Some(decided) = said.message.strip_prefix("decided: ") {
             self.world.cover(format!("checkpoint table × row {}", row(decided, said.same)));
         }
@@ -53,6 +58,7 @@ impl<S: Subscriber> Layer<S> for Ear {
 fn is_told(metadata: &Metadata<'_>) -> bool {
     metadata.target() == "frazil::commit::protocol" && *metadata.level() == tracing::Level::TRACE
         || metadata.target() == "frazil::commit::checkpoint"
+        || metadata.target() == JOBS
 }
 
 /// Which row of docs/protocol.md's checkpoint table said this.
@@ -85,6 +91,10 @@ fn row(decided: &str, same: bool) -> &'static str {
 
 #[derive(Default)]
 struct Said {
+    kind: &'static str,
+    job: String,
+    end: String,
+    runbook: String,
     message: String,
     table: String,
     instance: String,
@@ -100,9 +110,15 @@ impl Visit for Said {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "instance" {
-            value.clone_into(&mut self.instance);
-        }
+        let slot = match field.name() {
+            "instance" => &mut self.instance,
+            "table" => &mut self.table,
+            "job" => &mut self.job,
+            "end" => &mut self.end,
+            "runbook" => &mut self.runbook,
+            _ => return,
+        };
+        value.clone_into(slot);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use frazil::model::ids::TableName;
-use iceberg::spec::{DataContentType, Manifest, ManifestContentType, ManifestFile};
+use iceberg::spec::{DataContentType, Manifest, ManifestContentType, ManifestEntry, ManifestFile, Struct};
 
-use crate::audit::{Auditor, Known, Row, object};
+use crate::audit::{Auditor, Row, object};
 use crate::world::{World, key};
 
 /// What a data file holds.
@@ -17,10 +17,21 @@ pub struct Held {
     pub rows: Vec<Row>,
     /// For each the id and the sequence number that it says of itself; empty when it says nothing of any.
     pub lineage: Vec<(Option<i64>, Option<i64>)>,
+    /// Whose each is; empty in files without customers.
+    pub customers: Vec<Option<i64>>,
+}
+
+/// What a delete file deletes, as whoever wrote it says.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// The rows at these places of these files.
+    Positions(BTreeMap<String, BTreeSet<u64>>),
+    /// The rows of these customers.
+    Keys(BTreeSet<Option<i64>>),
 }
 
 /// A manifest as a list names it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Listed {
     pub(crate) path: String,
     /// Whether it names delete files.
@@ -30,13 +41,64 @@ pub(crate) struct Listed {
 }
 
 /// A live file as a manifest names it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct LiveFile {
-    path: String,
-    content: DataContentType,
+    /// Its key in the store.
+    pub(crate) path: String,
+    /// The same as the table has it.
+    pub(crate) location: String,
+    pub(crate) content: DataContentType,
+    /// Nothing where it is the manifest's.
     seq: Option<i64>,
     first_row_id: Option<i64>,
-    rows: u64,
+    pub(crate) rows: u64,
+    pub(crate) spec_id: i32,
+    pub(crate) partition: Struct,
+    /// The one data file that it deletes from, where it says so.
+    pub(crate) referenced: Option<String>,
+}
+
+impl LiveFile {
+    pub(crate) fn of(entry: &ManifestEntry, spec_id: i32) -> Self {
+        let file = entry.data_file();
+        Self {
+            path: key(file.file_path()).to_string(),
+            location: file.file_path().to_owned(),
+            content: file.content_type(),
+            seq: entry.sequence_number(),
+            first_row_id: file.first_row_id(),
+            rows: file.record_count(),
+            spec_id,
+            partition: file.partition().clone(),
+            referenced: file.referenced_data_file(),
+        }
+    }
+
+    pub(crate) fn shares_partition(&self, other: &Self) -> bool {
+        self.spec_id == other.spec_id && self.partition == other.partition
+    }
+
+    /// Whether it deletes the row at `place` of `data`. Source: Iceberg spec, "Scan Planning".
+    fn deletes(&self, seq: i64, effect: &Effect, data: (&Self, i64), held: &Held, place: usize) -> bool {
+        let (file, data_seq) = data;
+        match effect {
+            Effect::Positions(places) => {
+                let reaches = match &self.referenced {
+                    Some(target) => *target == file.location,
+                    None => self.shares_partition(file),
+                };
+                let at = u64::try_from(place).unwrap_or(u64::MAX);
+                seq >= data_seq && reaches && places.get(&file.path).is_some_and(|places| places.contains(&at))
+            }
+            Effect::Keys(keys) => {
+                let everywhere = self.partition.fields().is_empty();
+                let customer = held.customers.get(place).copied();
+                seq > data_seq
+                    && (everywhere || self.shares_partition(file))
+                    && customer.is_some_and(|customer| keys.contains(&customer))
+            }
+        }
+    }
 }
 
 /// Of each row that can be read its id, where it has one, and when it was last changed.
@@ -83,15 +145,40 @@ impl Auditor {
 
     /// The lineage of the rows that can be read at a snapshot.
     async fn lineage(&mut self, world: &World, table: &TableName, id: i64) -> Result<Lineage, String> {
-        let known = |auditor: &Self| -> Option<Vec<(String, i64, Option<i64>)>> {
-            let known: &Known = auditor.tables.get(table)?.snapshots.get(&id)?;
-            let data = known.listed.iter().filter(|listed| !listed.deletes);
-            Some(data.map(|listed| (listed.path.clone(), listed.seq, listed.first_row_id)).collect())
-        };
-        let mut lineage = Lineage::new();
-        for (path, seq, first_row_id) in known(self).unwrap_or_default() {
-            let entries = self.entries_of(world, &path).await?;
-            let mut next = first_row_id;
+        Ok(self
+            .live_rows(world, table, id)
+            .await?
+            .into_iter()
+            .map(|(row, own, changed)| (row, (own, changed)))
+            .collect())
+    }
+
+    /// The rows that can be read at a snapshot which has delete files.
+    pub(crate) async fn undeleted(&mut self, world: &World, table: &TableName, id: i64) -> Result<Vec<Row>, String> {
+        Ok(self.live_rows(world, table, id).await?.into_iter().map(|(row, ..)| row).collect())
+    }
+
+    /// The rows that no delete file reaches, with their lineage.
+    async fn live_rows(
+        &mut self,
+        world: &World,
+        table: &TableName,
+        id: i64,
+    ) -> Result<Vec<(Row, Option<i64>, i64)>, String> {
+        let known = self.tables.get(table).and_then(|seen| seen.snapshots.get(&id));
+        let listed: Vec<Listed> = known.map(|known| known.listed.clone()).unwrap_or_default();
+        let mut deletes = Vec::new();
+        for manifest in listed.iter().filter(|listed| listed.deletes) {
+            for file in self.entries_of(world, &manifest.path).await?.iter() {
+                let effect = self.effects.get(&file.path).cloned();
+                let effect = effect.ok_or_else(|| format!("delete file {} is nobody's", file.path))?;
+                deletes.push((file.clone(), file.seq.unwrap_or(manifest.seq), effect));
+            }
+        }
+        let mut rows = Vec::new();
+        for manifest in listed.iter().filter(|listed| !listed.deletes) {
+            let entries = self.entries_of(world, &manifest.path).await?;
+            let mut next = manifest.first_row_id;
             for entry in entries.iter().filter(|entry| entry.content == DataContentType::Data) {
                 // Files without an id take theirs from the manifest's, one after the other.
                 let first = entry.first_row_id.or_else(|| {
@@ -99,15 +186,19 @@ impl Auditor {
                     next = next.map(|id| id + i64::try_from(entry.rows).unwrap_or(0));
                     own
                 });
+                let seq = entry.seq.unwrap_or(manifest.seq);
                 let Some(held) = self.files.get(&entry.path) else { continue };
                 for (at, row) in held.rows.iter().enumerate() {
+                    if deletes.iter().any(|(file, own, effect)| file.deletes(*own, effect, (entry, seq), held, at)) {
+                        continue;
+                    }
                     let (own, changed) = held.lineage.get(at).copied().unwrap_or_default();
                     let given = first.map(|first| first + i64::try_from(at).unwrap_or(0));
-                    lineage.insert(*row, (own.or(given), changed.or(entry.seq).unwrap_or(seq)));
+                    rows.push((*row, own.or(given), changed.unwrap_or(seq)));
                 }
             }
         }
-        Ok(lineage)
+        Ok(rows)
     }
 
     /// The live files of a manifest, in its order, as the library reads it.
@@ -121,13 +212,8 @@ impl Auditor {
             Err(_) => return Ok(Arc::default()),
         };
         let parsed = Manifest::parse_avro(&bytes).map_err(|e| format!("{manifest}: {e}"))?;
-        let live = parsed.entries().iter().filter(|entry| entry.is_alive()).map(|entry| LiveFile {
-            path: key(entry.file_path()).to_string(),
-            content: entry.content_type(),
-            seq: entry.sequence_number(),
-            first_row_id: entry.data_file().first_row_id(),
-            rows: entry.data_file().record_count(),
-        });
+        let spec = parsed.metadata().partition_spec().spec_id();
+        let live = parsed.entries().iter().filter(|entry| entry.is_alive()).map(|entry| LiveFile::of(entry, spec));
         let live = Arc::new(live.collect::<Vec<_>>());
         self.entries.insert(manifest.to_owned(), Arc::clone(&live));
         Ok(live)

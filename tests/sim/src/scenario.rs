@@ -159,6 +159,14 @@ impl Scenario {
             merge_count: pick(env, &[2, 4, 8, 8, 16]),
         };
         scenario.upkeep = (env.below(4) == 0).then(|| scenario.draw_upkeep(env));
+        if scenario.upkeep.is_some() && !scenario.habits.is_empty() {
+            for deed in [Deed::DropTag, Deed::DeletePositions, Deed::DeleteKeys] {
+                let weight = env.below(4);
+                if weight > 0 {
+                    scenario.habits.insert(deed, weight);
+                }
+            }
+        }
         scenario
     }
 

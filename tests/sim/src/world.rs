@@ -21,6 +21,7 @@ use object_store::{ObjectStore, PutOptions, PutPayload};
 use crate::audit::Auditor;
 use crate::expirer;
 use crate::foreign::{self, Deed, Habits};
+use crate::maintainer;
 use crate::operator;
 use crate::process::VirtualClock;
 use crate::scenario::Scenario;
@@ -281,12 +282,15 @@ impl World {
     fn cover_conflicts(&self, commit: &PreparedCommit, state: &TableState) {
         let Some((id, parent, schema)) = stands_on(commit) else { return };
         let Some((first, first_schema)) = self.inner().first_base.get(&id).copied() else { return };
-        let mut met = between(state, parent, first);
+        let mut met = self.between(state, parent, first);
         if schema != first_schema {
             met.insert("layout");
         }
+        let added = state.metadata.snapshot_by_id(id);
+        let replaces = added.is_some_and(|snapshot| snapshot.summary().operation == Operation::Replace);
+        let own = if replaces { "Replace" } else { "Append" };
         for theirs in met {
-            self.cover(format!("conflict table × Append × {theirs}"));
+            self.cover(format!("conflict table × {own} × {theirs}"));
         }
     }
 
@@ -334,7 +338,7 @@ impl World {
         let base = self.inner().expirer_shown.get(&commit.table).cloned();
         let (Some(base), Ok(now)) = (base, self.load(&commit.table).await) else { return };
         let head = |state: &TableState| state.head(&self.target).map(|s| s.snapshot_id());
-        let mut met = between(&now, head(&now), head(&base));
+        let mut met = self.between(&now, head(&now), head(&base));
         if base.metadata.current_schema_id() != now.metadata.current_schema_id()
             || base.metadata.default_partition_spec_id() != now.metadata.default_partition_spec_id()
         {
@@ -350,6 +354,24 @@ impl World {
         let Ok(table) = table.parse::<TableName>() else { return };
         let fault = self.inner().last_fault.get(&(instance.to_owned(), table)).cloned();
         self.cover(format!("look × {} → {verdict}", fault.as_deref().unwrap_or("None")));
+    }
+
+    /// A job of a daemon has ended.
+    pub fn job(&self, job: &str, end: &str, runbook: &str, table: &str, words: &str) {
+        if job.is_empty() {
+            return;
+        }
+        let end = if end.is_empty() { "done" } else { end };
+        let failed = !runbook.is_empty();
+        self.note("jobs", &format!("{table}: {job} {}: {words}", if failed { "failed" } else { end }));
+        self.cover(format!("jobs × {job} {}", if failed { runbook } else { end }));
+        if let Some(lost) = words.split("given up: ").nth(1) {
+            self.cover(format!("maintenance × lost: {}", maintainer::reason(lost)));
+        }
+        let dropped = table.parse().is_ok_and(|table| self.with_auditor(|a| a.is_dropped(&table)));
+        if failed && !dropped && !["unavailable", "conflict", "not-found"].contains(&runbook) {
+            self.violation(format!("a job on {table} ends with {words}"));
+        }
     }
 
     /// A time below `max`.
@@ -482,8 +504,16 @@ impl World {
             TableUpdate::AddSchema { schema } => Some(schema),
             _ => None,
         });
-        let removes = commit.updates.iter().any(|update| matches!(update, TableUpdate::RemoveSnapshots { .. }));
-        let percent = if (evolves.is_some() || removes) && percent > 0 { 50 } else { percent };
+        let removed = commit.updates.iter().find_map(|update| match update {
+            TableUpdate::RemoveSnapshots { snapshot_ids } => Some(snapshot_ids),
+            _ => None,
+        });
+        let replaces = commit.updates.iter().any(|update| match update {
+            TableUpdate::AddSnapshot { snapshot } => snapshot.summary().operation == Operation::Replace,
+            _ => false,
+        });
+        let often = evolves.is_some() || removed.is_some() || replaces;
+        let percent = if often && percent > 0 { 50 } else { percent };
         if !self.happens(percent) || !self.step() {
             return;
         }
@@ -491,12 +521,39 @@ impl World {
             Some(schema) if self.habits.contains_key(&Deed::AddColumn) => {
                 foreign::race(self, &commit.table, schema).await;
             }
+            _ if let Some(doomed) = removed.filter(|_| self.habits.contains_key(&Deed::DropTag))
+                && self.happens(50) =>
+            {
+                foreign::save(self, &commit.table, doomed).await;
+            }
             _ => {
                 if let Some(deed) = foreign::pick(&self.env, &self.habits) {
                     foreign::act(self, &commit.table, deed).await;
                 }
             }
         }
+    }
+
+    /// What came between `first`, once a head, and `at`.
+    fn between(&self, state: &TableState, mut at: Option<i64>, first: Option<i64>) -> BTreeSet<&'static str> {
+        let mut met = BTreeSet::new();
+        // A snapshot may be its own ancestor: see `audit::Seen::chain`.
+        let mut steps = state.metadata.snapshots().len();
+        while at != first && steps > 0 {
+            steps -= 1;
+            let Some(between) = at.and_then(|id| state.metadata.snapshot_by_id(id)) else {
+                met.insert("rollback");
+                break;
+            };
+            let delta = self.with_auditor(|a| a.row_deltas.contains(&between.snapshot_id()));
+            met.insert(match between.summary().operation {
+                Operation::Append => "append",
+                _ if delta => "row delta",
+                _ => "removal",
+            });
+            at = between.parent_snapshot_id();
+        }
+        met
     }
 
     /// A creation arrives at the catalog.
@@ -565,23 +622,6 @@ impl World {
             self.violation(format!("{actor} deleted {path}, which {who} names"));
         }
     }
-}
-
-/// What came between `first`, once a head, and `at`.
-fn between(state: &TableState, mut at: Option<i64>, first: Option<i64>) -> BTreeSet<&'static str> {
-    let mut met = BTreeSet::new();
-    // A snapshot may be its own ancestor: see `audit::Seen::chain`.
-    let mut steps = state.metadata.snapshots().len();
-    while at != first && steps > 0 {
-        steps -= 1;
-        let Some(between) = at.and_then(|id| state.metadata.snapshot_by_id(id)) else {
-            met.insert("rollback");
-            break;
-        };
-        met.insert(if between.summary().operation == Operation::Append { "append" } else { "removal" });
-        at = between.parent_snapshot_id();
-    }
-    met
 }
 
 /// The snapshot that a commit adds, its parent, and the schema that it asks for.
