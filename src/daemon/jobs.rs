@@ -301,6 +301,15 @@ impl Jobs {
     fn looked(&mut self, key: &Key, look: Result<Look>) {
         let look = match look {
             Ok(look) => look,
+            // Its pipeline creates it with the first rows, or it was dropped: then the next listing leaves it out.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                tracing::debug!(table = %key.1, "not looked after: {error}");
+                let due_ms = self.after(self.env.now_ms(), LIST_EVERY);
+                if let Some(entry) = self.tables.get_mut(key) {
+                    (entry.state, entry.due_ms) = (State::Idle, due_ms);
+                }
+                return;
+            }
             Err(error) => return self.failed(key, vec![Step::failed(Job::Look, error)]),
         };
         self.metrics.table_debt(&key.1.to_string(), look.gain);

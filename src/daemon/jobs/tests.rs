@@ -77,6 +77,21 @@ fn tables_are_compacted_and_expired_beside_ingest_and_every_row_is_there_once() 
 }
 
 #[test]
+fn a_table_that_its_pipeline_has_not_created_yet_is_no_failure() {
+    on_virtual_time(async {
+        const LATER: &str = "shop.later";
+        let (world, _folder) = world(4).await;
+        let face = face();
+        let daemon = world.daemon_seen_by(&streaming(600, Role::All), face.clone()).await;
+        let later: TableName = LATER.parse().expect("a name");
+        let _written_to = daemon.shared().table("lake", &later).expect("a catalog");
+        let ended = daemon.run(CancellationToken::new()).await;
+        assert!(ended.values().all(Result::is_ok), "{ended:?}");
+        assert_eq!(face.metrics.total("frazil_jobs_total", &[LATER, "look", "failed"]), 0);
+    });
+}
+
+#[test]
 fn two_daemons_that_maintain_one_table_waste_work_and_break_nothing() {
     on_virtual_time(async {
         let (world, _folder) = world(2).await;
