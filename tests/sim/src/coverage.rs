@@ -109,7 +109,6 @@ const EXPECTED: &[(&str, &[&str])] = &[
             "look waits",
             "round dies",
             "verb dies",
-            "lost: input removed",
             "lost: deletes arrived",
             "lost: by a look",
             "lost: rolled back",

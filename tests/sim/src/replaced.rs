@@ -49,7 +49,7 @@ pub(crate) struct LiveFile {
     pub(crate) location: String,
     pub(crate) content: DataContentType,
     /// Nothing where it is the manifest's.
-    seq: Option<i64>,
+    pub(crate) seq: Option<i64>,
     first_row_id: Option<i64>,
     pub(crate) rows: u64,
     pub(crate) spec_id: i32,

@@ -158,7 +158,7 @@ impl Scenario {
             partition_by,
             merge_count: pick(env, &[2, 4, 8, 8, 16]),
         };
-        scenario.upkeep = (env.below(4) == 0).then(|| scenario.draw_upkeep(env));
+        scenario.upkeep = (env.below(6) == 0).then(|| scenario.draw_upkeep(env));
         if scenario.upkeep.is_some() && !scenario.habits.is_empty() {
             for deed in [Deed::DropTag, Deed::DeletePositions, Deed::DeleteKeys] {
                 let weight = env.below(4);
@@ -303,6 +303,16 @@ impl Scenario {
         }
     }
 
+    fn properties(&self) -> BTreeMap<String, String> {
+        let mut properties = BTreeMap::new();
+        properties.insert("commit.manifest.min-count-to-merge".to_owned(), self.merge_count.to_string());
+        if self.upkeep.is_some() {
+            // A codec's working memory is what rewriting small files costs most.
+            properties.insert("write.parquet.compression-codec".to_owned(), "uncompressed".to_owned());
+        }
+        properties
+    }
+
     fn pipeline(&self, source: &str, table: &str, anchor: &TableName, on_rollback: OnRollback) -> PipelineConfig {
         let column = |name: &str, kind: &str, required| ColumnConfig { name: name.into(), kind: kind.into(), required };
         let columns = if self.evolves {
@@ -328,7 +338,7 @@ impl Scenario {
                 columns,
                 partition: self.partition_by.clone(),
                 sort: vec![],
-                properties: [("commit.manifest.min-count-to-merge".to_owned(), self.merge_count.to_string())].into(),
+                properties: self.properties(),
                 location: None,
                 format_version: self.format,
             },

@@ -14,7 +14,7 @@ use frazil_sim::world::Rates;
 fn calm() -> Scenario {
     let mut scenario = Scenario::draw(&Env::simulated(Arc::new(SystemClock), 1));
     scenario.shape = Shape::Single;
-    (scenario.target, scenario.expires) = (MAIN, None);
+    (scenario.target, scenario.expires, scenario.upkeep) = (MAIN, None, None);
     (scenario.evolves, scenario.format, scenario.idles) = (false, 2, false);
     (scenario.instances, scenario.attempts) = (1, 0);
     (scenario.partitions, scenario.rows, scenario.rate) = (1, 300, Some(4));
