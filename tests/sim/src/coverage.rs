@@ -105,6 +105,7 @@ const EXPECTED: &[(&str, &[&str])] = &[
             "compact done",
             "clean done",
             "clean waits",
+            "manifests done",
             "expire done",
             "look waits",
             "round dies",
@@ -116,7 +117,7 @@ const EXPECTED: &[(&str, &[&str])] = &[
         ],
     ),
     // A daemon's own jobs.
-    ("jobs × ", &["compact done", "clean done", "clean waits", "expire done", "look waits"]),
+    ("jobs × ", &["compact done", "clean done", "clean waits", "manifests done", "expire done", "look waits"]),
     ("expirer × ", &["noted", "removed", "deleted", "crash"]),
     (
         "foreign ",

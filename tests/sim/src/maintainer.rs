@@ -59,9 +59,9 @@ pub struct Upkeep {
 
 /// What stands in a configuration, but for expiry.
 pub const POLICIES: [&str; 3] = [
-    r#"every = "30s", compact = { files_min = 3, quiet = "0s" }"#,
-    r#"every = "60s", compact = { files_min = 4, quiet = "5s", hot_files_max = 8 }"#,
-    r#"every = "100s", compact = { files_min = 8, quiet = "0s", target_file_size = "1MiB", deletes_max = 2 }"#,
+    r#"every = "30s", compact = { files_min = 3, quiet = "0s" }, manifests = { count_min = 3 }"#,
+    r#"every = "60s", compact = { files_min = 4, quiet = "5s", hot_files_max = 8 }, manifests = { count_min = 6 }"#,
+    r#"every = "100s", compact = { files_min = 8, quiet = "0s", target_file_size = "1MiB", deletes_max = 2 }, manifests = { count_min = 12 }"#,
 ];
 
 /// Policies as they are read, each without and with expiry.
