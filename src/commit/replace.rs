@@ -243,6 +243,10 @@ impl Examination<'_> {
                 let scope = (spec_id, entry.file.partition().clone());
                 let meets =
                     self.reach.meets(&entry.file, entry.seq, &scope, global, |at| self.replace.inputs.contains(at));
+                // Rows that came from another spec lie where this reaches them, and did not before.
+                if self.is_later(&entry) && !global && self.reaches_outputs(&scope) && self.has_moved_rows() {
+                    return Err(self.void(format_args!("deletes arrived meanwhile, in {}", entry.file.file_path())));
+                }
                 let shared = entry.file.referenced_data_file().is_none();
                 if meets {
                     near.push(Deletes { entry, scope, global, manifest: at });
@@ -282,8 +286,7 @@ impl Examination<'_> {
             if open.remove(&key) {
                 continue;
             }
-            let later = deletes.entry.file.content_type() == DataContentType::EqualityDeletes
-                && deletes.entry.seq > self.replace.planned_seq;
+            let later = self.is_later(&deletes.entry);
             let file = &deletes.entry.file;
             if file.content_type() == DataContentType::PositionDeletes
                 && file.referenced_data_file().is_none()
@@ -343,6 +346,16 @@ impl Examination<'_> {
             }
         }));
         Ok(dangling)
+    }
+
+    /// Whether equality deletes are younger than the planning snapshot: they reach the outputs of their partition.
+    fn is_later(&self, deletes: &LiveEntry) -> bool {
+        deletes.file.content_type() == DataContentType::EqualityDeletes && deletes.seq > self.replace.planned_seq
+    }
+
+    /// Whether an input has another spec than the outputs.
+    fn has_moved_rows(&self) -> bool {
+        self.reach.scopes.keys().any(|(spec_id, _)| *spec_id != self.replace.spec_id)
     }
 
     fn reaches_outputs(&self, scope: &Scope) -> bool {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use iceberg::spec::{
-    DataContentType, DataFileBuilder, DataFileFormat, FormatVersion, ManifestListWriter, NestedField, Operation,
-    PrimitiveType, Schema, Snapshot, SnapshotReference, SnapshotRetention, SortOrder, Summary, Type,
-    UnboundPartitionSpec,
+    DataContentType, DataFileBuilder, DataFileFormat, FormatVersion, Literal, ManifestListWriter, NestedField,
+    Operation, PrimitiveType, Schema, Snapshot, SnapshotReference, SnapshotRetention, SortOrder, Summary, Transform,
+    Type, UnboundPartitionField, UnboundPartitionSpec,
 };
 use iceberg::{TableRequirement, TableUpdate};
 use tokio_util::sync::CancellationToken;
@@ -63,6 +63,10 @@ struct Live {
 
 impl World {
     pub(crate) async fn new(seed: u64, rate: u64, format_version: FormatVersion) -> Self {
+        Self::of_spec(seed, rate, format_version, UnboundPartitionSpec::default()).await
+    }
+
+    async fn of_spec(seed: u64, rate: u64, format_version: FormatVersion, spec: UnboundPartitionSpec) -> Self {
         let env = simulated(seed);
         let storage = Storage::new(StorageOptions::default(), env.clone());
         let table: TableName = "ns.t".parse().expect("valid");
@@ -72,7 +76,7 @@ impl World {
                 name: table.clone(),
                 location: Some(format!("memory:///wh/{seed}-{}", env.uuid())),
                 schema: schema(&[(1, "n")]),
-                spec: UnboundPartitionSpec::default(),
+                spec,
                 sort_order: SortOrder::unsorted_order(),
                 format_version,
                 properties: HashMap::new(),
@@ -110,8 +114,12 @@ impl World {
         (*next - count..*next).collect()
     }
 
-    /// A file of `content`, whose object is there.
+    /// A file of `content` without a partition, whose object is there.
     pub(crate) async fn file(&self, content: Content, target: Option<&str>) -> DataFile {
+        self.file_in(content, target, (0, Struct::empty())).await
+    }
+
+    async fn file_in(&self, content: Content, target: Option<&str>, (spec_id, partition): Scope) -> DataFile {
         let name = format!("memory:///data/{}.parquet", self.env.uuid());
         let bytes = match &content {
             Content::Positions(positions) => positions_file(positions),
@@ -132,8 +140,8 @@ impl World {
             .content(kind)
             .file_path(name)
             .file_format(DataFileFormat::Parquet)
-            .partition(Struct::empty())
-            .partition_spec_id(0)
+            .partition(partition)
+            .partition_spec_id(spec_id)
             .record_count(rows as u64)
             .file_size_in_bytes(100)
             .referenced_data_file(target.map(str::to_owned))
@@ -569,6 +577,48 @@ fn deletes_that_never_reached_anything_go_with_the_first_rewrite_of_their_partit
         assert!(matches!(ending, Ending::Done { ours: true, .. }), "{ending:?}");
         assert!(deletes(world.live(&world.state().await).await).is_empty());
         assert_eq!(world.rows().await, *world.wanted.lock().expect("unpoisoned"));
+    });
+}
+
+/// Equality deletes reach the files of their partition and spec. Rows that a rewrite moves to another spec would meet those
+/// that arrived there meanwhile and never meant them.
+#[test]
+fn a_rewrite_to_another_spec_is_void_when_deletes_arrived_where_its_rows_go() {
+    let by_n = |name: &str, transform| {
+        let field = UnboundPartitionField { source_id: 1, field_id: None, name: name.to_owned(), transform };
+        UnboundPartitionSpec::builder().add_partition_fields([field]).expect("valid").build()
+    };
+    on_virtual_time(async {
+        for (bucket, done) in [(0, false), (1, true)] {
+            let world = World::of_spec(1, 0, FormatVersion::V2, by_n("own", Transform::Identity)).await;
+            let rows = Content::Rows(world.fresh(3));
+            let one = Struct::from_iter([Some(Literal::long(1))]);
+            let input = world.file_in(rows.clone(), None, (0, one)).await;
+            assert!(world.foreign(vec![input.clone()], &BTreeSet::new()).await);
+            let spec = by_n("bucket", Transform::Bucket(4));
+            let updates = vec![TableUpdate::AddSpec { spec }, TableUpdate::SetDefaultSpec { spec_id: -1 }];
+            assert!(world.update(vec![], updates).await);
+            let base = world.state().await;
+            let head = base.head(MAIN).expect("a head");
+            let in_bucket = |bucket| (1, Struct::from_iter([Some(Literal::int(bucket))]));
+            let mut change = Change::new(world.env.snapshot_id());
+            change.data = Some(Data::Replace(Replace {
+                inputs: [input.file_path().to_owned()].into(),
+                applied: BTreeSet::new(),
+                outputs: vec![world.file_in(rows, None, in_bucket(0)).await],
+                schema: base.metadata.current_schema().clone(),
+                spec_id: 1,
+                planned: head.snapshot_id(),
+                planned_seq: head.sequence_number(),
+            }));
+            let deletes = world.file_in(Content::Keys(0), None, in_bucket(bucket)).await;
+            assert!(world.foreign(vec![deletes], &BTreeSet::new()).await);
+            match world.run(change, &base).await.1 {
+                Ending::Done { ours: true, .. } if done => {}
+                Ending::Lost(_) if !done => {}
+                other => panic!("bucket {bucket}: {other:?}"),
+            }
+        }
     });
 }
 

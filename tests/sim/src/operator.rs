@@ -189,6 +189,12 @@ pub async fn way_out(world: &Arc<World>, scenario: &Scenario, pipeline: &str, wh
         // A new branch begins with what main has, rows of the dropped one included.
         let begun = seen.state.head(MAIN).map(|main| main.snapshot_id());
         let begun = begun.and_then(|main| world.with_auditor(|a| a.record_at(table, main, pipeline)));
+        if *table == anchor {
+            // Whoever sets an anchor's positions looks at all of its tables: nobody else knows any more how far they were.
+            for record in old.iter().chain(&begun) {
+                world.with_auditor(|a| a.accept_gaps(pipeline, Some(record)));
+            }
+        }
         ("goes on without a branch", old.into_iter().chain(begun).fold(Checkpoint::default(), further))
     } else if why.contains("rolled back")
         && let Some(held) = seen.record()

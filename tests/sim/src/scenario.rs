@@ -158,7 +158,7 @@ impl Scenario {
             partition_by,
             merge_count: pick(env, &[2, 4, 8, 8, 16]),
         };
-        scenario.upkeep = (env.below(6) == 0).then(|| scenario.draw_upkeep(env));
+        scenario.upkeep = (env.below(12) == 0).then(|| scenario.draw_upkeep(env));
         if scenario.upkeep.is_some() && !scenario.habits.is_empty() {
             for deed in [Deed::DropTag, Deed::DeletePositions, Deed::DeleteKeys] {
                 let weight = env.below(4);
