@@ -137,9 +137,13 @@ impl Catalog for FaultyCatalog {
 
     async fn create(&self, table: &CreateTable) -> Outcome {
         match self.draw() {
-            Fault::LostYes | Fault::LyingNo => {
+            Fault::LostYes => {
                 let _ = self.inner.create(table).await;
                 Outcome::Unknown(lost())
+            }
+            Fault::LyingNo => {
+                let _ = self.inner.create(table).await;
+                Outcome::Refused(Error::new(ErrorKind::Conflict, "it exists already"))
             }
             Fault::LostNo | Fault::NotSent | Fault::Late => Outcome::Unknown(lost()),
             Fault::Throttled => Outcome::Throttled(Duration::from_secs(1)),

@@ -19,7 +19,7 @@ const REFUSALS_MAX: u32 = 5;
 /// # Errors
 /// `Conflict` when a table of that name is there that lacks a wanted column; a refusal that looking does not explain.
 pub async fn create_or_adopt(env: &Env, catalog: &dyn Catalog, wanted: &CreateTable) -> Result<TableState> {
-    let mut attempt = 0_u32;
+    let (mut attempt, mut refusals) = (0_u32, 0_u32);
     loop {
         match catalog.load(&wanted.name).await {
             Ok(state) => return adopt(wanted, state),
@@ -33,9 +33,11 @@ pub async fn create_or_adopt(env: &Env, catalog: &dyn Catalog, wanted: &CreateTa
             Err(error) => return Err(error),
         }
         let mut wait = Duration::ZERO;
-        match catalog.create(wanted).await {
+        let outcome = catalog.create(wanted).await;
+        refusals = if matches!(outcome, Outcome::Refused(_)) { refusals.saturating_add(1) } else { 0 };
+        match outcome {
             Outcome::Committed(state) => return adopt(wanted, *state),
-            Outcome::Refused(error) if error.kind() != ErrorKind::Conflict || attempt >= REFUSALS_MAX => {
+            Outcome::Refused(error) if error.kind() != ErrorKind::Conflict || refusals > REFUSALS_MAX => {
                 return Err(error.within(format!("create table {}", wanted.name)));
             }
             Outcome::Throttled(at_least) => wait = at_least,
@@ -79,5 +81,41 @@ fn widened(held: &iceberg::spec::Type, wanted: &iceberg::spec::Type) -> bool {
         ) => s == t && p <= q,
         (Type::Primitive(a), Type::Primitive(b)) => matches!((a, b), (P::Int, P::Long) | (P::Float, P::Double)),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Arc;
+
+    use iceberg::spec::{FormatVersion, NestedField, PrimitiveType, SortOrder, Type, UnboundPartitionSpec};
+
+    use super::*;
+    use crate::catalog::faulty::{Fault, FaultyCatalog};
+    use crate::catalog::memory::MemoryCatalog;
+    use crate::env::virtual_time::{on_virtual_time, simulated};
+
+    /// A server that retried by itself answers that the table exists, after a catalog that was throttled for long.
+    #[test]
+    fn a_table_that_the_server_has_made_in_the_end_is_adopted_however_long_it_was_waited_for() {
+        on_virtual_time(async {
+            let env = simulated(1);
+            let truth = Arc::new(MemoryCatalog::new(env.clone(), "memory:///wh"));
+            let catalog = FaultyCatalog::new(truth, env.clone(), 0);
+            catalog.script([vec![Fault::Throttled; 10], vec![Fault::LyingNo]].concat());
+            let n = Arc::new(NestedField::optional(1, "n", Type::Primitive(PrimitiveType::Long)));
+            let wanted = CreateTable {
+                name: "ns.t".parse().expect("valid"),
+                location: None,
+                schema: Schema::builder().with_fields([n]).build().expect("valid"),
+                spec: UnboundPartitionSpec::default(),
+                sort_order: SortOrder::unsorted_order(),
+                format_version: FormatVersion::V2,
+                properties: HashMap::new(),
+            };
+            let made = create_or_adopt(&env, &catalog, &wanted).await.expect("adopted");
+            assert_eq!(made.name, wanted.name);
+        });
     }
 }
