@@ -1,31 +1,19 @@
 """Apache Iceberg's own REST catalog fixture over SQLite; on this run's S3 where that runs, else on local files."""
 
-import os
-import shutil
+from component import LOOPBACK, Server, answers_http, load, text
 
-from component import LOOPBACK, Failure, Server, answers_http, load
-
-FIXTURE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "apache_rest_fixture")
-
-
-def text(name):
-    with open(os.path.join(FIXTURE, name), encoding="utf-8") as file:
-        return file.read()
+FIXTURE = "apache_rest_fixture"
 
 
 class Component(Server):
     name = "apache-rest"
     what = "the REST catalog of Apache Iceberg's own tests (1.11.0), on this run's S3 if that was started before"
-    recipe = (text("pom.xml"), text("LoopbackRest.java"))
+    recipe = (text(FIXTURE, "pom.xml"), text(FIXTURE, "LoopbackRest.java"))
     ports = ("catalog",)
 
     def fill(self):
-        if not shutil.which("javac"):
-            raise Failure("apache-rest needs a JDK 17 or newer (Debian: openjdk-17-jdk-headless)")
-        lib = self.home / "lib"
-        goal = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
-        self.maven("-f", os.path.join(FIXTURE, "pom.xml"), goal, "-DincludeScope=runtime", f"-DoutputDirectory={lib}")
-        self.command("javac", "-nowarn", "-cp", f"{lib}/*", "-d", "classes", os.path.join(FIXTURE, "LoopbackRest.java"))
+        self.jars(self.here / FIXTURE / "pom.xml", "lib")
+        self.classes(self.here / FIXTURE / "LoopbackRest.java")
 
     def warehouse(self):
         s3 = load("seaweedfs", self.run).environment()

@@ -114,6 +114,17 @@ class Tool:
             raise Failure(f"{self.name} needs Maven and a JDK 17 or newer (Debian: maven, openjdk-17-jdk-headless)")
         self.command("mvn", "--quiet", "--batch-mode", *arguments)
 
+    def jars(self, pom, folder):
+        """Copies what a pom names, with all that it needs, into a folder of this environment."""
+        goal = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
+        self.maven("-f", str(pom), goal, "-DincludeScope=runtime", f"-DoutputDirectory={self.home / folder}")
+
+    def classes(self, source, javac="javac"):
+        """Compiles one file against the jars in `lib`."""
+        if not shutil.which(javac):
+            raise Failure(f"{self.name} needs a JDK 17 or newer (Debian: openjdk-17-jdk-headless)")
+        self.command(javac, "-nowarn", "-cp", f"{self.home}/lib/*", "-d", "classes", str(source))
+
     def command(self, *words, attempts=3):
         """Runs to the end. Registries fail now and then, so it is tried again before it counts."""
         log = self.log_path()
@@ -239,6 +250,11 @@ class Server(Tool):
         state = self.state()
         pid = state.get("pid")
         return pid if pid and birth(pid) == state.get("born") else None
+
+
+def text(*path):
+    """A file of this folder."""
+    return pathlib.Path(__file__).resolve().parent.joinpath(*path).read_text(encoding="utf-8")
 
 
 def say(text):

@@ -11,9 +11,9 @@ import re
 import urllib.error
 import urllib.request
 
-from component import LOOPBACK, Server, load, say
+from component import LOOPBACK, Server, load, say, text
 
-FIXTURE = pathlib.Path(__file__).resolve().parent / "trino_fixture"
+FIXTURE = "trino_fixture"
 VERSION = "483"
 JDK = 25
 SERVICE = "META-INF/services/io.trino.spi.Plugin"
@@ -58,14 +58,10 @@ def jdk():
     return None
 
 
-def text(name):
-    return (FIXTURE / name).read_text(encoding="utf-8")
-
-
 class Component(Server):
     name = "trino"
     what = f"Trino {VERSION} over this run's REST catalog and S3, which must run before; needs a JDK {JDK}"
-    recipe = (text("main/pom.xml"), text("iceberg/pom.xml"), text("TrinoStart.java"))
+    recipe = (text(FIXTURE, "main/pom.xml"), text(FIXTURE, "iceberg/pom.xml"), text(FIXTURE, "TrinoStart.java"))
     ports = ("http",)
     ready_within = 300
     stop_within = 2
@@ -80,12 +76,10 @@ class Component(Server):
         return super().environment() if jdk() else {"TRINO_URI": "none"}
 
     def fill(self):
-        goal = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
         for part, folder in (("main", "lib"), ("iceberg", "plugins/iceberg")):
-            pom, to = FIXTURE / part / "pom.xml", self.home / folder
-            self.maven("-f", str(pom), goal, "-DincludeScope=runtime", f"-DoutputDirectory={to}")
+            self.jars(self.here / FIXTURE / part / "pom.xml", folder)
         tools = jdk() / "bin"
-        self.command(f"{tools}/javac", "-nowarn", "-cp", f"{self.home}/lib/*", "-d", "classes", str(FIXTURE / "TrinoStart.java"))
+        self.classes(self.here / FIXTURE / "TrinoStart.java", f"{tools}/javac")
         # Which plugin a folder has is said in the plugin's archive, which is in no Maven repository either.
         service = self.home / "service" / SERVICE
         service.parent.mkdir(parents=True)

@@ -5,41 +5,32 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::flags::{Compact, Flags};
 use crate::cli::output::{self, Align, Answer, columns, count};
-use crate::cli::{Exit, answer, block_on, table, wiring};
+use crate::cli::{Exit, answer, wiring, with_config};
 use crate::compact::merge::MEMORY_MIN;
 use crate::config::Config;
 use crate::config::quantity::{self, BYTES_HINT};
-use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::maintain::compaction::{Compaction, Fate, Planned, Report, Rules, Wish};
-use crate::maintain::leftovers::Leftovers;
 use crate::maintain::partitions::PartitionFilter;
 use crate::model::ids::TableName;
 
 type Outcome = (TableName, Result<Report>);
 
 pub(crate) fn compact(flags: &Flags, own: &Compact) -> Result<Exit> {
-    let config = table::configured(flags, &own.of.from)?;
-    match block_on(config.limits.workers, work(flags, &config, own))? {
-        Some(exit) => Ok(exit),
-        None => Ok(Exit::Interrupted),
-    }
+    with_config(flags, &own.of.from, async |config| work(flags, config, own).await)
 }
 
 async fn work(flags: &Flags, config: &Config, own: &Compact) -> Result<Exit> {
-    let env = Env::system();
     let (wish, rules) = (wish(own)?, rules(own)?);
-    let catalog = table::chosen(config, &own.of.from, Some(&own.of.tables))?;
-    let source = wiring::catalog(config, &catalog, &env).await?;
-    let tables = table::matching(&source, &catalog, &own.of.tables).await?;
-    let (disk, hold) = wiring::workplace(config, own.dry_run, &env).await?;
-    let leftovers = Leftovers::open(disk).await?;
-    let mut outcomes: Vec<Outcome> = Vec::new();
-    for name in tables {
-        let report = one(config, &catalog, &name, (own, &rules), wish, &leftovers, &env).await;
-        outcomes.push((name, report));
-    }
-    drop(hold);
+    let outcomes: Vec<Outcome> = wiring::on_each(config, &own.of, own.dry_run, async |place, name| {
+        let (env, leftovers) = (&place.env, &place.leftovers);
+        let mut compaction = Compaction { env, committer: &mut place.committer(name).await?, leftovers, wish };
+        match own.dry_run {
+            true => compaction.preview(&rules).await,
+            false => compaction.run_by(&rules, &CancellationToken::new()).await,
+        }
+    })
+    .await?;
     answer(flags, &said(&outcomes, own))?;
     let healthy = |report: &Report| {
         let bad = |fate: &Option<Fate>| matches!(fate, Some(Fate::Refused(_) | Fate::Open(_)));
@@ -47,24 +38,6 @@ async fn work(flags: &Flags, config: &Config, own: &Compact) -> Result<Exit> {
     };
     let healthy = outcomes.iter().all(|(_, report)| report.as_ref().is_ok_and(healthy));
     Ok(if healthy { Exit::Done } else { Exit::Failed })
-}
-
-async fn one(
-    config: &Config,
-    catalog: &str,
-    name: &TableName,
-    (own, rules): (&Compact, &Rules),
-    wish: Wish,
-    leftovers: &Leftovers,
-    env: &Env,
-) -> Result<Report> {
-    let (mut committer, _) = wiring::committer(config, catalog, name, env, Some(leftovers.ledger())).await?;
-    let mut compaction = Compaction { env, committer: &mut committer, leftovers, wish };
-    if own.dry_run {
-        compaction.preview(rules).await
-    } else {
-        compaction.run_by(rules, &CancellationToken::new()).await
-    }
 }
 
 fn rules(own: &Compact) -> Result<Rules> {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::checkpoint::position_text;
 use crate::cli::flags::{CheckpointEdit, CheckpointVerb, Flags};
 use crate::cli::output::{self, Align, Answer, columns};
-use crate::cli::{Exit, answer, block_on, table, wiring};
+use crate::cli::{Exit, answer, table, wiring, with_config};
 use crate::commit::checkpoint::{Chain, record_key};
 use crate::commit::protocol::{Commit, Ending};
 use crate::config::Config;
@@ -27,11 +27,7 @@ pub(crate) fn edit(flags: &Flags, verb: &CheckpointVerb) -> Result<Exit> {
     let own = match verb {
         CheckpointVerb::Set { edit, .. } | CheckpointVerb::Accept { edit } => edit,
     };
-    let config = table::configured(flags, &own.choice.from)?;
-    match block_on(config.limits.workers, change(flags, &config, verb, own))? {
-        Some(exit) => Ok(exit),
-        None => Ok(Exit::Interrupted),
-    }
+    with_config(flags, &own.choice.from, async |config| change(flags, config, verb, own).await)
 }
 
 async fn change(flags: &Flags, config: &Config, verb: &CheckpointVerb, own: &CheckpointEdit) -> Result<Exit> {

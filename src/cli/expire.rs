@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::flags::{Expire, Flags};
 use crate::cli::output::{self, Align, Answer, columns, count, moment};
-use crate::cli::{Exit, answer, block_on, table, wiring};
+use crate::cli::{Exit, answer, table, wiring, with_config};
 use crate::config::Config;
 use crate::config::quantity::{DURATION_HINT, millis};
 use crate::env::Env;
@@ -27,11 +27,7 @@ enum Found {
 type Outcome = (TableName, Result<Found>);
 
 pub(crate) fn expire(flags: &Flags, own: &Expire) -> Result<Exit> {
-    let config = table::configured(flags, &own.of.from)?;
-    match block_on(config.limits.workers, work(flags, &config, own))? {
-        Some(exit) => Ok(exit),
-        None => Ok(Exit::Interrupted),
-    }
+    with_config(flags, &own.of.from, async |config| work(flags, config, own).await)
 }
 
 async fn work(flags: &Flags, config: &Config, own: &Expire) -> Result<Exit> {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::flags::{Flags, HealthOf, HealthSort};
 use crate::cli::output::{self, Align, Answer, bytes, columns, count};
-use crate::cli::{Exit, answer, block_on, maintain, table};
+use crate::cli::{Exit, answer, maintain, table, with_config};
 use crate::config::Config;
 use crate::env::Env;
 use crate::error::Result;
@@ -18,11 +18,7 @@ use crate::storage::disk::MemoryDisk;
 type Found = (TableName, Result<Debt>);
 
 pub(crate) fn health(flags: &Flags, own: &HealthOf) -> Result<Exit> {
-    let config = table::configured(flags, &own.of.from)?;
-    match block_on(config.limits.workers, work(flags, &config, own))? {
-        Some(exit) => Ok(exit),
-        None => Ok(Exit::Interrupted),
-    }
+    with_config(flags, &own.of.from, async |config| work(flags, config, own).await)
 }
 
 async fn work(flags: &Flags, config: &Config, own: &HealthOf) -> Result<Exit> {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::flags::{Flags, Maintain};
 use crate::cli::output::{self, Align, Answer, columns, moment};
-use crate::cli::{Exit, answer, block_on, compact, table, wiring};
+use crate::cli::{Exit, answer, compact, table, wiring, with_config};
 use crate::config::Config;
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -17,11 +17,7 @@ use crate::maintain::upkeep::{Consent, End, Figures, Job, Step};
 use crate::storage::disk::{Disk, LocalDisk};
 
 pub(crate) fn maintain(flags: &Flags, own: &Maintain) -> Result<Exit> {
-    let config = table::configured(flags, &own.of.from)?;
-    match block_on(config.limits.workers, work(flags, &config, own))? {
-        Some(exit) => Ok(exit),
-        None => Ok(Exit::Interrupted),
-    }
+    with_config(flags, &own.of.from, async |config| work(flags, config, own).await)
 }
 
 async fn work(flags: &Flags, config: &Config, own: &Maintain) -> Result<Exit> {

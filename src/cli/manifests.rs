@@ -5,11 +5,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::flags::{Flags, ManifestsFlags};
 use crate::cli::output::{self, Align, Answer, columns, count};
-use crate::cli::{Exit, answer, block_on, table, wiring};
+use crate::cli::{Exit, answer, wiring, with_config};
 use crate::config::Config;
-use crate::env::Env;
 use crate::error::Result;
-use crate::maintain::leftovers::Leftovers;
 use crate::maintain::manifests::{Manifests, Plan, Report};
 use crate::model::ids::TableName;
 
@@ -25,50 +23,26 @@ enum Found {
 type Outcome = (TableName, Result<Found>);
 
 pub(crate) fn manifests(flags: &Flags, own: &ManifestsFlags) -> Result<Exit> {
-    let config = table::configured(flags, &own.of.from)?;
-    match block_on(config.limits.workers, work(flags, &config, own))? {
-        Some(exit) => Ok(exit),
-        None => Ok(Exit::Interrupted),
-    }
+    with_config(flags, &own.of.from, async |config| work(flags, config, own).await)
 }
 
 async fn work(flags: &Flags, config: &Config, own: &ManifestsFlags) -> Result<Exit> {
-    let env = Env::system();
-    let catalog = table::chosen(config, &own.of.from, Some(&own.of.tables))?;
-    let source = wiring::catalog(config, &catalog, &env).await?;
-    let tables = table::matching(&source, &catalog, &own.of.tables).await?;
-    let (disk, hold) = wiring::workplace(config, own.dry_run, &env).await?;
-    let leftovers = Leftovers::open(disk).await?;
-    let mut outcomes: Vec<Outcome> = Vec::new();
-    for name in tables {
-        let found = one(config, &catalog, &name, own, &leftovers, &env).await;
-        outcomes.push((name, found));
-    }
-    drop(hold);
+    let outcomes: Vec<Outcome> = wiring::on_each(config, &own.of, own.dry_run, async |place, name| {
+        let (env, leftovers, branch) = (&place.env, &place.leftovers, own.branch.as_str());
+        let committer = &mut place.committer(name).await?;
+        let mut manifests = Manifests { env, committer, leftovers, branch, count_min: COUNT_MIN };
+        Ok(match own.dry_run {
+            true => Found::Planned(manifests.preview().await?),
+            false => Found::Done(manifests.run(&CancellationToken::new()).await?),
+        })
+    })
+    .await?;
     answer(flags, &said(&outcomes))?;
     let healthy = outcomes.iter().all(|(_, found)| match found {
         Ok(Found::Done(report)) => report.bad.is_none(),
         found => found.is_ok(),
     });
     Ok(if healthy { Exit::Done } else { Exit::Failed })
-}
-
-async fn one(
-    config: &Config,
-    catalog: &str,
-    name: &TableName,
-    own: &ManifestsFlags,
-    leftovers: &Leftovers,
-    env: &Env,
-) -> Result<Found> {
-    let (mut committer, _) = wiring::committer(config, catalog, name, env, Some(leftovers.ledger())).await?;
-    let branch = own.branch.as_str();
-    let mut manifests = Manifests { env, committer: &mut committer, leftovers, branch, count_min: COUNT_MIN };
-    Ok(if own.dry_run {
-        Found::Planned(manifests.preview().await?)
-    } else {
-        Found::Done(manifests.run(&CancellationToken::new()).await?)
-    })
 }
 
 fn said(outcomes: &[Outcome]) -> Answer {

@@ -24,11 +24,11 @@ use std::io::IsTerminal as _;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use crate::cli::flags::{Flags, LogFormat, Verb};
+use crate::cli::flags::{CatalogChoice, Flags, LogFormat, Verb};
 use crate::cli::output::Answer;
 use crate::cli::process::Process;
 use crate::config::load::environment;
-use crate::config::{Loaded, Problems};
+use crate::config::{Config, Loaded, Problems};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::logs;
 
@@ -156,6 +156,12 @@ fn answer(flags: &Flags, answer: &Answer) -> Result<Exit> {
 }
 
 /// Runs `work` to its end, or until a signal.
+/// Runs a verb with the configuration of the catalog that it asks, until it ends or a signal comes.
+fn with_config(flags: &Flags, from: &CatalogChoice, work: impl AsyncFnOnce(&Config) -> Result<Exit>) -> Result<Exit> {
+    let config = table::configured(flags, from)?;
+    Ok(block_on(config.limits.workers, work(&config))?.unwrap_or(Exit::Interrupted))
+}
+
 fn block_on<T>(workers: usize, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
     Process::start(workers)?.until_signal(work)
 }

@@ -8,7 +8,7 @@ use crate::catalog::Catalog;
 use crate::catalog::listing::tables_below;
 use crate::cli::flags::{CatalogChoice, Flags, TableChoice, TableVerb};
 use crate::cli::output::Answer;
-use crate::cli::{Exit, answer, block_on, checkpoint, describe, files, load, wiring};
+use crate::cli::{Exit, answer, checkpoint, describe, files, load, wiring, with_config};
 use crate::config::Config;
 use crate::config::load::from_text;
 use crate::env::Env;
@@ -25,11 +25,7 @@ pub(crate) fn table(flags: &Flags, verb: &TableVerb) -> Result<Exit> {
         TableVerb::Show(choice) | TableVerb::History(choice) | TableVerb::Checkpoint(choice) => &choice.from,
         TableVerb::Files { choice, .. } => &choice.from,
     };
-    let config = configured(flags, from)?;
-    match block_on(config.limits.workers, ask(&config, verb))? {
-        Some(found) => answer(flags, &found),
-        None => Ok(Exit::Interrupted),
-    }
+    with_config(flags, from, async |config| answer(flags, &ask(config, verb).await?))
 }
 
 async fn ask(config: &Config, verb: &TableVerb) -> Result<Answer> {

@@ -7,11 +7,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Health;
 use crate::catalog::{Catalog, connect};
+use crate::cli::flags::TablesChoice;
+use crate::cli::table;
 use crate::commit::protocol::Committer;
 use crate::config::Config;
 use crate::daemon::{Daemon, Face};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
+use crate::maintain::leftovers::Leftovers;
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
 use crate::storage::disk::{Disk, Hold, LocalDisk, MemoryDisk};
@@ -92,6 +95,45 @@ pub(crate) async fn workplace(config: &Config, dry_run: bool, env: &Env) -> Resu
     let disk = LocalDisk::new(config.state_dir.join("compact"), env.clone());
     let hold = disk.hold().await?;
     Ok((Arc::new(disk), Some(hold)))
+}
+
+/// Where tables are maintained one after the other.
+pub(crate) struct Workplace<'a> {
+    config: &'a Config,
+    catalog: String,
+    pub(crate) env: Env,
+    pub(crate) leftovers: Leftovers,
+}
+
+impl Workplace<'_> {
+    /// What commits to a table, with what is under way noted.
+    pub(crate) async fn committer(&self, table: &TableName) -> Result<Committer> {
+        let ledger = Some(self.leftovers.ledger());
+        Ok(committer(self.config, &self.catalog, table, &self.env, ledger).await?.0)
+    }
+}
+
+/// Works on each of the chosen tables; one that fails stops no other.
+///
+/// # Errors
+/// What the catalog says when it is asked which there are; as [`workplace`].
+pub(crate) async fn on_each<T>(
+    config: &Config,
+    of: &TablesChoice,
+    dry_run: bool,
+    work: impl AsyncFn(&Workplace<'_>, &TableName) -> Result<T>,
+) -> Result<Vec<(TableName, Result<T>)>> {
+    let env = Env::system();
+    let name = table::chosen(config, &of.from, Some(&of.tables))?;
+    let tables = table::matching(&catalog(config, &name, &env).await?, &name, &of.tables).await?;
+    let (disk, _hold) = workplace(config, dry_run, &env).await?;
+    let place = Workplace { config, catalog: name, leftovers: Leftovers::open(disk).await?, env };
+    let mut outcomes = Vec::new();
+    for table in tables {
+        let outcome = work(&place, &table).await;
+        outcomes.push((table, outcome));
+    }
+    Ok(outcomes)
 }
 
 /// The stores of a configuration.

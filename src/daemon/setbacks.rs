@@ -1,7 +1,7 @@
 //! The whole daemon after tables of one pipeline were set back apart from each other: an anchor, those beside it, decided epochs.
 #![cfg(test)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use iceberg::TableUpdate;
 use iceberg::spec::{NestedField, Schema, SortOrder, UnboundPartitionSpec};
@@ -12,7 +12,9 @@ use super::*;
 use crate::catalog::faulty::FaultyCatalog;
 use crate::catalog::{CreateTable, Outcome};
 use crate::commit::checkpoint::Chain;
+use crate::commit::standing::Standing;
 use crate::config::{ColumnConfig, OnChange, OnRollback};
+use crate::daemon::table::Asker;
 use crate::env::virtual_time::on_virtual_time;
 use crate::model::checkpoint::{Position, Positions, Record};
 use crate::model::ids::{MAIN, PartitionId};
@@ -206,9 +208,22 @@ fn a_catalog_that_answers_from_before_a_table_had_its_record_is_asked_again() {
         let text = document.to_string();
         let past = TableState::from_json(state.name.clone(), text.as_bytes(), None, HashMap::new()).expect("valid");
         let catalog = Arc::new(FaultyCatalog::new(Arc::clone(&world.catalog), world.env.clone(), 0));
-        catalog.answers_once(past);
         let (env, storage, disk) = (world.env.clone(), world.storage.clone(), world.disk.clone());
-        World { env, storage, disk, catalog }.ending(&config).await.expect("goes on");
+        let lagging = World { env, storage, disk, catalog: catalog.clone() };
+        let daemon = lagging.daemon(&config).await;
+        let handle = daemon.shared().table("lake", &state.name).expect("a table");
+        for known in [BTreeMap::new(), [(state.metadata.uuid().to_string(), 1)].into()] {
+            catalog.answers_once(past.clone());
+            let witnesses = if known.is_empty() { [state.metadata.uuid()].into() } else { BTreeSet::new() };
+            let (pipeline, target) = (PipelineName::new("p"), MAIN.to_owned());
+            let asker = Asker { pipeline, target, on_rollback: OnRollback::Halt, witnesses, known };
+            let (current, standing) = handle.standing(asker).await.expect("asked again");
+            assert!(matches!(standing, Standing::At(_)), "{standing:?}");
+            assert_eq!(current.metadata.last_sequence_number(), state.metadata.last_sequence_number());
+        }
+        drop((handle, daemon));
+        catalog.answers_once(past);
+        lagging.ending(&config).await.expect("goes on");
         each_once(&world.positions(&SHOP).await, 900);
     });
 }

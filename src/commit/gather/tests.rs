@@ -161,15 +161,20 @@ fn the_summary_of_a_rewrite_of_manifests_counts_them_and_carries_the_totals() {
     });
 }
 
+async fn of_four_manifests() -> (World, TableState) {
+    let world = World::new(3, 0, FormatVersion::V2).await;
+    for _ in 0..4 {
+        world.append(3).await;
+    }
+    let base = world.state().await;
+    (world, base)
+}
+
 /// What was gathered for one head is used for the next while its sources are there: nothing is written twice.
 #[test]
 fn an_attempt_that_lost_against_an_append_writes_a_list_and_no_manifest() {
     on_virtual_time(async {
-        let world = World::new(3, 0, FormatVersion::V2).await;
-        for _ in 0..4 {
-            world.append(3).await;
-        }
-        let base = world.state().await;
+        let (world, base) = of_four_manifests().await;
         let change = world.gathering(&base, 1 << 20).await.expect("sources");
         world.append(3).await;
         world.catalog.script([Fault::LostNo]);
@@ -184,11 +189,7 @@ fn an_attempt_that_lost_against_an_append_writes_a_list_and_no_manifest() {
 #[test]
 fn a_rewrite_of_manifests_that_landed_was_rolled_back_and_expired_is_not_done_again() {
     on_virtual_time(async {
-        let world = World::new(4, 0, FormatVersion::V2).await;
-        for _ in 0..4 {
-            world.append(3).await;
-        }
-        let base = world.state().await;
+        let (world, base) = of_four_manifests().await;
         let mut commit = Commit::new(world.gathering(&base, 1 << 20).await.expect("sources"));
         world.catalog.script([Fault::LostYes]);
         let mut committer = world.committer();

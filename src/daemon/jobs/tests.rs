@@ -73,6 +73,13 @@ fn tables_are_compacted_and_expired_beside_ingest_and_every_row_is_there_once() 
         assert_eq!(face.metrics.total("frazil_jobs_total", &[EVENTS, "compact", "failed"]), 0);
         let jobs = face.health.jobs().expect("jobs ran");
         assert_eq!(jobs.keys().collect::<Vec<_>>(), ["lake.shop.events"]);
+        // An orderly end makes durable what they have settled: the next process has nothing to look at once more.
+        world.disk.crash();
+        let disk = Arc::new(PartOfDisk::new(Arc::clone(&world.disk) as Arc<dyn Disk>, "jobs-"));
+        let left = Leftovers::open(disk).await.expect("opens").ledger().open_entries();
+        let state = world.state(EVENTS).await;
+        let is_in = |id: i64| state.metadata.snapshot_by_id(id).is_some();
+        assert!(left.iter().all(|entry| !is_in(entry.owner.snapshot_id)), "{left:?}");
     });
 }
 

@@ -110,11 +110,13 @@ impl Bench {
         names
     }
 
+    fn compaction<'a>(&'a self, committer: &'a mut Committer) -> Compaction<'a> {
+        let wish = Wish { target_bytes: None, rewrite_all: false, memory: 256 << 20 };
+        Compaction { env: &self.env, committer, leftovers: &self.leftovers, wish }
+    }
+
     async fn compact(&self) -> Report {
-        let mut committer = self.committer();
-        let wish = Wish { target_bytes: None, rewrite_all: false, memory: 64 << 20 };
-        let mut compaction = Compaction { env: &self.env, committer: &mut committer, leftovers: &self.leftovers, wish };
-        compaction.run(&CancellationToken::new()).await.expect("no halt")
+        self.compaction(&mut self.committer()).run(&CancellationToken::new()).await.expect("no halt")
     }
 
     /// The live files, and the rows in them with their ids where they have some.
@@ -265,9 +267,7 @@ fn a_commit_that_a_stop_cuts_short_is_given_up_and_is_no_failure() {
         let (_, before) = bench.rows().await;
         bench.catalog.script(vec![Fault::LostNo; 100]);
         let (mut committer, cancel) = (bench.committer(), CancellationToken::new());
-        let wish = Wish { target_bytes: None, rewrite_all: false, memory: 64 << 20 };
-        let mut compaction =
-            Compaction { env: &bench.env, committer: &mut committer, leftovers: &bench.leftovers, wish };
+        let mut compaction = bench.compaction(&mut committer);
         let stop = async {
             bench.env.sleep(Duration::from_secs(2)).await;
             cancel.cancel();
@@ -282,10 +282,7 @@ fn a_commit_that_a_stop_cuts_short_is_given_up_and_is_no_failure() {
 
 impl Bench {
     async fn compact_by(&self, rules: &Rules) -> Result<Report> {
-        let mut committer = self.committer();
-        let wish = Wish { target_bytes: None, rewrite_all: false, memory: 256 << 20 };
-        let mut compaction = Compaction { env: &self.env, committer: &mut committer, leftovers: &self.leftovers, wish };
-        compaction.run_by(rules, &CancellationToken::new()).await
+        self.compaction(&mut self.committer()).run_by(rules, &CancellationToken::new()).await
     }
 
     async fn branch(&self, name: &str) {
