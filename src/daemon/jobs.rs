@@ -315,8 +315,7 @@ impl Jobs {
         self.metrics.table_debt(&key.1.to_string(), look.gain);
         let (next_ms, every) = (look.next_ms, look.every);
         if look.is_due() {
-            let worth = look.gain.saturating_mul(1_000) / look.core_ms.max(1);
-            let state = State::Queued { worth, heavy: look.compact.is_some() };
+            let state = State::Queued { worth: look.worth(), heavy: look.compact.is_some() };
             if let Some(entry) = self.tables.get_mut(key) {
                 (entry.every, entry.state) = (every, state);
             }

@@ -98,7 +98,7 @@ impl Round {
         let mut due = Vec::new();
         for (table, look) in self.look_at_all(tables).await {
             match look {
-                Ok(look) if look.is_due() => due.push((look.gain.saturating_mul(1_000) / look.core_ms.max(1), table)),
+                Ok(look) if look.is_due() => due.push((look.worth(), table)),
                 Ok(look) => reports.push(TableReport { table, next_ms: look.next_ms, steps: look.steps() }),
                 Err(error) => {
                     reports.push(TableReport { table, steps: vec![Step::failed(Job::Look, error)], next_ms: None });

@@ -169,7 +169,7 @@ pub struct Look {
     pub compact: Option<(Figures, String)>,
     /// Manifests that would be gathered.
     pub manifests: Option<(Figures, String)>,
-    /// Files fewer for readers, delete files and manifests included: what is gained.
+    /// Files fewer for readers, delete files included: what compaction gains.
     pub gain: u64,
     /// Expected work, in core-milliseconds.
     pub core_ms: u64,
@@ -191,6 +191,13 @@ impl Look {
     /// Whether there is anything to do.
     pub fn is_due(&self) -> bool {
         self.compact.is_some() || self.manifests.is_some() || self.expire.is_some() || self.leftovers > 0
+    }
+
+    /// What readers gain for the work: files and manifests fewer per core-second. The largest goes first.
+    pub fn worth(&self) -> u64 {
+        let manifests = self.manifests.as_ref();
+        let fewer = manifests.map_or(0, |(figures, _)| figures.manifests_in.saturating_sub(figures.manifests_out));
+        self.gain.saturating_add(fewer).saturating_mul(1_000) / self.core_ms.max(1)
     }
 
     /// What would be done.
@@ -310,7 +317,6 @@ impl Upkeep<'_> {
         }
         let Some(plan) = self.manifests(policy).plan(state).await? else { return Ok(()) };
         let figures = gathered(plan.manifests_in, plan.manifests_out);
-        look.gain = look.gain.saturating_add(figures.manifests_in.saturating_sub(figures.manifests_out));
         look.core_ms = look.core_ms.saturating_add(plan.entries as u64 / ENTRIES_PER_MS);
         let (count, size) = (counted(plan.manifests_in, "manifest"), show_size(plan.bytes));
         look.manifests = Some((figures, format!("{count} of {size} would become {}", plan.manifests_out)));

@@ -204,6 +204,13 @@ fn many_small_manifests_are_gathered_once_and_no_row_changes() {
         let before = world.rows(&many).await;
         let tables = [few, many.clone()];
         let said_of = |reports: &[TableReport]| reports.iter().map(said).collect::<Vec<_>>();
+        let looks =
+            [world.round.look(&tables[0]).await, world.round.look(&tables[1]).await].map(|look| look.expect("looked"));
+        assert_eq!(
+            (looks[0].worth(), looks[1].worth(), looks[1].gain),
+            (0, 11_000, 0),
+            "eleven manifests fewer, no file"
+        );
         let planned = said_of(&world.round.preview(&tables).await);
         assert!(planned[0].is_empty() && planned[1].len() == 1, "{planned:?}");
         assert!(planned[1][0].starts_with("manifests planned: 12 manifests of "), "{planned:?}");
