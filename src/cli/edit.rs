@@ -3,23 +3,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures::{StreamExt, TryStreamExt, stream};
+use globset::Glob;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog::listing::tables_below;
 use crate::cli::checkpoint::position_text;
 use crate::cli::flags::{CheckpointEdit, CheckpointVerb, Flags};
 use crate::cli::output::{self, Align, Answer, columns};
 use crate::cli::{Exit, answer, table, wiring, with_config};
 use crate::commit::checkpoint::{Chain, record_key};
 use crate::commit::protocol::{Commit, Ending};
+use crate::commit::standing::newest;
 use crate::config::Config;
+use crate::daemon::{self, REJECTS_SUFFIX};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::change::{Append, Change, Data, OnRollback, OperatorEdit, PipelineDelta};
 use crate::model::checkpoint::{Checkpoint, Delta, Position, Positions, Record, cover};
-use crate::model::ids::PipelineName;
+use crate::model::ids::{PipelineName, TableName};
 use crate::model::table::TableState;
+use crate::transform::route::Route;
 
+/// Tables looked at at once.
+const AT_ONCE: usize = 8;
 /// What is asked about.
 const CONSEQUENCE: &str = "rows between the two are read again, or left out, for good. Go on? [y/N]";
 
@@ -34,7 +42,14 @@ async fn change(flags: &Flags, config: &Config, verb: &CheckpointVerb, own: &Che
     let env = Env::system();
     let (catalog, name) = table::named(config, &own.choice)?;
     let (mut committer, state) = wiring::committer(config, &catalog, &name, &env, None).await?;
-    let plan = Plan::make(&state, verb, own)?;
+    let mut plan = Plan::make(&state, verb, own)?;
+    if matches!(verb, CheckpointVerb::Set { .. }) {
+        plan.beside = beside(config, &catalog, &name, &plan, &env).await?;
+        for (follower, (_, seq)) in plan.beside.iter().flatten() {
+            plan.after.followers.insert(follower.clone());
+            plan.after.knows(follower, *seq);
+        }
+    }
     if own.dry_run {
         return answer(flags, &plan.answer(&state, None));
     }
@@ -59,6 +74,41 @@ async fn change(flags: &Flags, config: &Config, verb: &CheckpointVerb, own: &Che
     }
 }
 
+/// The tables that a pipeline has written to beside its anchor: by uuid the name, and the sequence number of the newest record.
+type Beside = BTreeMap<String, (TableName, i64)>;
+
+/// How far the tables beside an anchor are, before its positions are set: from there on it knows when one of them was set back.
+/// `None` where `anchor` is not that of a pipeline in the configuration.
+async fn beside(config: &Config, catalog: &str, anchor: &TableName, plan: &Plan, env: &Env) -> Result<Option<Beside>> {
+    let Some(settings) = config.pipelines.get(&plan.pipeline) else { return Ok(None) };
+    let route = Route::parse(&settings.table)?;
+    let own = daemon::anchor(&plan.pipeline, settings, &route)?;
+    if settings.catalog != catalog || settings.branch != plan.target || own != *anchor {
+        return Ok(None);
+    }
+    let (catalog, storage) = (wiring::catalog(config, catalog, env).await?, wiring::storage(config, env));
+    let rejects = anchor.with_suffix(REJECTS_SUFFIX);
+    let glob = Glob::new(&route.glob()).context(ErrorKind::Config, || format!("table {:?}", settings.table))?;
+    let glob = glob.compile_matcher();
+    let tables = tables_below(&catalog, &[]).await?.into_iter();
+    let tables = tables.filter(|table| table != anchor && (*table == rejects || glob.is_match(table.to_string())));
+    let looked = tables.map(|table| {
+        let (catalog, storage) = (&catalog, &storage);
+        async move {
+            let state = match catalog.load(&table).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None), // dropped since
+                loaded => loaded?,
+            };
+            let record = newest(storage, &state, &plan.pipeline, &plan.target).await?;
+            Ok::<_, Error>(record.map(|record| (state.metadata.uuid().to_string(), (table, record.origin.seq))))
+        }
+    });
+    let found: Vec<_> = stream::iter(looked).buffered(AT_ONCE).try_collect().await.map_err(|error: Error| {
+        error.with_hint("the tables beside an anchor are looked at before its positions are set: mend this one first")
+    })?;
+    Ok(Some(found.into_iter().flatten().collect()))
+}
+
 /// What an edit does. Pure: made from the table and the command line alone.
 #[derive(Debug)]
 struct Plan {
@@ -69,6 +119,8 @@ struct Plan {
     before: Option<Record>,
     after: Checkpoint,
     sealed: Vec<String>,
+    /// Where an anchor is set: the tables beside it.
+    beside: Option<Beside>,
 }
 
 impl Plan {
@@ -116,7 +168,7 @@ impl Plan {
             }
         };
         let before = before.and_then(Result::ok);
-        Ok(Self { pipeline, target: own.at.clone(), edit, before, after, sealed })
+        Ok(Self { pipeline, target: own.at.clone(), edit, before, after, sealed, beside: None })
     }
 
     fn change(&self, state: &TableState, snapshot_id: i64) -> Change {
@@ -159,6 +211,9 @@ impl Plan {
             text.push_str("the checkpoint that is there cannot be read\n");
         }
         text.push_str(&columns(&head, &rows));
+        for (table, seq) in self.beside.iter().flat_map(BTreeMap::values) {
+            text.push_str(&format!("beside it {table}, at sequence number {seq}\n"));
+        }
         let dropped = self.before.iter().flat_map(|record| &record.sealed).filter(|own| !self.sealed.contains(own));
         for location in dropped {
             text.push_str(&format!("forgets the sealed epoch {location}\n"));
@@ -178,6 +233,7 @@ impl Plan {
             "before": self.before.as_ref().map(|record| &record.checkpoint),
             "after": self.after,
             "sealed": self.sealed,
+            "beside": self.beside.as_ref().map(|beside| beside.values().map(|(table, seq)| (table.to_string(), seq)).collect::<BTreeMap<_, _>>()),
             "snapshot-id": snapshot_id,
         });
         Answer { json, text: format!("{}{done}", self.text(state)) }

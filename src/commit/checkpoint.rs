@@ -282,8 +282,7 @@ impl Findings {
                 a.checkpoint.followers.extend(p.checkpoint.followers.iter().cloned());
                 // The parts of epochs that were finished are among what they have.
                 for (follower, seq) in &p.checkpoint.known {
-                    let known = a.checkpoint.known.entry(follower.clone()).or_insert(*seq);
-                    *known = (*known).max(*seq);
+                    a.checkpoint.knows(follower, *seq);
                 }
                 let warning = Some("the branch was rolled back: rows are read again");
                 Decision::Take(Taken { rewound: true, ..taken(&a, warning) })

@@ -552,8 +552,7 @@ fn own_record(delta: &PipelineDelta, held: Option<&Taken>, snapshot: i64, seq: i
         checkpoint.tails.extend(fresh);
         checkpoint.followers.extend(held.followers.iter().cloned());
         for (follower, seq) in &held.known {
-            let known = checkpoint.known.entry(follower.clone()).or_insert(*seq);
-            *known = (*known).max(*seq);
+            checkpoint.knows(follower, *seq);
         }
     }
     checkpoint.positions = delta.delta.apply(&checkpoint.positions);

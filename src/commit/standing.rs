@@ -13,6 +13,7 @@ use crate::commit::snapshot::parent;
 use crate::commit::{manifests, records};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::change::OnRollback;
+use crate::model::checkpoint::Record;
 use crate::model::ids::PipelineName;
 use crate::model::table::TableState;
 use crate::storage::Storage;
@@ -85,6 +86,29 @@ pub enum Standing {
     New,
     /// It goes on from here.
     At(Taken),
+}
+
+/// The record that `pipeline` has in the branch `target`: that of the snapshots where the property is gone.
+///
+/// # Errors
+/// `Corrupt` when it cannot be read.
+pub async fn newest(
+    storage: &Storage,
+    state: &TableState,
+    pipeline: &PipelineName,
+    target: &str,
+) -> Result<Option<Record>> {
+    let key = record_key(pipeline, target);
+    let property = records::in_property(state, &key)?;
+    if property.is_some() {
+        return Ok(property);
+    }
+    match records::nearest(&storage.vended(&state.config)?, &Chain::of(state, target)?, target, None).await {
+        Ok(mut carried) => carried.remove(&key).map(|carried| carried.read(&key)).transpose(),
+        // Expired since.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Decides where a pipeline stands in `state`, by the checkpoint table.

@@ -31,6 +31,7 @@ use crate::daemon::creation::Creation;
 use crate::daemon::driver::Cadence;
 use crate::daemon::jobs::Jobs;
 use crate::daemon::lane::LaneOptions;
+pub(crate) use crate::daemon::pipeline::REJECTS_SUFFIX;
 use crate::daemon::pipeline::{Epoch, Pipeline};
 use crate::daemon::tables::Shared;
 use crate::daemon::watch::Watch;
@@ -329,6 +330,21 @@ fn open_source(
     })
 }
 
+/// The table whose commits decide a pipeline's epochs.
+///
+/// # Errors
+/// `Config` when none is named and the route leads to several.
+pub(crate) fn anchor(name: &PipelineName, settings: &PipelineConfig, route: &Route) -> Result<TableName> {
+    match (&settings.anchor, route.constant()) {
+        (Some(anchor), _) => anchor.parse(),
+        (None, Some(table)) => Ok(table.clone()),
+        (None, None) => {
+            let text = format!("pipeline {name}: a table name with {{field}} needs an anchor");
+            Err(Error::new(ErrorKind::Config, text).with_hint("set anchor to the table whose commits decide epochs"))
+        }
+    }
+}
+
 fn pipeline(
     config: &Config,
     name: &PipelineName,
@@ -339,17 +355,7 @@ fn pipeline(
     hard: CancellationToken,
 ) -> Result<Pipeline> {
     let route = Route::parse(&settings.table).map_err(|e| e.within(format!("pipeline {name}")))?;
-    let anchor: TableName = match (&settings.anchor, route.constant()) {
-        (Some(anchor), _) => anchor.parse()?,
-        (None, Some(table)) => table.clone(),
-        (None, None) => {
-            return Err(Error::new(
-                ErrorKind::Config,
-                format!("pipeline {name}: a table name with {{field}} needs an anchor"),
-            )
-            .with_hint("set anchor to the table whose commits decide epochs"));
-        }
-    };
+    let anchor = anchor(name, settings, &route)?;
     Ok(Pipeline {
         shared: shared.clone(),
         name: name.clone(),

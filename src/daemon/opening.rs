@@ -10,7 +10,7 @@ use crate::api::PipelineHealth;
 use crate::commit::checkpoint::{Chain, Taken, record_key, set_back};
 use crate::commit::protocol::Ending;
 use crate::commit::records;
-use crate::commit::standing::Standing;
+use crate::commit::standing::{Standing, newest};
 use crate::daemon::lane::{self, Lane};
 use crate::daemon::pipeline::{Pipeline, REJECTS_SUFFIX};
 use crate::daemon::table::TableHandle;
@@ -164,20 +164,7 @@ impl Pipeline {
 
     /// From here on the anchor knows the record that a table beside it has: that of the snapshots where the property is gone.
     pub(crate) async fn knows(&mut self, state: &TableState) -> Result<()> {
-        let target = &self.config.branch;
-        let key = record_key(&self.name, target);
-        let record = match records::in_property(state, &key)? {
-            Some(record) => Some(record),
-            None => {
-                let (storage, chain) = (self.shared.storage.vended(&state.config)?, Chain::of(state, target)?);
-                match records::nearest(&storage, &chain, target, None).await {
-                    Ok(mut carried) => carried.remove(&key).map(|carried| carried.read(&key)).transpose()?,
-                    // Expired since.
-                    Err(error) if error.kind() == ErrorKind::NotFound => None,
-                    Err(error) => return Err(error),
-                }
-            }
-        };
+        let record = newest(&self.shared.storage, state, &self.name, &self.config.branch).await?;
         if let Some(record) = record {
             let known = self.known.entry(state.metadata.uuid().to_string()).or_default();
             *known = (*known).max(record.origin.seq);

@@ -233,6 +233,14 @@ pub struct Checkpoint {
     pub known: BTreeMap<String, i64>,
 }
 
+impl Checkpoint {
+    /// In an anchor: `follower` is known to have had a record of this sequence number.
+    pub fn knows(&mut self, follower: &str, seq: i64) {
+        let known = self.known.entry(follower.to_owned()).or_insert(seq);
+        *known = (*known).max(seq);
+    }
+}
+
 /// The snapshot that first carried a record: what "newer" compares.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {

@@ -89,6 +89,16 @@ impl Route {
         self.constant.as_ref()
     }
 
+    /// The names of the tables that it may lead to, as a glob: at least one character for each field.
+    pub fn glob(&self) -> String {
+        let piece = |piece: &Piece| match piece {
+            Piece::Text(text) => globset::escape(text),
+            Piece::Field(_) => "?*".to_owned(),
+        };
+        let levels: Vec<String> = self.parts.iter().map(|pieces| pieces.iter().map(piece).collect()).collect();
+        levels.join(".")
+    }
+
     /// The batch's rows by table, and the rows that have none, after the rejects that the source made.
     ///
     /// Each part keeps the order of its rows and covers the whole batch's positions. Where all rows go to one table
@@ -264,6 +274,15 @@ mod tests {
     #[test]
     fn values_that_make_one_name_share_the_table() {
         assert_eq!(tables("a.{t}", &[r#"{"t":"x y"}"#, r#"{"t":"x.y"}"#]), [("a.x_y".to_owned(), vec![1, 2])]);
+    }
+
+    #[test]
+    fn a_route_tells_which_tables_it_may_lead_to() {
+        let route = Route::parse("lake.{r}.shop[1]_{e}").expect("valid");
+        let glob = globset::Glob::new(&route.glob()).expect("valid").compile_matcher();
+        let names =
+            ["lake.1.shop[1]_view", "lake.1.shop1_view", "lake.1.shop[1]_", "lake.shop[1]_view", "x.1.shop[1]_a"];
+        assert_eq!(names.map(|name| glob.is_match(name)), [true, false, false, false, false]);
     }
 
     #[test]

@@ -86,6 +86,40 @@ fn positions_that_an_operator_sets_are_where_the_pipeline_goes_on() {
     assert_eq!(world.count("shop.orders"), 30);
 }
 
+/// A table that becomes an anchor knows of no other. From then on one that is rolled back and reset is noticed.
+#[test]
+fn an_anchor_that_is_set_knows_how_far_the_tables_beside_it_are() {
+    let pipeline = |anchor: &str| {
+        format!(
+            "[pipeline.p]\nsource = \"in\"\ntable = \"lake.shop.{{event}}\"\nanchor = \"lake.shop.{anchor}\"\n\
+             create = {{ columns = [\"event string\", \"id long\"] }}\n"
+        )
+    };
+    let world = World::new(&pipeline("view"));
+    let row = |id: i64| format!("{{\"event\":\"{}\",\"id\":{id}}}\n", if id % 2 == 0 { "view" } else { "buy" });
+    world.put("a.ndjson", (0..10).map(row).collect::<String>());
+    world.run_to_end(&[]).with(0, &["committed"]);
+    let uuid = world.json(&["table", "show", "shop.view"])["uuid"].as_str().expect("a uuid").to_owned();
+    let positions = r#"{"in":{"watermark":"a.ndjson"}}"#;
+    let set = ["checkpoint", "set", "lake.shop.buy", "--pipeline", "p", "--positions", positions, "--dry-run"];
+    let seen = |anchor: &str| {
+        let text = fs::read_to_string(world.path("frazil.toml")).expect("the configuration");
+        let (head, _) = text.split_once("[pipeline.p]").expect("the pipeline");
+        world.configure(&format!("{head}{}", pipeline(anchor)));
+        world.json(&set)
+    };
+    let beside = seen("view");
+    assert!(beside["beside"].is_null() && beside["after"]["known"].is_null(), "not its anchor: {beside}");
+    let anchor = seen("buy");
+    let known = anchor["after"]["known"].as_object().expect("what is known");
+    assert_eq!(known.keys().collect::<Vec<_>>(), [&uuid], "{anchor}");
+    assert!(
+        known[&uuid].as_i64().is_some_and(|seq| seq > 0) && anchor["beside"]["shop.view"] == known[&uuid],
+        "{anchor}"
+    );
+    assert_eq!(anchor["after"]["followers"][0].as_str(), Some(uuid.as_str()), "{anchor}");
+}
+
 /// A deadline in the past, as far as the note of an expiry tells: what the real one waits for.
 fn age_the_note(world: &World) {
     let folder = world.path("state/expiry");

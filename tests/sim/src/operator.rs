@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use frazil::commit::checkpoint::{Chain, record_key};
 use frazil::commit::protocol::{Commit, Committer, Ending};
+use frazil::commit::standing::newest;
 use frazil::env::Env;
 use frazil::model::change::{Append, Change, Data, OnRollback, OperatorEdit, PipelineDelta};
 use frazil::model::checkpoint::{Checkpoint, Delta, Record, cover};
@@ -22,6 +23,9 @@ use crate::world::{World, key};
 
 /// What an operator's commits are told by.
 pub const NAME: &str = "op";
+
+/// How often an operator looks at a table that answers from the past.
+const LOOKS: usize = 8;
 
 /// What stands where an operator looks.
 struct Seen {
@@ -49,8 +53,35 @@ impl Seen {
         Record::parse(self.text.as_deref()?).ok()
     }
 
-    /// As `frazil checkpoint set` does it: the sealed epochs that are decided stay so.
-    async fn set(mut self, world: &World, pipeline: &str, positions: Checkpoint, drop_sealed: bool) -> bool {
+    /// How far each table beside its anchor is, looked at until it is no answer from the past. `None` when that takes too long.
+    async fn beside(world: &Arc<World>, anchor: &TableName, pipeline: &str) -> Option<BTreeMap<String, i64>> {
+        let tables: Vec<TableName> =
+            world.with_auditor(|a| a.tables.keys().filter(|t| *t != anchor).cloned().collect());
+        let mut known = BTreeMap::new();
+        for table in tables {
+            let Some(least) = world.with_auditor(|a| a.record_now(&table, pipeline)).map(|truth| truth.origin.seq)
+            else {
+                continue;
+            };
+            let mut found = None;
+            for _ in 0..LOOKS {
+                let Some(seen) = Self::of(world, &table, pipeline).await else { continue };
+                let name = PipelineName::new(pipeline);
+                let Ok(newest) = newest(seen.committer.storage(), &seen.state, &name, &world.target).await else {
+                    continue;
+                };
+                found = newest.map(|record| (seen.state.metadata.uuid().to_string(), record.origin.seq));
+                if found.as_ref().is_some_and(|(_, seq)| *seq >= least) {
+                    break;
+                }
+            }
+            known.extend([found.filter(|(_, seq)| *seq >= least)?]);
+        }
+        Some(known)
+    }
+
+    /// As `frazil checkpoint set` does it: the sealed epochs that are decided stay so, and an anchor knows the tables beside it.
+    async fn set(mut self, world: &Arc<World>, pipeline: &str, positions: Checkpoint, drop_sealed: bool) -> bool {
         let own = record_key(&PipelineName::new(pipeline), &world.target);
         let held = self.record();
         let followers = held.iter().flat_map(|r| r.checkpoint.followers.iter().cloned()).collect();
@@ -66,7 +97,15 @@ impl Seen {
             }
         }
         let sealed = if drop_sealed { vec![] } else { sealed };
-        let witness = Checkpoint { tails: BTreeMap::new(), followers, known, ..positions };
+        let mut witness = Checkpoint { tails: BTreeMap::new(), followers, known, ..positions };
+        let name = self.state.name.clone();
+        if world.with_auditor(|a| a.pipelines.iter().any(|p| p.name == pipeline && p.anchor == name)) {
+            let Some(beside) = Self::beside(world, &name, pipeline).await else { return false };
+            for (follower, seq) in beside {
+                witness.knows(&follower, seq);
+                witness.followers.insert(follower);
+            }
+        }
         let mut change = Change::new(world.env.snapshot_id());
         change.target.clone_from(&world.target);
         change.data = Some(Data::Append(Append {
