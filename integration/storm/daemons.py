@@ -43,7 +43,19 @@ format_version = {format_version}
 "commit.retry.num-retries" = "40"
 "commit.retry.max-wait-ms" = "1000"
 # What a pipeline asks for the way from the head back to its own last snapshot, which Spark has expired.
-"write.metadata.previous-versions-max" = "200"
+"write.metadata.previous-versions-max" = "400"
+# Our own expiry: snapshots that Spark has left.
+"history.expire.max-snapshot-age-ms" = "60000"
+
+[policy."lake.{namespace}.*"]
+every = "2s"
+compact = {{ quiet = "1h", hot_files_max = 6 }}
+manifests = {{ count_min = 12 }}
+
+[maintenance]
+cpu = "50%"
+# A daemon that was killed holds its claim for so long.
+claim = "10s"
 """
 
 
@@ -112,6 +124,7 @@ class Daemon:
     def tail(self, lines=15):
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
-    def said(self, words):
-        """How often this stands in its log."""
-        return self.log.read_text(encoding="utf-8", errors="replace").count(words)
+    def said(self, *words):
+        """How many lines of its log have all of these."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return sum(all(word in line for word in words) for line in lines)

@@ -27,6 +27,8 @@ CATALOG = {"latency": 0.1, "reset": 0.02, "503": 0.02, "lost": 0.04, "half": 0.0
 STORE = {"latency": 0.05, "reset": 0.02, "503": 0.02, "lost": 0.02, "half": 0.01, "liar": 0.01, "late": 0.01, "hang": 0.002}
 # What its log says of an epoch.
 COMMITTED = '"message":"committed"'
+# What it says of its maintenance, by job.
+JOBS = ("compact", "manifests", "expire")
 # Seconds a daemon has for the rest of its input once the faults are over.
 REST = 240
 
@@ -104,6 +106,7 @@ class Storm:
         self.until("Spark's first commit", lambda: self.foreign.done.total())
         for number in range(self.kills):
             self.kill(number)
+        self.until("a rewrite by our own jobs", lambda: self.jobs()["compact"])
         self.foreign.enough.set()
         while self.foreign.is_alive():
             self.foreign.join(1)
@@ -189,6 +192,15 @@ class Storm:
         with open(path, encoding="utf-8") as file:
             return [json.loads(line) for line in file], []
 
+    def jobs(self):
+        """How often our own maintenance has done something, by job, and how often it failed."""
+        counts = collections.Counter()
+        for daemon in self.daemons:
+            for job in JOBS:
+                counts[job] += daemon.said('"level":"INFO"', f'"job":"{job}"')
+            counts["failed"] += daemon.said("maintenance failed")
+        return counts
+
     def statuses(self):
         return sum((door.statuses for door in self.doors), collections.Counter())
 
@@ -206,6 +218,7 @@ class Storm:
         for daemon in self.daemons:
             fenced, again = daemon.said("another instance has moved"), daemon.said("begins again at its checkpoint")
             print(f"  daemon {daemon.name}: told {daemon.said(COMMITTED)} epochs, fenced {fenced} times, began again {again} times")
+        print(f"  our jobs: {told(self.jobs())}")
         print(f"  Spark: {told(foreign.done)}; not done: {told(foreign.failed)}")
         for error in foreign.errors[:5]:
             print(f"    {error}")
