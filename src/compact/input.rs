@@ -2,6 +2,7 @@
 
 use arrow::datatypes::SchemaRef;
 use bytes::{Buf, Bytes};
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
@@ -11,6 +12,7 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::Storage;
+use crate::write::partition::column_path;
 
 /// Files up to this size are fetched by one request.
 const WHOLE_MAX: u64 = 8 << 20;
@@ -131,8 +133,19 @@ impl<'a> ParquetFile<'a> {
     /// # Errors
     /// As [`ParquetFile::open`]; `Unsupported` when it is larger than `bytes_max`.
     pub(crate) async fn row_group(&self, at: usize, bytes_max: u64) -> Result<ParquetRecordBatchReader> {
+        self.fetch(at, bytes_max, ProjectionMask::all()).await
+    }
+
+    /// As [`ParquetFile::row_group`], of the columns alone that have or hold these field ids; none for those that it lacks.
+    pub(crate) async fn columns(&self, at: usize, bytes_max: u64, ids: &[i32]) -> Result<ParquetRecordBatchReader> {
+        let roots = ids.iter().filter_map(|id| column_path(self.schema(), *id)?.first().copied());
+        self.fetch(at, bytes_max, ProjectionMask::roots(self.metadata.parquet_schema(), roots)).await
+    }
+
+    async fn fetch(&self, at: usize, bytes_max: u64, wanted: ProjectionMask) -> Result<ParquetRecordBatchReader> {
         let group = self.metadata.metadata().row_group(at);
-        let ranges = group.columns().iter().map(|chunk| chunk.byte_range());
+        let wanted_chunks = group.columns().iter().enumerate().filter(|(leaf, _)| wanted.leaf_included(*leaf));
+        let ranges = wanted_chunks.map(|(_, chunk)| chunk.byte_range());
         let (start, end) = ranges
             .fold((u64::MAX, 0), |(start, end), (at, length)| (start.min(at), end.max(at.saturating_add(length))));
         let unpacked = u64::try_from(group.total_byte_size()).unwrap_or(u64::MAX);
@@ -164,6 +177,7 @@ impl<'a> ParquetFile<'a> {
         ParquetRecordBatchReaderBuilder::new_with_metadata(fetched, self.metadata.clone())
             .with_batch_size(rows)
             .with_row_groups(vec![at])
+            .with_projection(wanted)
             .build()
             .map_err(|e| broken(self.location, e))
     }

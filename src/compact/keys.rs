@@ -65,6 +65,16 @@ impl KeySet {
         self.bytes
     }
 
+    /// The highest sequence number of its deletes: files from then on have none of their rows deleted.
+    pub(crate) fn newest(&self) -> i64 {
+        self.newest
+    }
+
+    /// Forgets the deletes.
+    pub(crate) fn clear(&mut self) {
+        (self.keys, self.newest, self.bytes) = (HashMap::new(), i64::MIN, 0);
+    }
+
     /// Takes the deletes of `batch`, all of sequence number `seq`, in the table's columns.
     pub(crate) fn add(&mut self, batch: &RecordBatch, seq: i64) -> Result<()> {
         let rows = self.rows(batch)?;

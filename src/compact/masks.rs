@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, HashSet};
 
 use arrow::array::{AsArray, BooleanArray};
 use arrow::datatypes::{DataType, Int64Type};
-use arrow::record_batch::RecordBatch;
+use arrow::record_batch::{RecordBatch, RecordBatchReader};
 use arrow::{array::ArrayRef, compute::cast};
+use iceberg::spec::PartitionSpec;
 use roaring::RoaringTreemap;
 
 use crate::compact::files::{DataEntry, DeleteEntry, DeleteKind, Partition};
 use crate::compact::input::{ParquetFile, broken};
 use crate::compact::keys::KeySet;
-use crate::compact::merge::Target;
+use crate::compact::merge::{Target, constants};
 use crate::compact::project::{Constants, Projection};
 use crate::compact::vector;
 use crate::env::Env;
@@ -30,7 +31,11 @@ pub(crate) struct Masks {
     keys: Vec<KeySet>,
     /// Bytes of positions, about.
     bytes: u64,
+    passes: u32,
 }
+
+/// How often the key columns of the inputs are read before their deletes are too many.
+const PASSES_MAX: u32 = 64;
 
 /// What a position takes in memory, about: less where many are close together.
 const POSITION_BYTES: u64 = 4;
@@ -44,19 +49,24 @@ pub(crate) struct Reading<'a> {
     pub(crate) bytes_max: u64,
 }
 
+/// What deletes are about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scope<'a> {
+    pub(crate) target: &'a Target,
+    pub(crate) inputs: &'a [DataEntry],
+    pub(crate) partitions: &'a [Partition],
+    pub(crate) specs: &'a [&'a PartitionSpec],
+}
+
 impl Masks {
-    /// Reads the deletes that reach `inputs`.
+    /// Reads the deletes that reach the inputs. Keys that do not fit into memory become positions, so many at a time: for each
+    /// time the key columns of the inputs are read once.
     ///
     /// # Errors
     /// With the delete file: those of the store; `Corrupt` when it cannot be read; `Unsupported` for a form that is not known
     /// and when there are too many.
-    pub(crate) async fn read(
-        reading: Reading<'_>,
-        target: &Target,
-        inputs: &[DataEntry],
-        deletes: &[DeleteEntry],
-        partitions: &[Partition],
-    ) -> Result<Self> {
+    pub(crate) async fn read(reading: Reading<'_>, scope: Scope<'_>, deletes: &[DeleteEntry]) -> Result<Self> {
+        let Scope { inputs, partitions, .. } = scope;
         let mut masks = Self::default();
         for entry in deletes {
             let reached: Vec<&DataEntry> = inputs.iter().filter(|input| entry.reaches(input, partitions)).collect();
@@ -70,16 +80,72 @@ impl Masks {
             let done = match &entry.kind {
                 DeleteKind::Vector => masks.vector(reading, entry).await,
                 DeleteKind::Positions => masks.positions(reading, entry, &reached).await,
-                DeleteKind::Equality(ids) => masks.equality(reading, entry, ids, target).await,
+                DeleteKind::Equality(ids) => masks.equality(reading, scope, entry, ids).await,
             };
             done.map_err(|e| e.within(format!("deletes of {location}")))?;
-            let keys: u64 = masks.keys.iter().map(KeySet::bytes).sum();
-            if masks.bytes.saturating_add(keys) > reading.bytes_max {
-                return Err(Error::new(ErrorKind::Unsupported, "its deletes do not fit into memory")
-                    .with_hint("allow more with --max-memory"));
+            if masks.bytes.saturating_add(masks.key_bytes()) > reading.bytes_max {
+                return Err(too_many());
             }
         }
         Ok(masks)
+    }
+
+    /// How often the inputs were read for keys that had to make room.
+    #[cfg(test)]
+    pub(crate) fn passes(&self) -> u32 {
+        self.passes
+    }
+
+    fn key_bytes(&self) -> u64 {
+        self.keys.iter().map(KeySet::bytes).sum()
+    }
+
+    /// The keys that are held become positions, and leave.
+    async fn settle(&mut self, reading: Reading<'_>, scope: Scope<'_>) -> Result<()> {
+        self.passes += 1;
+        if self.passes > PASSES_MAX {
+            return Err(too_many());
+        }
+        let ids: Vec<i32> = self.keys.iter().flat_map(|set| set.ids()).copied().collect();
+        for input in scope.inputs.iter().filter(|input| self.keys.iter().any(|set| set.newest() > input.seq)) {
+            let found = self.marked(reading, scope, input, &ids).await.map_err(|e| e.within(&input.location))?;
+            let held = self.positions.entry(input.location.clone()).or_default();
+            let before = held.len();
+            *held |= found;
+            self.bytes = self.bytes.saturating_add((held.len() - before).saturating_mul(POSITION_BYTES));
+        }
+        self.keys.iter_mut().for_each(KeySet::clear);
+        Ok(())
+    }
+
+    /// The rows of `input` that the keys which are held delete.
+    async fn marked(
+        &self,
+        reading: Reading<'_>,
+        scope: Scope<'_>,
+        input: &DataEntry,
+        ids: &[i32],
+    ) -> Result<RoaringTreemap> {
+        let file = ParquetFile::open(reading.storage, &input.location, input.bytes).await?;
+        let constants = constants(input, scope.partitions, scope.specs);
+        let mut found = RoaringTreemap::new();
+        let mut first = 0_u64;
+        for group in 0..file.row_groups() {
+            let reader = file.columns(group, reading.bytes_max, ids).await?;
+            let Target { schema, nullable, .. } = scope.target;
+            let projection = Projection::new(&reader.schema(), nullable, schema, &constants)?;
+            let batches = reading.env.offload(move || reader.collect::<std::result::Result<Vec<_>, _>>()).await?;
+            for batch in batches.map_err(|e| broken(&input.location, e.into()))? {
+                let mut deleted = vec![false; batch.num_rows()];
+                let batch = projection.apply(&batch, schema)?;
+                for set in &self.keys {
+                    set.mark(&batch, input.seq, &mut deleted)?;
+                }
+                found.extend((first..).zip(&deleted).filter(|(_, deleted)| **deleted).map(|(at, _)| at));
+                first = first.saturating_add(deleted.len() as u64);
+            }
+        }
+        Ok(found)
     }
 
     async fn vector(&mut self, reading: Reading<'_>, entry: &DeleteEntry) -> Result<()> {
@@ -140,10 +206,11 @@ impl Masks {
     async fn equality(
         &mut self,
         reading: Reading<'_>,
+        scope: Scope<'_>,
         entry: &DeleteEntry,
         ids: &[i32],
-        target: &Target,
     ) -> Result<()> {
+        let target = scope.target;
         let mut ids = ids.to_vec();
         ids.sort_unstable();
         let at = match self.keys.iter().position(|set| set.ids() == ids) {
@@ -165,6 +232,10 @@ impl Masks {
             let batches = reading.env.offload(move || reader.collect::<std::result::Result<Vec<_>, _>>()).await?;
             for batch in batches.map_err(|e| broken(&entry.file.location, e.into()))? {
                 self.keys[at].add(&projection.apply(&batch, &target.schema)?, entry.seq)?;
+                // Half is for positions.
+                if self.key_bytes() > reading.bytes_max / 2 {
+                    self.settle(reading, scope).await?;
+                }
             }
         }
         Ok(())
@@ -195,4 +266,8 @@ impl Masks {
         }
         Ok(deleted.contains(&true).then(|| BooleanArray::from_iter(deleted.iter().map(|deleted| Some(!deleted)))))
     }
+}
+
+fn too_many() -> Error {
+    Error::new(ErrorKind::Unsupported, "its deletes do not fit into memory").with_hint("allow more with --max-memory")
 }

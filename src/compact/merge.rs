@@ -14,7 +14,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
 use crate::compact::files::{DataEntry, DeleteEntry, Partition};
 use crate::compact::input::{ParquetFile, broken};
-use crate::compact::masks::{Masks, Reading};
+use crate::compact::masks::{Masks, Reading, Scope};
 use crate::compact::project::{Constants, Projection};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -142,7 +142,8 @@ impl Rewriter<'_> {
             let what = format!("{} is no Parquet file, or is encrypted", other.location);
             return Err(Error::new(ErrorKind::Unsupported, what));
         }
-        let masks = Masks::read(reading, &target, &work.inputs, &work.deletes, partitions).await?;
+        let scope = Scope { target: &target, inputs: &work.inputs, partitions, specs };
+        let masks = Masks::read(reading, scope, &work.deletes).await?;
         let mut layout = target.layout.clone();
         let row_group = usize::try_from(memory / 8).unwrap_or(usize::MAX);
         layout.properties.row_group_bytes = layout.properties.row_group_bytes.min(row_group);
@@ -158,7 +159,7 @@ impl Rewriter<'_> {
         let mut writer = EpochWriter::new(layout, self.files.clone(), &budget, self.env.clone(), options)?;
         let (mut rows, mut deleted) = (0, 0);
         for input in &work.inputs {
-            let one = self.one(reading, &target, &masks, input, partitions, specs, &mut writer).await;
+            let one = self.one(reading, scope, &masks, input, &mut writer).await;
             match one {
                 Ok(gone) => {
                     rows += input.rows;
@@ -197,23 +198,21 @@ impl Rewriter<'_> {
     }
 
     /// Writes the rows of one file; answers how many were deleted.
-    #[allow(clippy::too_many_arguments)] // all of one rewrite
     async fn one(
         &self,
         reading: Reading<'_>,
-        target: &Target,
+        scope: Scope<'_>,
         masks: &Masks,
         input: &DataEntry,
-        partitions: &[Partition],
-        specs: &[&PartitionSpec],
         writer: &mut EpochWriter,
     ) -> Result<u64> {
+        let target = scope.target;
         let file = ParquetFile::open(self.storage, &input.location, input.bytes).await?;
         if file.rows() != input.rows {
             let what = format!("{} rows, its manifest says {}", file.rows(), input.rows);
             return Err(Error::new(ErrorKind::Corrupt, what));
         }
-        let constants = constants(input, partitions, specs);
+        let constants = constants(input, scope.partitions, scope.specs);
         let projection = Projection::new(file.schema(), &target.wanted, &target.layout.schema, &constants)?;
         let (mut first, mut deleted) = (0_u64, 0_u64);
         for group in 0..file.row_groups() {
@@ -264,7 +263,7 @@ fn prefix(inputs: &[DataEntry]) -> String {
 }
 
 /// Columns whose values the partition of `input` has as they are.
-fn constants(input: &DataEntry, partitions: &[Partition], specs: &[&PartitionSpec]) -> Constants {
+pub(crate) fn constants(input: &DataEntry, partitions: &[Partition], specs: &[&PartitionSpec]) -> Constants {
     let Some(partition) = partitions.get(input.partition) else { return Constants::new() };
     let spec = specs.iter().find(|spec| spec.spec_id() == partition.spec_id);
     let fields = spec.into_iter().flat_map(|spec| spec.fields()).zip(partition.values.fields());

@@ -324,3 +324,86 @@ async fn positions_count_over_row_groups_and_a_large_file_is_fetched_in_pieces()
     }
     assert_eq!(wanted.next(), None);
 }
+
+/// The rows of each input that stay, where masks may take `bytes_max`; and how often the inputs were read for that.
+async fn staying(bench: &Bench, work: &Work, bytes_max: u64) -> Result<(Vec<Vec<bool>>, u32)> {
+    let target = Target::new(&bench.layout)?;
+    let spec = Arc::clone(&bench.layout.spec);
+    let reading = Reading { env: &bench.env, storage: &bench.storage, bytes_max };
+    let scope = Scope { target: &target, inputs: &work.inputs, partitions: &bench.partitions, specs: &[&spec] };
+    let masks = Masks::read(reading, scope, &work.deletes).await?;
+    let mut all = Vec::new();
+    for input in &work.inputs {
+        let file = ParquetFile::open(&bench.storage, &input.location, input.bytes).await?;
+        let projection = Projection::new(file.schema(), &target.nullable, &target.schema, &Constants::new())?;
+        let (mut stay, mut first) = (Vec::new(), 0);
+        for group in 0..file.row_groups() {
+            for batch in file.row_group(group, 1 << 30).await? {
+                let batch = projection.apply(&batch.expect("rows"), &target.schema)?;
+                match masks.kept(input, first, &batch)? {
+                    Some(kept) => stay.extend(kept.iter().map(|kept| kept == Some(true))),
+                    None => stay.extend(vec![true; batch.num_rows()]),
+                }
+                first += batch.num_rows() as u64;
+            }
+        }
+        all.push(stay);
+    }
+    Ok((all, masks.passes()))
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+
+    /// Keys that had to make room delete what they delete when all fit.
+    #[test]
+    fn deletes_that_do_not_fit_into_memory_delete_the_same_rows(
+        rows in proptest::collection::vec((proptest::option::of(0..300_i64), proptest::option::of(0..60_u8), 0..3_usize), 1..200),
+        keys in proptest::collection::vec((proptest::option::of(0..60_u8), 0..6_usize), 100..300),
+        also in proptest::collection::vec((proptest::option::of(0..300_i64), 0..6_usize), 0..100),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let bench = Bench::new(FormatVersion::V2);
+            let text = |key: &Option<u8>| key.map(|key| format!("k{key}"));
+            let mut work = Work::default();
+            for file in 0..3_usize {
+                let own: Vec<_> = rows.iter().filter(|row| row.2 == file).map(|(n, s, _)| (*n, text(s))).collect();
+                let own: Vec<_> = own.iter().map(|(n, s)| (*n, s.as_deref())).collect();
+                if !own.is_empty() {
+                    work.inputs.push(bench.new_file(&format!("f{file}"), &own, 1 + 2 * file as i64).await);
+                }
+            }
+            for file in 0..6_usize {
+                let own: Vec<_> = keys.iter().filter(|key| key.1 == file).map(|(key, _)| text(key)).collect();
+                let own: Vec<_> = own.iter().map(Option::as_deref).collect();
+                work.deletes.push(bench.keys(&format!("s{file}"), 2, &own, file as i64).await);
+                let own: Int64Array = also.iter().filter(|key| key.1 == file).map(|(key, _)| *key).collect();
+                let put = bench.put(&format!("n{file}"), vec![(field(1, "n", DataType::Int64), Arc::new(own))]).await;
+                work.deletes.push(deletes(put, DeleteKind::Equality(vec![1]), file as i64));
+            }
+            let (wanted, none) = staying(&bench, &work, 1 << 30).await.expect("they fit");
+            assert_eq!(none, 0);
+            assert_eq!(staying(&bench, &work, 6 << 10).await.expect("in passes").0, wanted);
+        });
+    }
+}
+
+/// So often, and no more: then the file is named, and the way out.
+#[tokio::test]
+async fn deletes_are_applied_in_passes_and_refused_beyond_all_of_them() {
+    let bench = Bench::new(FormatVersion::V2);
+    let inputs = vec![bench.new_file("a", &[(Some(1), Some("k")), (Some(2), Some("1999")), (Some(3), None)], 1).await];
+    let keys: Vec<String> = (0..4_000).map(|key| format!("{key}")).collect();
+    let keys: Vec<Option<&str>> = keys.iter().map(|key| Some(key.as_str())).collect();
+    let mut work = Work { inputs, deletes: vec![] };
+    for (file, keys) in keys.chunks(20).enumerate() {
+        work.deletes.push(bench.keys(&format!("d{file}"), 2, keys, 3).await);
+    }
+    let (rows, passes) = staying(&bench, &work, 16 << 10).await.expect("in passes");
+    assert_eq!(rows, [[true, false, true]]);
+    assert!((20..=64).contains(&passes), "{passes} passes");
+    let error = staying(&bench, &work, 2 << 10).await.expect_err("too many");
+    assert!(error.to_string().contains("do not fit into memory") && error.to_string().contains("/d"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("--max-memory")), "{error:?}");
+}
