@@ -11,7 +11,7 @@ use frazil::model::checkpoint::Checkpoint;
 use frazil::source::replay::ReplaySource;
 use frazil::source::{Source, SourceEvent};
 use frazil::storage::disk::PartOfDisk;
-use frazil::storage::ledger::{ENTRIES_MAX, Ledger};
+use frazil::storage::ledger::{ENTRIES_MAX, Ledger, LedgerEntry};
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
@@ -33,6 +33,8 @@ const REST_WITHIN: Duration = Duration::from_secs(3_600);
 /// How long after that leftovers under proof are gone: two proofs are a deadline of ten minutes apart.
 const GRACE: Duration = Duration::from_secs(2_600);
 
+/// How long jobs take to prove twice that nothing has a file and to delete it, once its table has gone on.
+const PROVED_WITHIN: Duration = Duration::from_secs(1_000);
 /// Where a daemon's jobs note what is under way.
 const JOBS: &str = "jobs-";
 
@@ -186,6 +188,7 @@ async fn play(world: &Arc<World>, scenario: &Scenario) {
         world.calm();
     }
     futures::future::join_all(instances.iter_mut().map(|i| i.recover(REST_WITHIN, GRACE))).await;
+    let proved_by = world.clock.elapsed().saturating_sub(PROVED_WITHIN);
     if let Some(expirer) = expirer {
         expirer.abort();
     }
@@ -203,7 +206,7 @@ async fn play(world: &Arc<World>, scenario: &Scenario) {
     if let Err(what) = world.with_auditor(|a| a.complete(&given_up)) {
         world.violation(what);
     }
-    left_behind(world, &instances, scenario).await;
+    left_behind(world, &instances, scenario, proved_by).await;
 }
 
 /// Makes the sources' rows known to the auditor.
@@ -255,7 +258,9 @@ async fn foreign_engine(world: Arc<World>, scenario: Scenario) {
 /// Ledgers are empty at rest, and no data file is there that nothing names. A pipeline that was given up keeps what it may be
 /// told to finish. Lists and manifests of attempts that did not land, and sealed objects, may be the orphan sweep's: where
 /// several instances share a name, where a process died between the deletion of a name and of its object.
-async fn left_behind(world: &World, instances: &[Instance], scenario: &Scenario) {
+///
+/// What jobs leave needs a commit after it: one until `proved_by` was in time.
+async fn left_behind(world: &World, instances: &[Instance], scenario: &Scenario, proved_by: Duration) {
     // What stays of a table that was dropped is nobody's to clean, and an expiry may not be at its last step.
     let all_go_on =
         world.given_up().is_empty() && scenario.expires.is_none() && !world.with_auditor(|a| a.any_dropped());
@@ -266,7 +271,8 @@ async fn left_behind(world: &World, instances: &[Instance], scenario: &Scenario)
         match open {
             Err(error) => return world.violation(format!("at rest a ledger of jobs cannot be read: {error}")),
             Ok(open) => {
-                if let Some(entry) = open.first().filter(|_| all_go_on) {
+                let late = |e: &&LedgerEntry| world.went_on(&e.owner.table, &key(&e.location), proved_by);
+                if let Some(entry) = open.iter().find(late).filter(|_| all_go_on) {
                     let (count, at) = (open.len(), &entry.location);
                     return world.violation(format!("at rest a ledger of jobs holds {count} entries: {at}"));
                 }

@@ -135,6 +135,8 @@ struct Inner {
     landed: u64,
     /// Objects that were read.
     read: BTreeSet<Path>,
+    /// When objects were first written.
+    born: BTreeMap<Path, Duration>,
     /// What a process last sent for a snapshot.
     sent: BTreeMap<(String, i64), Sent>,
     expirer_shown: BTreeMap<TableName, TableState>,
@@ -257,6 +259,10 @@ impl World {
         let mut inner = self.inner();
         let name = path.filename().unwrap_or_default();
         let again = op == "get" && name.ends_with(".avro") && !inner.read.insert(path.clone());
+        if op.starts_with("put") {
+            let now = self.clock.elapsed();
+            inner.born.entry(path.clone()).or_insert(now);
+        }
         let figures = &mut inner.figures;
         match op {
             "get" | "list" => {
@@ -276,6 +282,13 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// Whether a commit to `table` landed after this object was written and not later than `by`.
+    pub fn went_on(&self, table: &TableName, object: &Path, by: Duration) -> bool {
+        let inner = self.inner();
+        let born = inner.born.get(object).copied().unwrap_or_default();
+        inner.past.get(table).is_some_and(|past| past.iter().any(|(at, _)| *at > born && *at <= by))
     }
 
     /// Which cells of the conflict table a commit that has landed went through since it was first submitted.
