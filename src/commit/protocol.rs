@@ -156,6 +156,7 @@ impl Committer {
             }
         };
         let mut named: BTreeSet<&str> = named.iter().map(|manifest| manifest.manifest_path.as_str()).collect();
+        named.extend(commit.written.replace.remap.named(&named));
         named.insert(landed.manifest_list());
         let files: Vec<String> =
             commit.written.objects.iter().filter(|object| !named.contains(object.as_str())).cloned().collect();

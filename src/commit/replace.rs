@@ -1,35 +1,27 @@
 //! What a replace does to the manifests of one head: which entries go, and whether it may at all.
 //!
-//! Every input must be live, every delete that was applied must be there, and no delete may reach an input that the outputs
-//! do not show: else the work is void, which is a [`ErrorKind::Conflict`] here. Deletes that reach nothing once the inputs are
-//! gone go with them; which ones is computed on each head anew.
+//! Every input must be live, and what the rewrite left out must still be deleted: else the work is void, which is a
+//! [`ErrorKind::Conflict`] here. Deletes by position that arrived on an input are put onto the outputs (see `remap`). Deletes
+//! that reach nothing once the inputs are gone go with them; which ones is computed on each head anew.
 //!
 //! Source: docs/protocol.md, "Replace"; Iceberg spec, "Scan Planning".
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use arrow::array::AsArray;
-use arrow::compute::cast;
-use arrow::datatypes::DataType;
 use futures::{StreamExt, TryStreamExt, stream};
-use iceberg::spec::{DataContentType, DataFile, DataFileFormat, ManifestContentType, ManifestFile, Struct};
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
-use parquet::errors::ParquetError;
+use iceberg::spec::{DataContentType, DataFile, ManifestContentType, ManifestFile, PartitionSpec, SchemaRef, Struct};
 
 use crate::commit::look::Effect;
 use crate::commit::manifests::{self, ENTRIES_MAX, LiveEntry, ManifestScribe, Merge};
+use crate::commit::remap::{self, Arrivals, Reading};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::change::{DeleteFile, Replace};
+use crate::model::remap::Places;
 use crate::storage::Storage;
 
 /// Manifests read at a time.
 const PARALLEL: usize = 8;
-/// Position deletes in larger files are not looked into.
-const DELETES_BYTES_MAX: u64 = 32 << 20;
-/// The column of paths in a file of position deletes (spec, "Reserved Field IDs").
-const PATH_ID: i32 = i32::MAX - 101;
 
 /// What was learned and written for one replace, kept over its attempts.
 #[derive(Debug, Default)]
@@ -38,12 +30,16 @@ pub(crate) struct Memory {
     without: BTreeSet<String>,
     /// Filtered manifests by what goes of their sources.
     filtered: Vec<(BTreeSet<DeleteFile>, Merge)>,
+    /// Deletes that were put onto outputs.
+    pub(crate) remap: remap::Memory,
 }
 
-/// A head's manifests without the entries that go.
+/// A head's manifests without the entries that go, and with those of deletes that were put onto outputs.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) manifests: Vec<ManifestFile>,
+    /// Deletes of rows of the outputs.
+    pub(crate) deletes: Vec<DataFile>,
     /// The entries that go, each with the id of its spec.
     pub(crate) removed: Vec<(DataFile, i32)>,
 }
@@ -110,9 +106,18 @@ struct Examination<'a> {
     sources: Vec<Source>,
     removed: Vec<(DataFile, i32)>,
     reach: Reach,
+    /// Where each input lies, and its data sequence number.
+    inputs: BTreeMap<String, (Scope, i64)>,
+    /// What became of the deletes that arrived on inputs.
+    arrived: Places,
 }
 
-/// The manifests of `head` once `replace` is in.
+/// Why a replace can no longer be.
+pub(super) fn void(what: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Conflict, format!("the rewrite is void: {what}"))
+}
+
+/// The manifests of `head` once `replace` is in. Its files have these columns and this spec.
 ///
 /// # Errors
 /// `Conflict` with the reason when the replace is void on this head; whatever the store says.
@@ -120,6 +125,7 @@ pub(crate) async fn exchange(
     scribe: &ManifestScribe<'_>,
     replace: &Replace,
     head: Vec<ManifestFile>,
+    layout: (&SchemaRef, &PartitionSpec),
     memory: &mut Memory,
     objects: &mut Vec<String>,
 ) -> Result<Exchange> {
@@ -130,19 +136,25 @@ pub(crate) async fn exchange(
         sources: Vec::new(),
         removed: Vec::new(),
         reach: Reach::default(),
+        inputs: BTreeMap::new(),
+        arrived: Places::new(),
     };
     examination.find_inputs(memory).await?;
-    examination.find_deletes(scribe.env).await?;
-    let Examination { sources, removed, .. } = examination;
+    examination.find_deletes(scribe.env, &mut memory.remap).await?;
+    let Examination { sources, removed, arrived, .. } = examination;
     let gone: BTreeSet<&str> = sources.iter().map(|source| source.manifest.manifest_path.as_str()).collect();
     let mut kept: Vec<ManifestFile> =
         head.iter().filter(|manifest| !gone.contains(manifest.manifest_path.as_str())).cloned().collect();
-    let mut manifests = Vec::new();
+    let (mut manifests, mut deletes) = (Vec::new(), Vec::new());
+    if let Some(carried) = memory.remap.write(scribe, replace, arrived, layout, objects).await? {
+        manifests.push(carried.manifest);
+        deletes = carried.files;
+    }
     for group in grouped(&sources) {
         manifests.extend(filter(scribe, &group, memory, objects).await?);
     }
     manifests.append(&mut kept);
-    Ok(Exchange { manifests, removed })
+    Ok(Exchange { manifests, deletes, removed })
 }
 
 /// Sources that one manifest may take the place of: same content, spec and schema, and either all of their entries have row
@@ -184,10 +196,6 @@ async fn filter(
 }
 
 impl Examination<'_> {
-    fn void(&self, what: impl std::fmt::Display) -> Error {
-        Error::new(ErrorKind::Conflict, format!("the rewrite is void: {what}"))
-    }
-
     /// Finds the entries of the inputs; every one must be live.
     async fn find_inputs(&mut self, memory: &mut Memory) -> Result<()> {
         let unknown: Vec<&ManifestFile> = self
@@ -205,7 +213,9 @@ impl Examination<'_> {
             for entry in entries {
                 if self.replace.inputs.contains(entry.file.file_path()) {
                     goes.insert(DeleteFile::of(&entry.file));
-                    self.reach.add((spec_id, entry.file.partition().clone()), entry.seq);
+                    let scope = (spec_id, entry.file.partition().clone());
+                    self.reach.add(scope.clone(), entry.seq);
+                    self.inputs.insert(entry.file.file_path().to_owned(), (scope, entry.seq));
                     self.removed.push((entry.file, spec_id));
                 }
             }
@@ -217,7 +227,7 @@ impl Examination<'_> {
         }
         let found: BTreeSet<&str> = self.removed.iter().map(|(file, _)| file.file_path()).collect();
         match self.replace.inputs.iter().find(|input| !found.contains(input.as_str())) {
-            Some(gone) => Err(self.void(format_args!("{gone} was removed meanwhile"))),
+            Some(gone) => Err(void(format_args!("{gone} was removed meanwhile"))),
             None if found.len() < self.removed.len() => {
                 Err(Error::new(ErrorKind::Corrupt, "a data file is live twice in one snapshot"))
             }
@@ -226,7 +236,7 @@ impl Examination<'_> {
     }
 
     /// Looks at every delete that reaches an input, and finds those that reach nothing afterwards.
-    async fn find_deletes(&mut self, env: &Env) -> Result<()> {
+    async fn find_deletes(&mut self, env: &Env, memory: &mut remap::Memory) -> Result<()> {
         let mut schemas = BTreeMap::new();
         let mut lives = BTreeMap::new();
         let (mut near, mut idle) = (Vec::new(), Vec::new());
@@ -245,7 +255,7 @@ impl Examination<'_> {
                     self.reach.meets(&entry.file, entry.seq, &scope, global, |at| self.replace.inputs.contains(at));
                 // Rows that came from another spec lie where this reaches them, and did not before.
                 if self.is_later(&entry) && !global && self.reaches_outputs(&scope) && self.has_moved_rows() {
-                    return Err(self.void(format_args!("deletes arrived meanwhile, in {}", entry.file.file_path())));
+                    return Err(void(format_args!("deletes arrived meanwhile, in {}", entry.file.file_path())));
                 }
                 let shared = entry.file.referenced_data_file().is_none();
                 if meets {
@@ -255,7 +265,7 @@ impl Examination<'_> {
                 }
             }
         }
-        self.check(env, &near).await?;
+        self.arrived = self.arrivals(env, &near, memory).await?;
         // Those that reach no input may reach nothing at all: the keys that a first upsert deletes before there are rows.
         near.append(&mut idle);
         let dangling = self.dangling(near).await?;
@@ -277,32 +287,39 @@ impl Examination<'_> {
         Ok(())
     }
 
-    /// No delete may have come, or gone, that the outputs know nothing of; but equality deletes that reach the outputs as they
-    /// would have reached the inputs, and position deletes of other files.
-    async fn check(&self, env: &Env, near: &[Deletes]) -> Result<()> {
-        let mut open = self.replace.applied.clone();
+    /// Where on the outputs the rows are that deletes by position have deleted since planning. Equality deletes that came must
+    /// reach the outputs as they would have reached the inputs.
+    async fn arrivals(&self, env: &Env, near: &[Deletes], memory: &mut remap::Memory) -> Result<Places> {
+        let mut arrivals = Arrivals { gone: self.replace.applied.clone(), ..Arrivals::default() };
+        let mut scopes: BTreeMap<DeleteFile, &Scope> = BTreeMap::new();
         for deletes in near {
-            let key = DeleteFile::of(&deletes.entry.file);
-            if open.remove(&key) {
-                continue;
-            }
-            let later = self.is_later(&deletes.entry);
             let file = &deletes.entry.file;
-            if file.content_type() == DataContentType::PositionDeletes
-                && file.referenced_data_file().is_none()
-                && !names_any(env, self.storage, file, &self.replace.inputs).await?
-            {
-                continue;
+            let key = DeleteFile::of(file);
+            let applied = arrivals.gone.remove(&key);
+            let by_position = file.content_type() == DataContentType::PositionDeletes;
+            match (by_position, applied) {
+                (true, true) => arrivals.applied.push(&deletes.entry),
+                (true, false) => arrivals.arrived.push(&deletes.entry),
+                (false, true) => {}
+                // Rows of an input of the outputs' spec stay in their partition; others may have gone to where these deletes do not reach.
+                (false, false)
+                    if self.is_later(&deletes.entry) && (deletes.global || deletes.scope.0 == self.replace.spec_id) => {
+                }
+                (false, false) => {
+                    return Err(void(format_args!("deletes arrived meanwhile, in {}", key.location)));
+                }
             }
-            // Rows of an input of the outputs' spec stay in their partition; others may have gone to where these deletes do not reach.
-            if !(later && (deletes.global || deletes.scope.0 == self.replace.spec_id)) {
-                return Err(self.void(format_args!("deletes arrived meanwhile, in {}", key.location)));
-            }
+            scopes.insert(key, &deletes.scope);
         }
-        match open.first() {
-            Some(gone) => Err(self.void(format_args!("the deletes of {} were removed meanwhile", gone.location))),
-            None => Ok(()),
-        }
+        let reaches = |entry: &LiveEntry, input: &str| {
+            let (scope, held) = (scopes.get(&DeleteFile::of(&entry.file)), self.inputs.get(input));
+            scope.zip(held).is_some_and(|(scope, (own, seq))| {
+                let within = entry.file.referenced_data_file().map_or(*scope == own, |target| target == input);
+                within && entry.seq >= *seq
+            })
+        };
+        let reading = Reading { env, storage: self.storage, replace: self.replace, reaches: &reaches };
+        memory.arrivals(&reading, &arrivals).await
     }
 
     /// Those of `near` that reach nothing once the inputs are gone. A file of position deletes that does not say which one file
@@ -361,33 +378,6 @@ impl Examination<'_> {
     fn reaches_outputs(&self, scope: &Scope) -> bool {
         scope.0 == self.replace.spec_id && self.replace.outputs.iter().any(|file| *file.partition() == scope.1)
     }
-}
-
-/// Whether a file of position deletes has some for one of these files; one that is not read may.
-async fn names_any(env: &Env, storage: &Storage, file: &DataFile, inputs: &BTreeSet<String>) -> Result<bool> {
-    let unread = file.file_format() != DataFileFormat::Parquet || file.key_metadata().is_some();
-    if unread || file.file_size_in_bytes() > DELETES_BYTES_MAX {
-        return Ok(true);
-    }
-    let bytes = storage.read(file.file_path()).await?;
-    let inputs = inputs.clone();
-    let found = move || -> Result<bool, ParquetError> {
-        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options)?;
-        let id = |at: usize| builder.parquet_schema().root_schema().get_fields()[at].get_basic_info();
-        let at = (0..builder.schema().fields().len()).find(|at| id(*at).has_id() && id(*at).id() == PATH_ID);
-        let Some(at) = at else { return Ok(true) };
-        let paths = ProjectionMask::roots(builder.parquet_schema(), [at]);
-        for batch in builder.with_projection(paths).build()? {
-            let Ok(column) = cast(batch?.column(0), &DataType::Utf8) else { return Ok(true) };
-            if column.as_string::<i32>().iter().any(|path| path.is_none_or(|path| inputs.contains(path))) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    };
-    // What cannot be read may name an input.
-    Ok(env.offload(found).await?.unwrap_or(true))
 }
 
 /// Whether the effect of `replace` shows in these manifests: its outputs are live and its inputs are not. Void when inputs are

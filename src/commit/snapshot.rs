@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use iceberg::io::FileWrite;
 use iceberg::spec::{
-    DataFile, FormatVersion, ManifestFile, ManifestListWriter, Operation, SchemaRef, Snapshot, SnapshotRef,
-    SnapshotReference, SnapshotRetention, SnapshotSummaryCollector, Summary,
+    DataFile, FormatVersion, ManifestFile, ManifestListWriter, Operation, PartitionSpecRef, SchemaRef, Snapshot,
+    SnapshotRef, SnapshotReference, SnapshotRetention,
 };
 use iceberg::{TableRequirement, TableUpdate};
 
@@ -20,8 +20,9 @@ use crate::commit::checkpoint::{Chain, Taken, record_key};
 use crate::commit::gather;
 use crate::commit::manifests::{self, ManifestScribe, Merge};
 use crate::commit::properties::CommitProperties;
-use crate::commit::records::{self, IN_LIST, SUMMARY_MAX, VERSION_KEY};
+use crate::commit::records::{self, IN_LIST, SUMMARY_MAX};
 use crate::commit::replace;
+use crate::commit::summary;
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::change::{Append, Change, Data, Evolve, PipelineDelta, Replace};
@@ -43,7 +44,7 @@ pub(crate) struct Written {
     /// Every metadata object written for this change.
     pub(crate) objects: Vec<String>,
     /// What a replace has learned of manifests and filtered of them.
-    replace: replace::Memory,
+    pub(crate) replace: replace::Memory,
     /// What a rewrite of manifests has gathered.
     pub(crate) gathered: Vec<Merge>,
 }
@@ -189,7 +190,7 @@ impl Preparer<'_> {
         };
         let parent = parent(base, &change.target);
         let mut existing = self.existing(parent.as_ref(), metadata.format_version()).await?;
-        let (mut removed, mut counts) = (Vec::new(), Vec::new());
+        let (mut removed, mut deletes, mut counts) = (Vec::new(), Vec::new(), Vec::new());
         match data {
             Data::Append(_) if properties.merge => {
                 existing = merge_small(&scribe, coming.spec_id, existing, &properties, written, base).await?;
@@ -197,8 +198,10 @@ impl Preparer<'_> {
             Data::Append(_) => {}
             Data::Replace(own) => {
                 let (memory, objects) = (&mut written.replace, &mut written.objects);
-                let exchange = replace::exchange(&scribe, own, existing, memory, objects).await?;
-                (existing, removed) = (exchange.manifests, exchange.removed);
+                let schema = with_schema_id(&own.schema, schema_id(change, base))?;
+                let layout = (&schema, spec_of(base, own.spec_id)?.as_ref());
+                let exchange = replace::exchange(&scribe, own, existing, layout, memory, objects).await?;
+                (existing, deletes, removed) = (exchange.manifests, exchange.deletes, exchange.removed);
             }
             Data::RewriteManifests(own) => {
                 let (memory, objects) = (&mut written.gathered, &mut written.objects);
@@ -216,7 +219,10 @@ impl Preparer<'_> {
         written.objects.push(location.clone());
         written.lists += 1;
         self.cache.put(location.clone(), manifests);
-        let mut summary = summary(&coming, &removed, parent.as_ref(), base)?;
+        let come = coming.files.iter().chain(&deletes).map(|file| (file, coming.spec_id));
+        let gone = removed.iter().map(|(file, spec_id)| (file, *spec_id));
+        let mut summary =
+            summary::summary(coming.operation.clone(), coming.schema, (come, gone), parent.as_ref(), base);
         summary.additional_properties.extend(records.in_summary().chain(counts));
         updates.extend(records.property());
         let builder = Snapshot::builder()
@@ -259,9 +265,7 @@ impl Preparer<'_> {
             return Ok(added.clone());
         }
         let schema = with_schema_id(coming.schema, schema_id(change, base))?;
-        let spec = base.metadata.partition_spec_by_id(coming.spec_id).ok_or_else(|| {
-            Error::new(ErrorKind::Internal, format!("table {}: no partition spec {}", base.name, coming.spec_id))
-        })?;
+        let spec = spec_of(base, coming.spec_id)?;
         let added = scribe.added(coming.files, &schema, spec, coming.seq).await?;
         written.objects.extend(added.iter().map(|m| m.manifest_path.clone()));
         written.added = Some(added.clone());
@@ -386,6 +390,11 @@ fn check(change: &Change, base: &TableState) -> Result<()> {
     Ok(())
 }
 
+fn spec_of(base: &TableState, id: i32) -> Result<&PartitionSpecRef> {
+    let unknown = || Error::new(ErrorKind::Internal, format!("table {}: no partition spec {id}", base.name));
+    base.metadata.partition_spec_by_id(id).ok_or_else(unknown)
+}
+
 fn pin(base: &TableState, name: &str) -> TableRequirement {
     TableRequirement::RefSnapshotIdMatch {
         r#ref: name.to_owned(),
@@ -454,49 +463,6 @@ async fn merge_small(
     let merged = merge.apply(&existing);
     written.merge = Some(merge);
     Ok(merged.unwrap_or(existing))
-}
-
-/// The summary without records: what was added and removed, and totals where the parent has them (spec, "Snapshot Summary").
-fn summary(
-    coming: &Coming<'_>,
-    removed: &[(DataFile, i32)],
-    parent: Option<&SnapshotRef>,
-    base: &TableState,
-) -> Result<Summary> {
-    let mut collector = SnapshotSummaryCollector::default();
-    let spec = |id: i32| base.metadata.partition_spec_by_id(id).cloned();
-    if let Some(spec) = spec(coming.spec_id) {
-        coming.files.iter().for_each(|file| collector.add_file(file, Arc::clone(coming.schema), Arc::clone(&spec)));
-    }
-    for (file, spec_id) in removed {
-        if let Some(spec) = spec(*spec_id) {
-            collector.remove_file(file, Arc::clone(coming.schema), spec);
-        }
-    }
-    let mut properties: HashMap<String, String> = collector.build();
-    for (total, added, gone) in [
-        ("total-records", "added-records", "deleted-records"),
-        ("total-files-size", "added-files-size", "removed-files-size"),
-        ("total-data-files", "added-data-files", "deleted-data-files"),
-        ("total-delete-files", "added-delete-files", "removed-delete-files"),
-        ("total-position-deletes", "added-position-deletes", "removed-position-deletes"),
-        ("total-equality-deletes", "added-equality-deletes", "removed-equality-deletes"),
-    ] {
-        let number = |text: &String| text.parse::<u64>().ok();
-        let before = match parent {
-            Some(parent) => parent.summary().additional_properties.get(total).and_then(number),
-            None => Some(0),
-        };
-        let now = properties.get(added).and_then(number).unwrap_or(0);
-        let less = properties.get(gone).and_then(number).unwrap_or(0);
-        if let Some(sum) = before.and_then(|before| before.checked_add(now)?.checked_sub(less)) {
-            properties.insert(total.to_owned(), sum.to_string());
-        }
-    }
-    properties.insert("engine-name".to_owned(), "frazil".to_owned());
-    properties.insert("engine-version".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
-    properties.insert(VERSION_KEY.to_owned(), "1".to_owned());
-    Ok(Summary { operation: coming.operation.clone(), additional_properties: properties })
 }
 
 /// The records that a snapshot carries: its own, and every other one verbatim.

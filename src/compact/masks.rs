@@ -9,26 +9,25 @@ use arrow::{array::ArrayRef, compute::cast};
 use iceberg::spec::PartitionSpec;
 use roaring::RoaringTreemap;
 
+use crate::commit::deletes::{PATH_ID, POS_ID};
+use crate::commit::vector;
 use crate::compact::files::{DataEntry, DeleteEntry, DeleteKind, Partition};
 use crate::compact::input::{ParquetFile, broken};
 use crate::compact::keys::KeySet;
 use crate::compact::merge::{Target, constants};
 use crate::compact::project::{Constants, Projection};
-use crate::compact::vector;
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::storage::Storage;
 use crate::write::metrics::field_id;
-
-/// Reserved field ids of position delete files (spec, "Reserved Field IDs").
-const PATH_ID: i32 = i32::MAX - 101;
-const POS_ID: i32 = i32::MAX - 102;
 
 /// The deletes of one group.
 #[derive(Debug, Default)]
 pub(crate) struct Masks {
     positions: BTreeMap<String, RoaringTreemap>,
     keys: Vec<KeySet>,
+    /// What keys that had to make room delete.
+    settled: BTreeMap<String, RoaringTreemap>,
     /// Bytes of positions, about.
     bytes: u64,
     passes: u32,
@@ -109,7 +108,7 @@ impl Masks {
         let ids: Vec<i32> = self.keys.iter().flat_map(|set| set.ids()).copied().collect();
         for input in scope.inputs.iter().filter(|input| self.keys.iter().any(|set| set.newest() > input.seq)) {
             let found = self.marked(reading, scope, input, &ids).await.map_err(|e| e.within(&input.location))?;
-            let held = self.positions.entry(input.location.clone()).or_default();
+            let held = self.settled.entry(input.location.clone()).or_default();
             let before = held.len();
             *held |= found;
             self.bytes = self.bytes.saturating_add((held.len() - before).saturating_mul(POSITION_BYTES));
@@ -241,30 +240,53 @@ impl Masks {
         Ok(())
     }
 
-    /// Which rows of `batch`, the rows of `input` from position `first` on, stay; nothing when all do.
+    /// Which rows of `batch`, the rows of `input` from position `first` on, stay; nothing when all do. Adds the positions of
+    /// those that keys alone delete to `by_key`.
     ///
     /// # Errors
     /// `Internal` when the batch lacks a column.
-    pub(crate) fn kept(&self, input: &DataEntry, first: u64, batch: &RecordBatch) -> Result<Option<BooleanArray>> {
-        let positions = self.positions.get(&input.location);
-        if positions.is_none() && self.keys.is_empty() {
+    pub(crate) fn kept(
+        &self,
+        input: &DataEntry,
+        first: u64,
+        batch: &RecordBatch,
+        by_key: &mut RoaringTreemap,
+    ) -> Result<Option<BooleanArray>> {
+        let (positions, settled) = (self.positions.get(&input.location), self.settled.get(&input.location));
+        if positions.is_none() && settled.is_none() && self.keys.is_empty() {
             return Ok(None);
         }
         let mut deleted = vec![false; batch.num_rows()];
-        if let Some(positions) = positions {
-            let end = first.saturating_add(batch.num_rows() as u64);
-            let mut within = positions.iter();
-            within.advance_to(first);
-            for at in within.take_while(|at| *at < end) {
-                if let Some(mark) = usize::try_from(at - first).ok().and_then(|at| deleted.get_mut(at)) {
-                    *mark = true;
-                }
-            }
-        }
+        mark(settled, first, &mut deleted);
         for set in &self.keys {
             set.mark(batch, input.seq, &mut deleted)?;
         }
+        for (at, _) in deleted.iter().enumerate().filter(|(_, deleted)| **deleted) {
+            let at = first.saturating_add(at as u64);
+            if !positions.is_some_and(|positions| positions.contains(at)) {
+                by_key.insert(at);
+            }
+        }
+        mark(positions, first, &mut deleted);
         Ok(deleted.contains(&true).then(|| BooleanArray::from_iter(deleted.iter().map(|deleted| Some(!deleted)))))
+    }
+
+    /// The positions of `input` that are deleted, but for what keys delete.
+    pub(crate) fn of(&self, input: &DataEntry) -> Option<&RoaringTreemap> {
+        self.positions.get(&input.location)
+    }
+}
+
+/// Marks the rows from `first` on that are at `positions`.
+fn mark(positions: Option<&RoaringTreemap>, first: u64, deleted: &mut [bool]) {
+    let Some(positions) = positions else { return };
+    let end = first.saturating_add(deleted.len() as u64);
+    let mut within = positions.iter();
+    within.advance_to(first);
+    for at in within.take_while(|at| *at < end) {
+        if let Some(mark) = usize::try_from(at - first).ok().and_then(|at| deleted.get_mut(at)) {
+            *mark = true;
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Decode and merge: the rows of a group's files that no delete reaches, written by the same writer as ingest.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
@@ -11,14 +12,17 @@ use iceberg::spec::{
     DataFile, FormatVersion, Literal, NestedField, PartitionSpec, PrimitiveType, SchemaRef, Transform, Type,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+use roaring::RoaringTreemap;
 
 use crate::compact::files::{DataEntry, DeleteEntry, Partition};
 use crate::compact::input::{ParquetFile, broken};
 use crate::compact::masks::{Masks, Reading, Scope};
 use crate::compact::project::{Constants, Projection};
+use crate::compact::trail::Trail;
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::ids::mark_in;
+use crate::model::remap::Remap;
 use crate::storage::Storage;
 use crate::storage::ledger::{Ledger, LedgerOwner};
 use crate::write::budget::Budget;
@@ -84,6 +88,8 @@ pub struct Rewritten {
     pub rows: u64,
     /// Rows left out, because they were deleted.
     pub deleted: u64,
+    /// Where the rows of each input went.
+    pub remap: BTreeMap<String, Remap>,
 }
 
 /// What rows are brought into.
@@ -156,14 +162,17 @@ impl Rewriter<'_> {
             ..WriterOptions::default()
         };
         let budget = Budget::new(memory);
-        let mut writer = EpochWriter::new(layout, self.files.clone(), &budget, self.env.clone(), options)?;
+        let mut trail = Trail::new(&layout, memory / 16);
+        let mut writer = EpochWriter::new(layout, trail.noting(&self.files), &budget, self.env.clone(), options)?;
         let (mut rows, mut deleted) = (0, 0);
         for input in &work.inputs {
-            let one = self.one(reading, scope, &masks, input, &mut writer).await;
+            let mut by_key = RoaringTreemap::new();
+            let one = self.one(reading, scope, &masks, input, &mut writer, &mut by_key).await;
             match one {
                 Ok(gone) => {
                     rows += input.rows;
                     deleted += gone;
+                    trail.pass(input, masks.of(input), by_key);
                 }
                 Err(error) => {
                     if let Err(left) = writer.discard().await {
@@ -186,7 +195,8 @@ impl Rewriter<'_> {
             let what = "rows lie in files of a partition that is not theirs".to_owned();
             return Err(self.given_up(&staged.files, what).await);
         }
-        Ok(Rewritten { outputs: staged.files, rows, deleted })
+        let remap = trail.remap(work, partitions, &staged.files);
+        Ok(Rewritten { outputs: staged.files, rows, deleted, remap })
     }
 
     async fn given_up(&self, files: &[DataFile], what: String) -> Error {
@@ -197,7 +207,7 @@ impl Rewriter<'_> {
         Error::new(ErrorKind::Corrupt, what)
     }
 
-    /// Writes the rows of one file; answers how many were deleted.
+    /// Writes the rows of one file; answers how many were deleted. Those that keys alone delete are noted in `by_key`.
     async fn one(
         &self,
         reading: Reading<'_>,
@@ -205,6 +215,7 @@ impl Rewriter<'_> {
         masks: &Masks,
         input: &DataEntry,
         writer: &mut EpochWriter,
+        by_key: &mut RoaringTreemap,
     ) -> Result<u64> {
         let target = scope.target;
         let file = ParquetFile::open(self.storage, &input.location, input.bytes).await?;
@@ -222,7 +233,7 @@ impl Rewriter<'_> {
                 let batch = projection.apply(&batch, &target.layout.schema)?;
                 let count = batch.num_rows() as u64;
                 let batch = if target.lineage { with_lineage(&batch, input, first)? } else { batch };
-                let batch = match masks.kept(input, first, &batch)? {
+                let batch = match masks.kept(input, first, &batch, by_key)? {
                     None => batch,
                     Some(kept) => {
                         filter_record_batch(&batch, &kept).context(ErrorKind::Internal, || "rows that stay")?

@@ -9,4 +9,4 @@ mod keys;
 mod masks;
 pub mod merge;
 pub(crate) mod project;
-mod vector;
+mod trail;

@@ -4,6 +4,8 @@
 //! A group that cannot be rewritten right is refused with file, column and reason; a batch that others made void meanwhile is
 //! lost and planned anew the next time. What they leave behind is cleaned up under proof.
 
+use std::collections::BTreeMap;
+
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
@@ -22,6 +24,7 @@ use crate::maintain::plan::{Group, Plan, Policy, plan};
 use crate::maintain::submit::{Bad, Submit, settle};
 use crate::model::change::{Change, Data, Replace};
 use crate::model::ids::MAIN;
+use crate::model::remap::Remap;
 use crate::model::table::TableState;
 use crate::storage::ledger::LedgerOwner;
 use crate::write::layout::TableLayout;
@@ -33,6 +36,9 @@ const DAY_MS: i64 = 86_400_000;
 /// Groups that are committed together at most, and their bytes: what is lost when others make one of them void.
 const BATCH_GROUPS_MAX: usize = 256;
 const BATCH_BYTES_MAX: u64 = 2 << 30;
+/// Bytes that the places of rows left out may take in all groups of a batch, about.
+const REMAP_BYTES_MAX: u64 = 64 << 20;
+const MANY: &str = "the batch has too many deleted rows to remember where the others went";
 
 /// What a caller asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -362,6 +368,19 @@ impl<'a> Batch<'a> {
         Self { owner, begun_ms: env.now_ms(), done: Vec::new() }
     }
 
+    /// Where rows went, as far as there is room to remember it: what is forgotten may be lost to deletes that arrive.
+    fn remap(&self) -> BTreeMap<String, Remap> {
+        let mut bytes = 0_u64;
+        let all = self.done.iter().flat_map(|(.., rewritten)| rewritten.remap.clone());
+        let kept = all.map(|(input, remap)| {
+            if let Remap::Affine(map) = &remap {
+                bytes = bytes.saturating_add(map.bytes());
+            }
+            (input, if bytes > REMAP_BYTES_MAX { Remap::Unknown(MANY) } else { remap })
+        });
+        kept.collect()
+    }
+
     fn change(&self, base: &Planning) -> Change {
         let works = || self.done.iter().map(|(_, work, _)| work);
         let mut change = Change::new(self.owner.snapshot_id);
@@ -374,6 +393,7 @@ impl<'a> Batch<'a> {
             spec_id: base.layout.spec.spec_id(),
             planned: base.files.snapshot,
             planned_seq: base.files.seq,
+            remap: self.remap(),
         }));
         change
     }

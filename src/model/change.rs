@@ -6,6 +6,7 @@ use iceberg::spec::{DataFile, PartitionStatisticsFile, SchemaRef, SnapshotRefere
 
 use crate::model::checkpoint::{Checkpoint, Delta, Positions, Standing};
 use crate::model::ids::{MAIN, PipelineName};
+use crate::model::remap::Remap;
 use crate::model::table::TableState;
 
 /// One atomic change of one table.
@@ -80,6 +81,8 @@ pub struct Replace {
     pub planned: i64,
     /// Its sequence number, which the outputs carry, so that no delete up to it reaches them and every later one does.
     pub planned_seq: i64,
+    /// Where the rows of each input went. An input that is missing is one of which nothing is known.
+    pub remap: BTreeMap<String, Remap>,
 }
 
 /// Manifests whose entries are gathered into fewer. Travels without a delta.

@@ -4,4 +4,5 @@ pub mod batch;
 pub mod change;
 pub mod checkpoint;
 pub mod ids;
+pub mod remap;
 pub mod table;

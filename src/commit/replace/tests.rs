@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arrow::array::{AsArray, Int64Array, StringArray};
+use arrow::datatypes::{DataType, Int64Type};
 use bytes::Bytes;
 use iceberg::spec::{
     DataContentType, DataFileBuilder, DataFileFormat, FormatVersion, Literal, ManifestListWriter, NestedField,
@@ -11,18 +13,23 @@ use iceberg::spec::{
     Type, UnboundPartitionField, UnboundPartitionSpec,
 };
 use iceberg::{TableRequirement, TableUpdate};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use roaring::RoaringTreemap;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::catalog::faulty::{Fault, FaultyCatalog};
 use crate::catalog::memory::MemoryCatalog;
 use crate::catalog::{Catalog, CreateTable, Outcome, PreparedCommit};
+use crate::commit::deletes::{PATH_ID, POS_ID};
 use crate::commit::manifests::live_entries;
 use crate::commit::protocol::{Commit, Committer, Ending};
+use crate::commit::vector;
 use crate::env::Env;
 use crate::env::virtual_time::{on_virtual_time, simulated};
 use crate::model::change::{Change, Data};
 use crate::model::ids::{MAIN, TableName};
+use crate::model::remap::{self as went, Affine, Remap};
 use crate::model::table::TableState;
 use crate::storage::StorageOptions;
 
@@ -47,6 +54,10 @@ pub(crate) struct World {
     pub(crate) catalog: Arc<FaultyCatalog>,
     pub(crate) storage: Storage,
     table: TableName,
+    /// Deletes of one file by position are vectors.
+    vectors: bool,
+    /// Rows of a new file.
+    pub(crate) file_rows: usize,
     contents: Mutex<BTreeMap<String, Content>>,
     next_row: Mutex<u64>,
     /// The rows that must be readable.
@@ -90,6 +101,8 @@ impl World {
             catalog,
             storage,
             table,
+            vectors: format_version >= FormatVersion::V3,
+            file_rows: usize::MAX,
             contents: Mutex::default(),
             next_row: Mutex::new(0),
             wanted: Mutex::default(),
@@ -120,13 +133,22 @@ impl World {
     }
 
     async fn file_in(&self, content: Content, target: Option<&str>, (spec_id, partition): Scope) -> DataFile {
-        let name = format!("memory:///data/{}.parquet", self.env.uuid());
-        let bytes = match &content {
-            Content::Positions(positions) => positions_file(positions),
+        let mut builder = DataFileBuilder::default();
+        let mut name = format!("memory:///data/{}.parquet", self.env.uuid());
+        builder.file_format(DataFileFormat::Parquet);
+        let bytes = match (&content, target.filter(|_| self.vectors)) {
+            (Content::Positions(positions), Some(target)) => {
+                let places = positions.iter().map(|(_, at)| *at as u64).collect();
+                let blob = vector::blob(&places).expect("small");
+                name = name.replace("parquet", "puffin");
+                builder.file_format(DataFileFormat::Puffin).content_offset(Some(vector::FIRST_BLOB));
+                builder.content_size_in_bytes(i64::try_from(blob.len()).ok());
+                vector::puffin(&blob, target, places.len()).expect("small").into()
+            }
+            (Content::Positions(positions), None) => positions_file(positions),
             _ => Bytes::from_static(b"x"),
         };
         self.storage.write(&name, bytes).await.expect("writable");
-        let mut builder = DataFileBuilder::default();
         let (kind, rows) = match &content {
             Content::Rows(rows) => (DataContentType::Data, rows.len()),
             Content::Positions(positions) => (DataContentType::PositionDeletes, positions.len()),
@@ -139,7 +161,6 @@ impl World {
         builder
             .content(kind)
             .file_path(name)
-            .file_format(DataFileFormat::Parquet)
             .partition(partition)
             .partition_spec_id(spec_id)
             .record_count(rows as u64)
@@ -159,7 +180,7 @@ impl World {
         let mut live = Vec::new();
         for manifest in self.manifests(state).await {
             for entry in live_entries(&self.storage, &manifest).await.expect("a manifest") {
-                let content = self.contents.lock().expect("unpoisoned")[entry.file.file_path()].clone();
+                let content = self.content_of(&entry.file).await;
                 let now = (entry.seq, entry.file_seq, entry.snapshot_id, entry.file.first_row_id());
                 let mut inherited = self.inherited.lock().expect("unpoisoned");
                 let before = inherited.entry(entry.file.file_path().to_owned()).or_insert(now);
@@ -167,7 +188,60 @@ impl World {
                 live.push(Live { entry, content });
             }
         }
+        let vectors = live.iter().filter(|file| file.entry.file.file_format() == DataFileFormat::Puffin);
+        let mut targets = BTreeSet::new();
+        for target in vectors.map(|file| file.entry.file.referenced_data_file()) {
+            assert!(targets.insert(target.clone()), "{target:?} has two vectors");
+        }
         live
+    }
+
+    /// What a file holds; deletes that a replace wrote are read as another engine would.
+    async fn content_of(&self, file: &DataFile) -> Content {
+        let known = self.contents.lock().expect("unpoisoned").get(file.file_path()).cloned();
+        if let Some(known) = known {
+            return known;
+        }
+        let bytes = self.storage.read(file.file_path()).await.expect("there");
+        assert_eq!(bytes.len() as u64, file.file_size_in_bytes());
+        let target = file.referenced_data_file().expect("they are about one file");
+        let places: Vec<(String, usize)> = if file.file_format() == DataFileFormat::Puffin {
+            let at = |number: Option<i64>| usize::try_from(number.expect("a vector has a place")).expect("small");
+            let (start, size) = (at(file.content_offset()), at(file.content_size_in_bytes()));
+            let places = vector::positions(&bytes[start..start + size]).expect("a vector");
+            places.iter().map(|at| (target.clone(), usize::try_from(at).expect("small"))).collect()
+        } else {
+            let bounds = [file.lower_bounds(), file.upper_bounds()].map(|bounds| bounds[&PATH_ID].to_string());
+            assert!(bounds.iter().all(|bound| bound.contains(&target)), "{bounds:?}");
+            let rows = ParquetRecordBatchReaderBuilder::try_new(bytes).expect("a footer").build().expect("a reader");
+            let rows: Vec<_> = rows.map(|batch| batch.expect("rows")).collect();
+            let of = |batch: &arrow::record_batch::RecordBatch| -> Vec<(String, usize)> {
+                let paths = batch.column(0).as_string::<i32>().iter().map(|path| path.expect("required").to_owned());
+                let at = batch.column(1).as_primitive::<Int64Type>().values().iter();
+                paths.zip(at.map(|at| usize::try_from(*at).expect("small"))).collect()
+            };
+            rows.iter().flat_map(of).collect()
+        };
+        assert_eq!(places.len() as u64, file.record_count());
+        let content = Content::Positions(places.into_iter().collect());
+        self.contents.lock().expect("unpoisoned").insert(file.file_path().to_owned(), content.clone());
+        content
+    }
+
+    /// Whether the row at `at` of a file is deleted by its place, and by its key.
+    fn deleted(live: &[Live], (path, seq): (&str, i64), at: usize, row: u64) -> (bool, bool) {
+        let mut deleted = (false, false);
+        for deletes in live {
+            match &deletes.content {
+                Content::Rows(_) => {}
+                Content::Positions(all) => {
+                    let about = deletes.entry.file.referenced_data_file().is_none_or(|target| target == path);
+                    deleted.0 |= about && deletes.entry.seq >= seq && all.contains(&(path.to_owned(), at));
+                }
+                Content::Keys(key) => deleted.1 |= deletes.entry.seq > seq && row % KEYS == *key,
+            }
+        }
+        deleted
     }
 
     /// The rows of each data file that no delete reaches.
@@ -177,13 +251,7 @@ impl World {
             let (Content::Rows(rows), path, seq) = (&file.content, file.entry.file.file_path(), file.entry.seq) else {
                 continue;
             };
-            let deleted = |at: usize, row: u64| {
-                live.iter().any(|deletes| match &deletes.content {
-                    Content::Rows(_) => false,
-                    Content::Positions(all) => deletes.entry.seq >= seq && all.contains(&(path.to_owned(), at)),
-                    Content::Keys(key) => deletes.entry.seq > seq && row % KEYS == *key,
-                })
-            };
+            let deleted = |at: usize, row: u64| Self::deleted(live, (path, seq), at, row) != (false, false);
             let rows = rows.iter().enumerate().filter(|(at, row)| !deleted(*at, **row)).map(|(_, row)| *row);
             readable.insert(path.to_owned(), rows.collect());
         }
@@ -291,6 +359,11 @@ impl World {
 
     /// Deletes rows as another engine does, by position or by key.
     pub(crate) async fn delete(&self, deletes: DataFile) -> bool {
+        self.delete_instead(deletes, &BTreeSet::new()).await
+    }
+
+    /// The same, by a file that takes the place of `go`.
+    async fn delete_instead(&self, deletes: DataFile, go: &BTreeSet<String>) -> bool {
         let base = self.state().await;
         let live = self.live(&base).await;
         let content = self.contents.lock().expect("unpoisoned")[deletes.file_path()].clone();
@@ -304,7 +377,7 @@ impl World {
                 Content::Rows(_) => false,
             }));
         }
-        let done = self.foreign_on(&base, vec![deletes], &BTreeSet::new()).await;
+        let done = self.foreign_on(&base, vec![deletes], go).await;
         if done {
             self.wanted.lock().expect("unpoisoned").retain(|row| !gone.contains(row));
         }
@@ -327,14 +400,23 @@ impl World {
         let head = state.head(MAIN)?;
         let live = self.live(state).await;
         let mut reach = Reach::default();
-        let (mut inputs, mut rows) = (BTreeSet::new(), Vec::new());
-        let mut readable = Self::readable(&live);
-        let is_data = |file: &&Live| matches!(file.content, Content::Rows(_));
-        for file in live.iter().filter(is_data).filter(|file| chosen(file.entry.file.file_path())) {
-            let path = file.entry.file.file_path();
-            reach.add((0, Struct::empty()), file.entry.seq);
-            rows.extend(readable.remove(path).expect("read"));
+        let (mut inputs, mut rows, mut left_out) = (BTreeSet::new(), Vec::new(), Vec::new());
+        for file in live.iter().filter(|file| chosen(file.entry.file.file_path())) {
+            let Content::Rows(held) = &file.content else { continue };
+            let (path, seq, base) = (file.entry.file.file_path(), file.entry.seq, rows.len() as u64);
+            reach.add((0, Struct::empty()), seq);
             inputs.insert(path.to_owned());
+            let (mut applied, mut by_key) = (RoaringTreemap::new(), RoaringTreemap::new());
+            for (at, row) in held.iter().enumerate() {
+                match Self::deleted(&live, (path, seq), at, *row) {
+                    (false, false) => rows.push(*row),
+                    (by_place, _) => {
+                        applied.insert(at as u64);
+                        by_key.extend((!by_place).then_some(at as u64));
+                    }
+                }
+            }
+            left_out.push((path.to_owned(), base, held.len() as u64, applied, by_key));
         }
         if inputs.is_empty() {
             return None;
@@ -344,8 +426,23 @@ impl World {
             .iter()
             .map(|file| &file.entry)
             .filter(|entry| reach.meets(&entry.file, entry.seq, &scope, true, |at| inputs.contains(at)));
-        let applied = near.map(|entry| DeleteFile::of(&entry.file)).collect();
-        let outputs = if rows.is_empty() { vec![] } else { vec![self.file(Content::Rows(rows), None).await] };
+        let (by_key, by_place): (Vec<_>, Vec<_>) =
+            near.partition(|entry| entry.file.content_type() == DataContentType::EqualityDeletes);
+        let of = |entries: Vec<&LiveEntry>| -> BTreeSet<DeleteFile> {
+            entries.iter().map(|entry| DeleteFile::of(&entry.file)).collect()
+        };
+        let (keys, positions) = (of(by_key), of(by_place));
+        let mut outputs = Vec::new();
+        for rows in rows.chunks(self.file_rows) {
+            outputs.push(self.file(Content::Rows(rows.to_vec()), None).await);
+        }
+        let placed = went::outputs(outputs.iter().map(|file| (file.file_path().to_owned(), file.record_count())));
+        let remap = left_out.into_iter().map(|(path, base, rows, applied, by_key)| {
+            let (positions, keys, outputs) = (positions.clone(), keys.clone(), Arc::clone(&placed));
+            (path, Remap::Affine(Affine { base, rows, applied, by_key, positions, keys, outputs }))
+        });
+        let remap = remap.collect();
+        let applied = keys.union(&positions).cloned().collect();
         let mut change = Change::new(self.env.snapshot_id());
         change.data = Some(Data::Replace(Replace {
             inputs,
@@ -355,6 +452,7 @@ impl World {
             spec_id: 0,
             planned: head.snapshot_id(),
             planned_seq: head.sequence_number(),
+            remap,
         }));
         Some(change)
     }
@@ -378,9 +476,9 @@ fn positions_file(positions: &BTreeSet<(String, usize)>) -> Bytes {
         let metadata = [("PARQUET:field_id".to_owned(), id.to_string())];
         arrow::datatypes::Field::new(name, ty, false).with_metadata(metadata.into())
     };
-    let fields = vec![field(PATH_ID, "file_path", DataType::Utf8), field(PATH_ID - 1, "pos", DataType::Int64)];
-    let paths: arrow::array::StringArray = positions.iter().map(|(path, _)| Some(path)).collect();
-    let places: arrow::array::Int64Array = positions.iter().map(|(_, at)| i64::try_from(*at).ok()).collect();
+    let fields = vec![field(PATH_ID, "file_path", DataType::Utf8), field(POS_ID, "pos", DataType::Int64)];
+    let paths: StringArray = positions.iter().map(|(path, _)| Some(path)).collect();
+    let places: Int64Array = positions.iter().map(|(_, at)| i64::try_from(*at).ok()).collect();
     let schema = Arc::new(arrow::datatypes::Schema::new(fields));
     let rows = arrow::record_batch::RecordBatch::try_new(schema, vec![Arc::new(paths), Arc::new(places)]);
     let rows = rows.expect("fits");
@@ -409,6 +507,14 @@ enum Theirs {
     Nothing,
     Append,
     VectorOnInput,
+    /// The rewrite sorts its rows, or forgot where they went.
+    VectorOnInputAndNoMap,
+    /// The deletes that were applied with others, in a file of their own.
+    DeletesReplaced,
+    /// As a conversion of equality deletes does it.
+    KeysReplacedByPlaces,
+    /// One of the rows that keys had deleted is back.
+    KeysReplacedByTooFew,
     VectorElsewhere,
     PositionsElsewhere,
     PositionsSomewhere,
@@ -421,19 +527,51 @@ enum Theirs {
 }
 
 /// A table of two inputs with deletes and a third file, a rewrite of the inputs, and what others do before it is committed.
-async fn meets(theirs: Theirs) -> (World, Ending, Vec<String>) {
-    let world = World::new(1, 0, FormatVersion::V2).await;
+async fn meets(theirs: Theirs, format: FormatVersion) -> (World, Ending, Vec<String>) {
+    let world = World::new(1, 0, format).await;
     let (a, b, c) = (world.append(10).await, world.append(10).await, world.append(10).await);
     let own = world.file(Content::Positions([(a.clone(), 3)].into()), Some(&a)).await;
     let own_path = own.file_path().to_owned();
-    assert!(world.delete(own).await && world.delete(world.file(Content::Keys(1), None).await).await);
+    let keys = world.file(Content::Keys(1), None).await;
+    let keys_path = keys.file_path().to_owned();
+    assert!(world.delete(own).await && world.delete(keys).await);
     let base = world.state().await;
-    let change = world.plan(&base, |path| path == a || path == b).await.expect("two inputs");
+    let mut change = world.plan(&base, |path| path == a || path == b).await.expect("two inputs");
     let positions = |path: &str| Content::Positions([(path.to_owned(), 0)].into());
     match theirs {
         Theirs::Nothing => {}
         Theirs::Append => drop(world.append(5).await),
         Theirs::VectorOnInput => assert!(world.delete(world.file(positions(&b), Some(&b)).await).await),
+        Theirs::VectorOnInputAndNoMap => {
+            if let Some(Data::Replace(replace)) = &mut change.data {
+                replace.remap.insert(b.clone(), Remap::Unknown("its rows were sorted"));
+            }
+            assert!(world.delete(world.file(positions(&b), Some(&b)).await).await);
+        }
+        Theirs::DeletesReplaced => {
+            let both = Content::Positions([(a.clone(), 3), (a.clone(), 5)].into());
+            let union = world.file(both, Some(&a)).await;
+            assert!(world.delete_instead(union, &[own_path].into()).await);
+        }
+        Theirs::KeysReplacedByPlaces | Theirs::KeysReplacedByTooFew => {
+            let Content::Rows(rows) = world.content(&c) else { panic!("rows") };
+            let too_few = matches!(theirs, Theirs::KeysReplacedByTooFew);
+            let mut come = Vec::new();
+            for path in [&a, &b, &c] {
+                let mut places = BTreeSet::new();
+                if *path == a {
+                    places.insert((path.clone(), 3));
+                }
+                let keyed = (0..rows.len()).filter(|at| world.row(path, *at) % KEYS == 1);
+                places.extend(keyed.map(|at| (path.clone(), at)));
+                if too_few && *path == b {
+                    let back = places.pop_last().expect("a row of the key");
+                    world.wanted.lock().expect("unpoisoned").insert(world.row(path, back.1));
+                }
+                come.push(world.file(Content::Positions(places), Some(path)).await);
+            }
+            assert!(world.foreign(come, &[own_path, keys_path].into()).await);
+        }
         Theirs::VectorElsewhere => assert!(world.delete(world.file(positions(&c), Some(&c)).await).await),
         Theirs::PositionsElsewhere => assert!(world.delete(world.file(positions(&c), None).await).await),
         Theirs::PositionsSomewhere => {
@@ -477,10 +615,14 @@ fn a_replace_meets_every_kind_of_change_as_the_conflict_table_says() {
         let cells = [
             (Theirs::Nothing, true),
             (Theirs::Append, true),
-            (Theirs::VectorOnInput, false),
+            (Theirs::VectorOnInput, true),
+            (Theirs::VectorOnInputAndNoMap, false),
+            (Theirs::DeletesReplaced, true),
+            (Theirs::KeysReplacedByPlaces, true),
+            (Theirs::KeysReplacedByTooFew, false),
             (Theirs::VectorElsewhere, true),
             (Theirs::PositionsElsewhere, true),
-            (Theirs::PositionsSomewhere, false),
+            (Theirs::PositionsSomewhere, true),
             (Theirs::Keys, true),
             (Theirs::InputRemoved, false),
             (Theirs::DeletesRemoved, false),
@@ -489,11 +631,13 @@ fn a_replace_meets_every_kind_of_change_as_the_conflict_table_says() {
             (Theirs::RolledBack, false),
         ];
         for (theirs, done) in cells {
-            let (_, ending, _) = meets(theirs).await;
-            match ending {
-                Ending::Done { ours: true, .. } if done => {}
-                Ending::Lost(_) if !done => {}
-                other => panic!("{theirs:?}: {other:?}"),
+            for format in [FormatVersion::V2, FormatVersion::V3] {
+                let (_, ending, _) = meets(theirs, format).await;
+                match ending {
+                    Ending::Done { ours: true, .. } if done => {}
+                    Ending::Lost(_) if !done => {}
+                    other => panic!("{theirs:?}, {format:?}: {other:?}"),
+                }
             }
         }
     });
@@ -502,7 +646,7 @@ fn a_replace_meets_every_kind_of_change_as_the_conflict_table_says() {
 #[test]
 fn the_entries_of_a_replace_say_what_went_and_carry_the_planning_sequence_number() {
     on_virtual_time(async {
-        let (world, _, _) = meets(Theirs::Append).await;
+        let (world, _, _) = meets(Theirs::Append, FormatVersion::V2).await;
         let state = world.state().await;
         let head = state.head(MAIN).expect("a head");
         let planned = head.sequence_number() - 2;
@@ -610,6 +754,7 @@ fn a_rewrite_to_another_spec_is_void_when_deletes_arrived_where_its_rows_go() {
                 spec_id: 1,
                 planned: head.snapshot_id(),
                 planned_seq: head.sequence_number(),
+                remap: BTreeMap::new(),
             }));
             let deletes = world.file_in(Content::Keys(0), None, in_bucket(bucket)).await;
             assert!(world.foreign(vec![deletes], &BTreeSet::new()).await);
@@ -709,13 +854,23 @@ impl World {
             let Some(target) = pick.map(|file| file.entry.file.file_path().to_owned()) else { continue };
             let Content::Rows(rows) = self.contents.lock().expect("unpoisoned")[&target].clone() else { continue };
             let at = usize::try_from(self.env.below(rows.len() as u64)).expect("small");
-            let positions = Content::Positions([(target.clone(), at)].into());
-            let file = match self.env.below(3) {
+            let mut places = BTreeSet::from([(target.clone(), at)]);
+            let mut go = BTreeSet::new();
+            let file = match self.env.below(4) {
                 0 => self.file(Content::Keys(self.env.below(KEYS)), None).await,
-                1 => self.file(positions, Some(&target)).await,
-                _ => self.file(positions, None).await,
+                3 if !self.vectors => self.file(Content::Positions(places), None).await,
+                _ => {
+                    // A data file has one vector at most: a new one takes the place of the old one.
+                    let about = |file: &&Live| file.entry.file.referenced_data_file().as_ref() == Some(&target);
+                    for old in live.iter().filter(about).filter(|_| self.vectors) {
+                        let Content::Positions(held) = &old.content else { continue };
+                        places.extend(held.iter().cloned());
+                        go.insert(old.entry.file.file_path().to_owned());
+                    }
+                    self.file(Content::Positions(places), Some(&target)).await
+                }
             };
-            self.delete(file).await;
+            self.delete_instead(file, &go).await;
         }
     }
 }
@@ -725,7 +880,8 @@ fn compactors_and_rewrites_of_manifests_beside_appends_and_deletes_lose_and_doub
     for seed in 0..8_u64 {
         on_virtual_time(async move {
             let format = if seed.is_multiple_of(2) { FormatVersion::V2 } else { FormatVersion::V3 };
-            let world = World::new(seed, seed % 3 * 15, format).await;
+            let mut world = World::new(seed, seed % 3 * 15, format).await;
+            world.file_rows = [usize::MAX, 3][usize::try_from(seed / 2 % 2).expect("small")];
             tokio::join!(world.ingest(7), world.upserts(6), world.compact(3), world.compact(3), world.gather(4));
             // A late request may still land: let everything come to rest.
             let state = world.state().await;

@@ -9,8 +9,8 @@ use iceberg::spec::{
 use roaring::RoaringTreemap;
 
 use super::*;
+use crate::commit::vector;
 use crate::compact::files::DeleteKind;
-use crate::compact::vector;
 use crate::env::SystemClock;
 use crate::model::change::DeleteFile;
 use crate::storage::StorageOptions;
@@ -186,7 +186,7 @@ async fn deletes_reach_what_the_spec_says_and_nothing_else() {
 async fn rows_keep_their_ids_and_the_sequence_numbers_of_their_last_change() {
     let bench = Bench::new(FormatVersion::V3);
     let (a, b) = (bench.old("a", &[Some(0), Some(1), Some(2)], 1).await, bench.old("b", &[Some(3)], 2).await);
-    let blob = vector::blob(&RoaringTreemap::from_iter([1]));
+    let blob = vector::blob(&RoaringTreemap::from_iter([1])).expect("small");
     let bytes = [b"PFA1".as_slice(), &blob].concat();
     bench.storage.write("memory:///t/data/v.puffin", Bytes::from(bytes)).await.expect("writable");
     let mut deletes = deletes(("memory:///t/data/v.puffin".to_owned(), blob.len() as u64, 1), DeleteKind::Vector, 2);
@@ -336,17 +336,19 @@ async fn staying(bench: &Bench, work: &Work, bytes_max: u64) -> Result<(Vec<Vec<
     for input in &work.inputs {
         let file = ParquetFile::open(&bench.storage, &input.location, input.bytes).await?;
         let projection = Projection::new(file.schema(), &target.nullable, &target.schema, &Constants::new())?;
-        let (mut stay, mut first) = (Vec::new(), 0);
+        let (mut stay, mut first, mut by_key) = (Vec::new(), 0, RoaringTreemap::new());
         for group in 0..file.row_groups() {
             for batch in file.row_group(group, 1 << 30).await? {
                 let batch = projection.apply(&batch.expect("rows"), &target.schema)?;
-                match masks.kept(input, first, &batch)? {
+                match masks.kept(input, first, &batch, &mut by_key)? {
                     Some(kept) => stay.extend(kept.iter().map(|kept| kept == Some(true))),
                     None => stay.extend(vec![true; batch.num_rows()]),
                 }
                 first += batch.num_rows() as u64;
             }
         }
+        let gone = (0..).zip(&stay).filter(|(_, stays)| !**stays).map(|(at, _)| at);
+        assert_eq!(by_key, gone.collect(), "no delete goes by position");
         all.push(stay);
     }
     Ok((all, masks.passes()))
