@@ -374,7 +374,7 @@ fn pipeline(
         finished: Vec::new(),
         fresh: true,
         begun: Positions::new(),
-        begun_seq: None,
+        begun_seq: 0,
         followers: BTreeSet::new(),
         known: BTreeMap::new(),
         window: settings.rejects.halt_above.window.map(RejectWindow::new),

@@ -34,7 +34,7 @@ impl Pipeline {
         self.followers.clear();
         self.known.clear();
         self.begun.clear();
-        self.begun_seq = None;
+        self.begun_seq = 0;
         let handle = self.shared.table(&self.config.catalog, &self.anchor)?;
         let remembered = self.shared.anchors.known(&self.anchor_key()).await;
         let (state, standing) = match handle.standing(self.asker(remembered.into_iter().collect())).await {
@@ -58,7 +58,7 @@ impl Pipeline {
         self.known.clone_from(&taken.checkpoint.known);
         self.fresh = is_fresh(&taken);
         self.begun.clone_from(&taken.checkpoint.positions);
-        self.begun_seq = Some(taken.seq);
+        self.begun_seq = taken.seq;
         if let Some(warning) = taken.warning {
             tracing::warn!(pipeline = %self.name, table = %self.anchor, "{warning}");
         }
@@ -148,7 +148,7 @@ impl Pipeline {
     /// anchor's does.
     fn was_set_back(&self, state: &TableState, taken: &Taken) -> Result<bool> {
         let known = self.known.get(&state.metadata.uuid().to_string()).copied().unwrap_or(0);
-        match taken.is_set_back(known, self.begun_seq, state) {
+        match taken.is_set_back(known, Some(self.begun_seq), state) {
             Some(true) if self.config.on_rollback == OnRollback::Halt => Err(set_back(state)),
             Some(true) if self.config.on_rollback == OnRollback::Keep => {
                 tracing::warn!(pipeline = %self.name, table = %state.name, "the table was set back: its rows stay away");
@@ -237,7 +237,7 @@ impl Pipeline {
         let mut delta = self.delta(Delta::default(), Vec::new());
         delta.witness.clone_from(&own.checkpoint);
         let edit = OperatorEdit::of(&state, &key, &self.config.branch);
-        delta.operator = Some(OperatorEdit { under: self.begun_seq, ..edit });
+        delta.operator = Some(OperatorEdit { under: Some(self.begun_seq), ..edit });
         self.commit_record(handle, state, delta).await
     }
 

@@ -63,8 +63,8 @@ pub(crate) struct Pipeline {
     pub(crate) fresh: bool,
     /// The positions that it began at.
     pub(crate) begun: Positions,
-    /// The sequence number of the anchor's record that said so.
-    pub(crate) begun_seq: Option<i64>,
+    /// The sequence number of the anchor's record that said so; 0 when there was none.
+    pub(crate) begun_seq: i64,
     /// Tables beside the anchor that its epochs had rows for, as the anchor's record says.
     pub(crate) followers: BTreeSet<Uuid>,
     /// Of each the sequence number of its newest record that anybody knew of.

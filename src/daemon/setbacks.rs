@@ -19,6 +19,7 @@ use crate::env::virtual_time::on_virtual_time;
 use crate::model::checkpoint::{Position, Positions, Record};
 use crate::model::ids::{MAIN, PartitionId};
 use crate::model::table::TableState;
+use crate::storage::disk::MemoryDisk;
 
 /// A stream to four tables that has been read up to row 600 of two partitions, in many epochs.
 async fn routed(seed: u64) -> (World, Config) {
@@ -192,21 +193,26 @@ fn a_table_without_its_property_is_known_by_its_snapshots_when_it_is_rolled_back
     });
 }
 
+/// A table as it was before anybody had written to it.
+fn before_all(state: &TableState) -> TableState {
+    let mut document = serde_json::to_value(state.metadata.as_ref()).expect("JSON");
+    let made = document.as_object_mut().expect("an object");
+    made.insert("last-sequence-number".to_owned(), 0.into());
+    made.insert("properties".to_owned(), serde_json::json!({}));
+    for what in ["snapshots", "refs", "current-snapshot-id", "snapshot-log", "statistics", "partition-statistics"] {
+        made.remove(what);
+    }
+    let text = document.to_string();
+    TableState::from_json(state.name.clone(), text.as_bytes(), None, HashMap::new()).expect("valid")
+}
+
 /// A replica that lags shows a table beside the anchor as it was before the pipeline had written there.
 #[test]
 fn a_catalog_that_answers_from_before_a_table_had_its_record_is_asked_again() {
     on_virtual_time(async {
         let (world, config) = routed(59).await;
         let state = world.state("shop.page_view").await;
-        let mut document = serde_json::to_value(state.metadata.as_ref()).expect("JSON");
-        let made = document.as_object_mut().expect("an object");
-        made.insert("last-sequence-number".to_owned(), 0.into());
-        made.insert("properties".to_owned(), serde_json::json!({}));
-        for what in ["snapshots", "refs", "current-snapshot-id", "snapshot-log", "statistics", "partition-statistics"] {
-            made.remove(what);
-        }
-        let text = document.to_string();
-        let past = TableState::from_json(state.name.clone(), text.as_bytes(), None, HashMap::new()).expect("valid");
+        let past = before_all(&state);
         let catalog = Arc::new(FaultyCatalog::new(Arc::clone(&world.catalog), world.env.clone(), 0));
         let (env, storage, disk) = (world.env.clone(), world.storage.clone(), world.disk.clone());
         let lagging = World { env, storage, disk, catalog: catalog.clone() };
@@ -224,6 +230,27 @@ fn a_catalog_that_answers_from_before_a_table_had_its_record_is_asked_again() {
         drop((handle, daemon));
         catalog.answers_once(past);
         lagging.ending(&config).await.expect("goes on");
+        each_once(&world.positions(&SHOP).await, 900);
+    });
+}
+
+/// An instance that saw no record of the anchor reads everything anew, and says so of a table that was rolled back. Its own epochs
+/// are fenced, and nobody reads those rows again.
+#[test]
+fn what_an_instance_promised_that_began_at_nothing_loses_no_row_in_silence() {
+    on_virtual_time(async {
+        let (world, mut config) = routed(64).await;
+        pipeline_of(&mut config).on_rollback = OnRollback::Rewind;
+        world.roll_back("shop.page_view", 0).await;
+        let catalog = Arc::new(FaultyCatalog::new(Arc::clone(&world.catalog), world.env.clone(), 0));
+        catalog.answers_once(before_all(&world.state("shop.purchase").await));
+        let (env, storage) = (world.env.clone(), world.storage.clone());
+        let rival = World { env, storage, disk: Arc::new(MemoryDisk::new()), catalog };
+        let error = rival.ending(&config).await.expect_err("halts");
+        assert!(error.to_string().contains("shop.page_view"), "{error}");
+        asks(&error);
+        world.roll_back("shop.purchase", 0).await;
+        world.run(&config, None).await;
         each_once(&world.positions(&SHOP).await, 900);
     });
 }

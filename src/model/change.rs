@@ -167,7 +167,7 @@ pub struct OperatorEdit {
     /// and the edit is fenced.
     pub head: Option<i64>,
     /// Where a pipeline says of a table beside its anchor that lost rows are read again: the sequence number of the anchor's
-    /// record from which they are.
+    /// record from which they are; 0 where it had none.
     pub under: Option<i64>,
 }
 

@@ -269,7 +269,7 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub above: BTreeMap<PartitionId, Option<Position>>,
     /// In a table beside an anchor, where the record says that lost rows are read again: the sequence number of the anchor's
-    /// record from which they are.
+    /// record from which they are; 0 where it had none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub under: Option<i64>,
 }
