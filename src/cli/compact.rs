@@ -113,6 +113,10 @@ fn noted(name: &TableName, report: &Report, own: &Compact) -> String {
             Some(Fate::Refused(error)) => notes.push_str(&format!("{place}: refused: {error}\n")),
             Some(Fate::Lost(why)) => notes.push_str(&format!("{place}: given up: {why}\n")),
             Some(Fate::Open(error)) => notes.push_str(&format!("{place}: not committed: {error}\n")),
+            Some(Fate::Done { remapped, .. }) if *remapped > 0 => {
+                let rows = output::counted(*remapped, "row");
+                notes.push_str(&format!("{place}: {rows} deleted meanwhile are deleted in the new files\n"));
+            }
             Some(Fate::Done { .. }) | None => {}
         }
         if own.explain || fate.is_none() {
@@ -194,9 +198,10 @@ fn entry((name, outcome): &Outcome) -> Value {
         });
         let ended = match fate {
             None => json!({"fate": "planned"}),
-            Some(Fate::Done { files, bytes, deleted }) => {
-                json!({"fate": "done", "new-files": files, "new-bytes": bytes, "deleted-rows": deleted})
-            }
+            Some(Fate::Done { files, bytes, deleted, remapped }) => json!({
+                "fate": "done", "new-files": files, "new-bytes": bytes, "deleted-rows": deleted,
+                "remapped-deletes": remapped,
+            }),
             Some(Fate::Refused(error)) => json!({"fate": "refused", "error": error.to_string(), "hint": error.hint()}),
             Some(Fate::Lost(why)) => json!({"fate": "lost", "error": why}),
             Some(Fate::Open(error)) => json!({"fate": "open", "error": error.to_string()}),

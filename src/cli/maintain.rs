@@ -95,6 +95,7 @@ fn said(reports: &[TableReport]) -> Answer {
                 "files": summary.figures.files_in, "bytes": summary.figures.bytes_in,
                 "new-files": summary.figures.files_out, "new-bytes": summary.figures.bytes_out,
                 "manifests": summary.figures.manifests_in, "new-manifests": summary.figures.manifests_out,
+                "remapped-deletes": summary.figures.remapped,
                 "snapshots": summary.figures.snapshots, "files-deleted": summary.figures.files_deleted,
             },
         }),
@@ -127,6 +128,7 @@ impl Summary {
             sum.bytes_out += own.bytes_out;
             sum.manifests_in += own.manifests_in;
             sum.manifests_out += own.manifests_out;
+            sum.remapped += own.remapped;
             sum.snapshots += own.snapshots;
             sum.files_deleted += own.files_deleted;
         }
@@ -160,7 +162,8 @@ fn entry(report: &TableReport) -> Value {
         let mut value = json!({
             "job": step.job.as_str(), "end": step.end.as_str(), "what": step.words,
             "files": figures.files_in, "bytes": figures.bytes_in, "new-files": figures.files_out,
-            "new-bytes": figures.bytes_out, "manifests": figures.manifests_in, "new-manifests": figures.manifests_out, "snapshots": figures.snapshots, "files-deleted": figures.files_deleted,
+            "new-bytes": figures.bytes_out, "manifests": figures.manifests_in, "new-manifests": figures.manifests_out,
+            "remapped-deletes": figures.remapped, "snapshots": figures.snapshots, "files-deleted": figures.files_deleted,
         });
         if let End::Failed(error) = &step.end {
             value["hint"] = json!(Error::hint(error));

@@ -119,6 +119,11 @@ impl Commit {
         self.attempts
     }
 
+    /// How many rows of an output of a replace were deleted by position since it was planned, and are deleted there now.
+    pub fn remapped(&self, output: &str) -> u64 {
+        self.written.replace.remap.count(output)
+    }
+
     /// Under whom the ledger has this commit's objects.
     pub fn owners(&self, table: &TableName) -> Vec<LedgerOwner> {
         let ids = self.retired.iter().chain([&self.change.snapshot_id]);

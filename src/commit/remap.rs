@@ -36,6 +36,8 @@ pub(crate) struct Memory {
     written: BTreeMap<String, (RoaringTreemap, DataFile)>,
     /// Each manifest of such deletes, newest last.
     manifests: Vec<Carried>,
+    /// How many rows of each output were deleted, as of the last head.
+    counts: BTreeMap<String, u64>,
 }
 
 /// Deletes that were put onto outputs, and the manifest that names them.
@@ -170,6 +172,7 @@ impl Memory {
         (schema, spec): (&SchemaRef, &PartitionSpec),
         objects: &mut Vec<String>,
     ) -> Result<Option<Carried>> {
+        self.counts = places.iter().map(|(output, places)| (output.clone(), places.len())).collect();
         if places.is_empty() {
             return Ok(None);
         }
@@ -200,6 +203,11 @@ impl Memory {
         let carried = Carried { manifest, files };
         self.manifests.push(carried.clone());
         Ok(Some(carried))
+    }
+
+    /// How many rows of an output were deleted since planning, as of the last head.
+    pub(crate) fn count(&self, output: &str) -> u64 {
+        self.counts.get(output).copied().unwrap_or(0)
     }
 
     /// The delete files that manifests of ours among these name.

@@ -333,6 +333,7 @@ impl Jobs {
         for step in &report.steps {
             let own = step.figures;
             self.metrics.rewritten(&table, own.files_in, own.bytes_in);
+            self.metrics.remapped(&table, own.remapped);
             self.metrics.removed(&table, own.snapshots, own.files_deleted);
         }
         self.finish(key, report.steps, report.next_ms);

@@ -106,6 +106,8 @@ pub enum Fate {
         bytes: u64,
         /// Rows that deletes took out.
         deleted: u64,
+        /// Rows that were deleted while they were rewritten, and are deleted in the new files.
+        remapped: u64,
     },
     /// It cannot be rewritten right: says why.
     Refused(Error),
@@ -296,16 +298,17 @@ impl Compaction<'_> {
         }
         let commit = Commit::new(batch.change(base)).until(batch.begun_ms.saturating_add(DAY_MS));
         let submit = Submit { committer: self.committer, leftovers: self.leftovers };
-        let bad = submit.run(commit, &base.state, cancel).await?;
+        let sent = submit.run(commit, &base.state, cancel).await?;
         for (group, _, rewritten) in &batch.done {
-            let fate = match &bad {
-                None => Fate::Done {
+            let fate = match &sent {
+                Ok(commit) => Fate::Done {
                     files: rewritten.outputs.len(),
                     bytes: rewritten.outputs.iter().map(|file| file.file_size_in_bytes()).sum(),
                     deleted: rewritten.deleted,
+                    remapped: rewritten.outputs.iter().map(|file| commit.remapped(file.file_path())).sum(),
                 },
-                Some(Bad::Lost(why)) => Fate::Lost(why.clone()),
-                Some(Bad::Open(why)) => Fate::Open(Error::new(ErrorKind::Unavailable, why.clone())),
+                Err(Bad::Lost(why)) => Fate::Lost(why.clone()),
+                Err(Bad::Open(why)) => Fate::Open(Error::new(ErrorKind::Unavailable, why.clone())),
             };
             report.groups.push((base.planned(group), Some(fate)));
         }

@@ -171,16 +171,16 @@ impl Manifests<'_> {
             }));
             let submit = Submit { committer: self.committer, leftovers: self.leftovers };
             match submit.run(Commit::new(change), &state, cancel).await? {
-                None => {
+                Ok(_) => {
                     report.manifests_in += plan.manifests_in;
                     report.manifests_out += plan.manifests_out;
                     report.entries += plan.entries;
                 }
-                Some(Bad::Lost(why)) => {
+                Err(Bad::Lost(why)) => {
                     report.lost = Some(why);
                     break;
                 }
-                Some(Bad::Open(why)) => {
+                Err(Bad::Open(why)) => {
                     report.bad = Some(Error::new(ErrorKind::Unavailable, why));
                     break;
                 }

@@ -27,7 +27,7 @@ pub(super) struct Submit<'a> {
 }
 
 impl Submit<'_> {
-    /// Drives a commit to its end; what came in its way when it is not in. What no request ever named is deleted; what one may
+    /// Drives a commit to its end: itself when it is in, else what came in its way. What no request ever named is deleted; what one may
     /// have named stays in the ledger.
     ///
     /// # Errors
@@ -37,20 +37,22 @@ impl Submit<'_> {
         mut commit: Commit,
         base: &TableState,
         cancel: &CancellationToken,
-    ) -> Result<Option<Bad>> {
+    ) -> Result<Result<Commit, Bad>> {
         let bad = self.drive(base, &mut commit, cancel).await?;
-        if bad.is_none() {
+        let Some(bad) = bad else {
             for owner in commit.owners(&base.name) {
                 settle(self.leftovers, &owner).await;
             }
-        } else if !commit.was_submitted() {
+            return Ok(Ok(commit));
+        };
+        if !commit.was_submitted() {
             let leftover = commit.into_leftover(&base.name);
             let left = self.committer.remove(&leftover).await;
             for owner in leftover.owners.iter().filter(|_| left.is_empty()) {
                 settle(self.leftovers, owner).await;
             }
         }
-        Ok(bad)
+        Ok(Err(bad))
     }
 
     async fn drive(

@@ -102,6 +102,8 @@ pub struct Figures {
     pub manifests_in: u64,
     /// Manifests that take their place, about.
     pub manifests_out: u64,
+    /// Rows that others deleted while they were rewritten, and that are deleted in the new files.
+    pub remapped: u64,
     /// Snapshots that go.
     pub snapshots: u64,
     /// Files deleted.
@@ -417,7 +419,8 @@ impl Upkeep<'_> {
         for (planned, fate) in report.groups {
             let place = if planned.partition.is_empty() { String::new() } else { format!("{}: ", planned.partition) };
             match fate {
-                Some(Fate::Done { files, bytes, .. }) => {
+                Some(Fate::Done { files, bytes, remapped, .. }) => {
+                    figures.remapped += remapped;
                     figures.files_in += planned.group.inputs.len() as u64;
                     figures.bytes_in += planned.group.bytes_in;
                     figures.files_out += files as u64;
@@ -434,7 +437,7 @@ impl Upkeep<'_> {
             }
         }
         if let Some(why) = why {
-            let words = format!("{}: {why}", rewrite(&figures, "became"));
+            let words = format!("{}{}: {why}", rewrite(&figures, "became"), remapped(figures.remapped));
             steps.insert(0, Step { figures, ..Step::new(Job::Compact, End::Done, words) });
         }
         Ok(steps)
@@ -500,6 +503,11 @@ fn rewrite(figures: &Figures, verb: &str) -> String {
     let files = usize::try_from(figures.files_in).unwrap_or(usize::MAX);
     let (size, new) = (show_size(figures.bytes_in), show_size(figures.bytes_out));
     format!("{} of {size} {verb} {} of {new}", counted(files, "file"), figures.files_out)
+}
+
+/// What was done about deletes that arrived meanwhile.
+fn remapped(rows: u64) -> String {
+    if rows == 0 { String::new() } else { format!(", remapped deletes: {rows}") }
 }
 
 fn counted(count: usize, noun: &str) -> String {

@@ -65,14 +65,14 @@ pub fn outputs(files: impl IntoIterator<Item = (String, u64)>) -> Arc<[Output]> 
 }
 
 impl Affine {
-    /// Adds to `found` where the rows at `places` of the input are now; how many. Those that were left out are nowhere, and
+    /// Adds to `found` where the rows at `places` of the input are now. Those that were left out are nowhere, and
     /// places beyond the last row never were.
     ///
     /// # Errors
     /// `Internal` when the outputs do not hold what the map says.
-    pub fn carry(&self, places: &RoaringTreemap, found: &mut Places) -> Result<u64> {
+    pub fn carry(&self, places: &RoaringTreemap, found: &mut Places) -> Result<()> {
         let mut applied = self.applied.iter().peekable();
-        let (mut rank, mut carried) = (0_u64, 0);
+        let mut rank = 0_u64;
         for old in places.iter().take_while(|old| *old < self.rows) {
             while applied.next_if(|left_out| *left_out < old).is_some() {
                 rank += 1;
@@ -84,9 +84,8 @@ impl Affine {
             let lost = || Error::new(ErrorKind::Internal, format!("row {old} of a rewritten file is in no new one"));
             let (output, at) = new.and_then(|new| self.at(new)).ok_or_else(lost)?;
             found.entry(output.location.clone()).or_default().insert(at);
-            carried += 1;
         }
-        Ok(carried)
+        Ok(())
     }
 
     /// The output that has this place of all, and the place in it.

@@ -381,6 +381,11 @@ impl Metrics {
         self.count("frazil_rewritten_bytes_total", &[table], bytes);
     }
 
+    /// Rows that others deleted while compaction rewrote them are deleted in the new files.
+    pub fn remapped(&self, table: &str, rows: u64) {
+        self.count("frazil_remapped_deletes_total", &[table], rows);
+    }
+
     /// Expiry removed snapshots; it or cleaning deleted files.
     pub fn removed(&self, table: &str, snapshots: u64, files: u64) {
         self.count("frazil_snapshots_removed_total", &[table], snapshots);

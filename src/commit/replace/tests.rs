@@ -148,6 +148,7 @@ impl World {
             (Content::Positions(positions), None) => positions_file(positions),
             _ => Bytes::from_static(b"x"),
         };
+        let size = bytes.len() as u64;
         self.storage.write(&name, bytes).await.expect("writable");
         let (kind, rows) = match &content {
             Content::Rows(rows) => (DataContentType::Data, rows.len()),
@@ -164,7 +165,7 @@ impl World {
             .partition(partition)
             .partition_spec_id(spec_id)
             .record_count(rows as u64)
-            .file_size_in_bytes(100)
+            .file_size_in_bytes(size)
             .referenced_data_file(target.map(str::to_owned))
             .build()
             .expect("complete")
@@ -272,7 +273,7 @@ impl World {
         self.foreign_on(&self.state().await, come, go).await
     }
 
-    async fn foreign_on(&self, base: &TableState, come: Vec<DataFile>, go: &BTreeSet<String>) -> bool {
+    pub(crate) async fn foreign_on(&self, base: &TableState, come: Vec<DataFile>, go: &BTreeSet<String>) -> bool {
         let id = self.env.snapshot_id();
         let metadata = &base.metadata;
         let scribe = ManifestScribe {

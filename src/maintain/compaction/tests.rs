@@ -1,25 +1,31 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{DataType, Int64Type};
 use bytes::Bytes;
 use iceberg::spec::{
-    NestedField, PrimitiveType, Schema, SnapshotReference, SnapshotRetention, SortOrder, Transform, Type,
-    UnboundPartitionField, UnboundPartitionSpec,
+    DataContentType, DataFileBuilder, DataFileFormat, NestedField, PrimitiveType, Schema, SnapshotReference,
+    SnapshotRetention, SortOrder, Struct, Transform, Type, UnboundPartitionField, UnboundPartitionSpec,
 };
+use proptest::prelude::*;
 
 use super::*;
 use crate::catalog::faulty::{Fault, FaultyCatalog};
 use crate::catalog::memory::MemoryCatalog;
 use crate::catalog::{Catalog, CreateTable, Outcome};
+use crate::commit::deletes;
+use crate::commit::manifests::{LiveEntry, live_entries};
 use crate::commit::protocol::Ending;
+use crate::commit::replace::tests::{Content, World};
 use crate::env::virtual_time::{on_virtual_time, simulated};
 use crate::model::change::Append;
 use crate::model::ids::TableName;
+use crate::model::remap::Places;
 use crate::storage::disk::MemoryDisk;
+use crate::storage::ledger::LedgerEntry;
 use crate::storage::{Storage, StorageOptions};
 use crate::write::budget::Budget;
 use crate::write::{EpochWriter, WriterOptions};
@@ -340,4 +346,239 @@ fn a_branch_is_compacted_and_main_stays_as_it_is() {
         let error = bench.compact_by(&on("adit")).await.expect_err("no such branch");
         assert_eq!((error.kind(), error.hint()), (ErrorKind::NotFound, Some("there are audit, main")));
     });
+}
+
+/// A table of one column, written to by another engine: numbers, none of them twice, which it deletes by their places.
+struct Foreign {
+    world: World,
+    leftovers: Leftovers,
+}
+
+impl Foreign {
+    async fn new(seed: u64, rate: u64, format: FormatVersion) -> Self {
+        let world = World::new(seed, rate, format).await;
+        Self { world, leftovers: Leftovers::open(Arc::new(MemoryDisk::new())).await.expect("opens") }
+    }
+
+    /// A file of the numbers from `first` on, in row groups of three.
+    async fn append(&self, first: i64, rows: u64) -> String {
+        let numbers: Int64Array = (first..).take(usize::try_from(rows).expect("small")).map(Some).collect();
+        let metadata = [("PARQUET:field_id".to_owned(), "1".to_owned())];
+        let field = arrow::datatypes::Field::new("n", DataType::Int64, true).with_metadata(metadata.into());
+        let schema = Arc::new(arrow::datatypes::Schema::new(vec![field]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(numbers)]).expect("fits");
+        let properties =
+            ::parquet::file::properties::WriterProperties::builder().set_max_row_group_row_count(Some(3)).build();
+        let mut bytes = Vec::new();
+        let mut writer = ::parquet::arrow::ArrowWriter::try_new(&mut bytes, schema, Some(properties)).expect("opens");
+        writer.write(&batch).expect("in memory");
+        writer.close().expect("in memory");
+        let location = format!("memory:///data/{}.parquet", self.world.env.uuid());
+        let mut builder = DataFileBuilder::default();
+        builder
+            .content(DataContentType::Data)
+            .file_path(location.clone())
+            .file_format(DataFileFormat::Parquet)
+            .partition(Struct::empty())
+            .partition_spec_id(0)
+            .record_count(rows)
+            .file_size_in_bytes(bytes.len() as u64);
+        self.world.storage.write(&location, Bytes::from(bytes)).await.expect("writable");
+        assert!(self.world.foreign(vec![builder.build().expect("complete")], &BTreeSet::new()).await);
+        location
+    }
+
+    async fn entries(&self, state: &TableState) -> Vec<LiveEntry> {
+        let mut entries = Vec::new();
+        for manifest in self.world.manifests(state).await {
+            entries.extend(live_entries(&self.world.storage, &manifest).await.expect("a manifest"));
+        }
+        entries
+    }
+
+    /// Deletes rows of files that are still there, as vectors or as one file of deletes: of which places, once it is in.
+    async fn delete(&self, places: &Places, apart: bool) -> Places {
+        let state = self.world.state().await;
+        let entries = self.entries(&state).await;
+        let data = |path: &str| entries.iter().find(|entry| entry.file.file_path() == path).map(|entry| &entry.file);
+        let format = state.metadata.format_version();
+        let (mut done, mut come, mut go) = (Places::new(), Vec::new(), BTreeSet::new());
+        for (path, own) in places {
+            let Some(data) = data(path) else { continue };
+            done.insert(path.clone(), own.clone());
+            let mut all = own.clone();
+            let vectors = entries.iter().filter(|entry| entry.file.file_format() == DataFileFormat::Puffin);
+            for old in vectors.filter(|entry| entry.file.referenced_data_file().as_ref() == Some(path)) {
+                let wanted = BTreeSet::from([path.clone()]);
+                let held = deletes::places(&self.world.env, &self.world.storage, &old.file, &wanted).await;
+                all |= &held.expect("a vector")[path];
+                go.insert(old.file.file_path().to_owned());
+            }
+            if apart || format >= FormatVersion::V3 {
+                let stem = format!("memory:///data/{}", self.world.env.uuid());
+                let written = deletes::write(format, (data, 0), &all, &stem).expect("encoded");
+                self.world.storage.write(written.entry.file_path(), written.bytes.into()).await.expect("writable");
+                come.push(written.entry);
+            }
+        }
+        if come.is_empty() && !done.is_empty() {
+            let rows = done.iter().flat_map(|(path, own)| own.iter().map(|at| (path.clone(), at)));
+            let rows = rows.map(|(path, at)| (path, usize::try_from(at).expect("small")));
+            come.push(self.world.file(Content::Positions(rows.collect()), None).await);
+        }
+        if done.is_empty() {
+            return done;
+        }
+        if self.world.foreign_on(&state, come, &go).await { done } else { Places::new() }
+    }
+
+    /// The numbers that a reader finds.
+    async fn numbers(&self) -> Vec<i64> {
+        let entries = self.entries(&self.world.state().await).await;
+        let (data, masks): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|entry| entry.file.content_type() == DataContentType::Data);
+        let paths: BTreeSet<String> = data.iter().map(|entry| entry.file.file_path().to_owned()).collect();
+        let mut deleted = Places::new();
+        for mask in masks {
+            let found = deletes::places(&self.world.env, &self.world.storage, &mask.file, &paths).await;
+            for (path, own) in found.expect("readable") {
+                let reached = data.iter().find(|entry| entry.file.file_path() == path).expect("wanted");
+                assert!(mask.seq >= reached.seq, "deletes of {path} are older than it");
+                *deleted.entry(path).or_default() |= own;
+            }
+        }
+        let mut numbers = Vec::new();
+        for path in paths {
+            let bytes = self.world.storage.read(&path).await.expect("there");
+            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).expect("footer").build().expect("reader");
+            let batches: Vec<RecordBatch> = reader.map(|batch| batch.expect("rows")).collect();
+            let rows = batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec());
+            let gone = deleted.get(&path).cloned().unwrap_or_default();
+            numbers.extend(rows.enumerate().filter(|(at, _)| !gone.contains(*at as u64)).map(|(_, number)| number));
+        }
+        numbers.sort_unstable();
+        numbers
+    }
+
+    fn committer(&self) -> Committer {
+        let (catalog, storage) = (self.world.catalog.clone(), self.world.storage.clone());
+        let ledger = Some(self.leftovers.ledger().clone());
+        Committer::new(self.world.env.clone(), catalog, storage, ledger, "ns.t".parse().expect("valid"), "i".to_owned())
+    }
+
+    /// Rewrites everything that is there when it begins, into files of so many bytes, while `meanwhile` goes on.
+    async fn compact<T>(&self, target_bytes: u64, meanwhile: impl Future<Output = T>) -> (Report, T) {
+        let mut committer = self.committer();
+        let wish = Wish { target_bytes: Some(target_bytes), rewrite_all: true, memory: 64 << 20 };
+        let env = &self.world.env;
+        let mut compaction = Compaction { env, committer: &mut committer, leftovers: &self.leftovers, wish };
+        let state = self.world.state().await;
+        let base = compaction.plan(state, &Rules::default()).await.expect("a plan").expect("a head");
+        let cancel = CancellationToken::new();
+        let (report, met) = tokio::join!(compaction.carry_out(&base, &cancel), meanwhile);
+        (report.expect("no halt"), met)
+    }
+}
+
+fn remapped(report: &Report) -> u64 {
+    let fates = report.groups.iter().map(|(_, fate)| match fate {
+        Some(Fate::Done { remapped, .. }) => *remapped,
+        other => panic!("{other:?}"),
+    });
+    fates.sum()
+}
+
+#[test]
+fn rows_that_others_delete_while_they_are_rewritten_are_deleted_in_the_new_files() {
+    for format in [FormatVersion::V2, FormatVersion::V3] {
+        on_virtual_time(async move {
+            let foreign = Foreign::new(1, 0, format).await;
+            let (a, b) = (foreign.append(0, 10).await, foreign.append(10, 10).await);
+            let places = |own: &[(&String, &[u64])]| -> Places {
+                own.iter().map(|(path, at)| ((*path).clone(), at.iter().copied().collect())).collect()
+            };
+            foreign.delete(&places(&[(&a, &[0, 5])]), true).await;
+            // Place 5 is deleted twice where there are no vectors; 40 never was.
+            let meanwhile = async {
+                foreign.delete(&places(&[(&a, &[5, 6]), (&b, &[0, 9, 40])]), false).await;
+            };
+            let (report, ()) = foreign.compact(512 << 20, meanwhile).await;
+            assert_eq!(remapped(&report), 3);
+            let wanted: Vec<i64> = (0..20).filter(|n| ![0, 5, 6, 10, 19].contains(n)).collect();
+            assert_eq!(foreign.numbers().await, wanted);
+            let state = foreign.world.state().await;
+            let entries = foreign.entries(&state).await;
+            let kinds: Vec<_> = entries.iter().map(|entry| entry.file.file_format()).collect();
+            let deletes = if format == FormatVersion::V3 { DataFileFormat::Puffin } else { DataFileFormat::Parquet };
+            assert_eq!(kinds, [DataFileFormat::Parquet, deletes], "one new file and its deletes, and nothing else");
+            let summary = &state.head(MAIN).expect("a head").summary().additional_properties;
+            assert_eq!(summary["added-position-deletes"], "3");
+            // The list of the attempt that met the deletes, and nothing that is in.
+            let left = foreign.leftovers.ledger().open_entries();
+            let held = |left: &LedgerEntry| entries.iter().any(|entry| entry.file.file_path() == left.location);
+            assert!(!left.iter().any(held), "what is in is no leftover: {left:?}");
+            // What was put there is applied by the next rewrite, and goes with it.
+            let (report, ()) = foreign.compact(512 << 20, async {}).await;
+            assert_eq!((remapped(&report), foreign.numbers().await), (0, wanted));
+            assert_eq!(foreign.entries(&foreign.world.state().await).await.len(), 1);
+        });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn no_delete_that_arrives_while_files_are_rewritten_is_lost_or_doubled(
+        seed in 0_u64..1000,
+        v3 in any::<bool>(),
+        files in prop::collection::vec(1_u64..12, 1..5),
+        before in prop::collection::vec((0_usize..5, 0_u64..12), 0..6),
+        commits in prop::collection::vec((prop::collection::vec((0_usize..5, 0_u64..12), 1..5), any::<bool>()), 0..4),
+        small in any::<bool>(),
+    ) {
+        on_virtual_time(async move {
+            let format = if v3 { FormatVersion::V3 } else { FormatVersion::V2 };
+            let foreign = Foreign::new(seed, seed % 3 * 15, format).await;
+            let (mut paths, mut firsts, mut next) = (Vec::new(), BTreeMap::new(), 0);
+            for rows in files {
+                let path = foreign.append(next, rows).await;
+                firsts.insert(path.clone(), next);
+                paths.push((path, rows));
+                next += i64::try_from(rows).expect("small");
+            }
+            let chosen = |own: &[(usize, u64)]| {
+                let mut places = Places::new();
+                for (file, at) in own {
+                    if let Some((path, rows)) = paths.get(*file).filter(|(_, rows)| at < rows) {
+                        assert!(at < rows);
+                        places.entry(path.clone()).or_default().insert(*at);
+                    }
+                }
+                places
+            };
+            let mut wanted: BTreeSet<i64> = (0..next).collect();
+            let mut take = |places: Places| {
+                for (path, own) in places {
+                    let number = |at: u64| firsts[&path] + i64::try_from(at).expect("small");
+                    wanted.retain(|held| !own.iter().any(|at| number(at) == *held));
+                }
+            };
+            take(foreign.delete(&chosen(&before), seed % 2 == 0).await);
+            let env = &foreign.world.env;
+            let meanwhile = async {
+                let mut all = Vec::new();
+                for (own, apart) in &commits {
+                    all.push(foreign.delete(&chosen(own), *apart).await);
+                    env.sleep(Duration::from_millis(env.below(800))).await;
+                }
+                all
+            };
+            let (report, all) = foreign.compact(if small { 1 } else { 512 << 20 }, meanwhile).await;
+            all.into_iter().for_each(&mut take);
+            let fates = report.groups.iter().map(|(_, fate)| fate);
+            let known = |fate: &Option<Fate>| matches!(fate, Some(Fate::Done { .. } | Fate::Open(_)));
+            assert!(fates.clone().all(known), "{:?}", report.groups);
+            assert_eq!(foreign.numbers().await, wanted.into_iter().collect::<Vec<_>>());
+        });
+    }
 }

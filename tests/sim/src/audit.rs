@@ -19,6 +19,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::foreign;
+use crate::remapped;
 use crate::replaced::{Effect, Held, Listed, LiveFile};
 use crate::world::{World, key};
 
@@ -299,6 +300,12 @@ impl Auditor {
             return Ok(());
         }
         if path.contains("/foreign-") {
+            self.files.insert(path.to_owned(), Arc::default());
+            return Ok(());
+        }
+        if let Some(effect) = remapped::effect(&bytes)? {
+            world.cover("replace × deletes carried over");
+            self.effects.insert(path.to_owned(), effect);
             self.files.insert(path.to_owned(), Arc::default());
             return Ok(());
         }

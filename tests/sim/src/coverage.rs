@@ -97,7 +97,7 @@ const EXPECTED: &[(&str, &[&str])] = &[
     ("conflict table × Replace × ", &["append", "row delta", "removal", "layout"]),
     // A removal of snapshots, and what came between the state that it was chosen on and its arrival.
     ("conflict table × RemoveSnapshots × ", &["append", "row delta", "removal", "layout", "rollback"]),
-    ("replace × ", &["rows kept", "rows and their ids kept"]),
+    ("replace × ", &["rows kept", "rows and their ids kept", "deletes carried over"]),
     // Rounds and verbs of processes of their own.
     (
         "maintenance × ",
@@ -110,7 +110,7 @@ const EXPECTED: &[(&str, &[&str])] = &[
             "look waits",
             "round dies",
             "verb dies",
-            "lost: deletes arrived",
+            "deletes remapped",
             "lost: by a look",
             "lost: rolled back",
             "rest",
@@ -141,6 +141,7 @@ const EXPECTED: &[(&str, &[&str])] = &[
             "DropBranch × done",
             "DropTag × done",
             "DeletePositions × done",
+            "DeletePositions × a vector instead of another",
             "DeleteKeys × done",
             "tags what is about to go × done",
             "adds the same columns at the same time × done",

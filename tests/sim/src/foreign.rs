@@ -11,8 +11,8 @@ use frazil::model::table::TableState;
 use iceberg::io::{FileIO, FileWrite};
 use iceberg::spec::{
     DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, Manifest, ManifestContentType,
-    ManifestFile, ManifestList, ManifestListWriter, ManifestWriterBuilder, NestedField, Operation, PrimitiveType,
-    Schema, Snapshot, SnapshotReference, SnapshotRetention, SortOrder, Struct, Summary, Transform, Type,
+    ManifestFile, ManifestList, ManifestListWriter, ManifestWriter, ManifestWriterBuilder, NestedField, Operation,
+    PrimitiveType, Schema, Snapshot, SnapshotReference, SnapshotRetention, SortOrder, Struct, Summary, Transform, Type,
     UnboundPartitionSpec,
 };
 use iceberg::{TableRequirement, TableUpdate};
@@ -426,6 +426,27 @@ impl Engine<'_> {
 
     /// A manifest of data files or of delete files.
     pub(crate) async fn manifest_of(&self, spec: i32, files: Vec<DataFile>, deletes: bool) -> Option<ManifestFile> {
+        self.manifest_by(spec, deletes, |writer| files.into_iter().try_for_each(|file| writer.add_file(file, -1))).await
+    }
+
+    /// A manifest of delete files that are there already: each with its snapshot, its data and its file sequence number.
+    pub(crate) async fn manifest_of_deletes(
+        &self,
+        spec: i32,
+        files: Vec<(DataFile, i64, i64, i64)>,
+    ) -> Option<ManifestFile> {
+        let add = |writer: &mut ManifestWriter| {
+            files.into_iter().try_for_each(|(file, by, seq, own)| writer.add_existing_file(file, by, seq, Some(own)))
+        };
+        self.manifest_by(spec, true, add).await
+    }
+
+    async fn manifest_by(
+        &self,
+        spec: i32,
+        deletes: bool,
+        fill: impl FnOnce(&mut ManifestWriter) -> iceberg::Result<()>,
+    ) -> Option<ManifestFile> {
         let memory = FileIO::new_with_memory();
         let output = memory.new_output("memory:/manifest").ok()?;
         let metadata = &self.state.metadata;
@@ -438,9 +459,7 @@ impl Engine<'_> {
             (_, false) => builder.build_v2_data(),
             (_, true) => builder.build_v2_deletes(),
         };
-        for file in files {
-            writer.add_file(file, -1).ok()?;
-        }
+        fill(&mut writer).ok()?;
         let mut manifest = writer.write_manifest_file().await.ok()?;
         let bytes = memory.new_input("memory:/manifest").ok()?.read().await.ok()?;
         manifest.manifest_path = format!("{}/metadata/foreign-{}.avro", metadata.location(), self.world.env.uuid());

@@ -23,6 +23,7 @@ pub mod maintainer;
 pub mod met;
 pub mod operator;
 pub mod process;
+mod remapped;
 pub mod replaced;
 pub mod run;
 pub mod scenario;

@@ -314,6 +314,9 @@ impl Maintainer {
             let (job, end) = (step.job.as_str(), step.end.as_str());
             self.world.note(process, &format!("{table}: {job} {end}: {}", step.words));
             self.world.cover(format!("maintenance × {job} {end}"));
+            if step.figures.remapped > 0 {
+                self.world.cover("maintenance × deletes remapped");
+            }
             if let Some(lost) = step.words.split("given up: ").nth(1) {
                 self.world.cover(format!("maintenance × lost: {}", reason(lost)));
             }
@@ -331,7 +334,11 @@ impl Maintainer {
         for (planned, fate) in &report.groups {
             let files = planned.group.inputs.len();
             match fate {
-                Some(Fate::Done { files: out, deleted, .. }) => {
+                Some(Fate::Done { files: out, deleted, remapped, .. }) => {
+                    if *remapped > 0 {
+                        self.world.note(process, &format!("{table}: {remapped} deletes remapped"));
+                        self.world.cover("maintenance × deletes remapped");
+                    }
                     self.world.note(process, &format!("{table}: {files} files became {out}, {deleted} rows deleted"));
                     self.world.cover("maintenance × compact done");
                 }

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use frazil::model::ids::TableName;
-use iceberg::spec::{DataContentType, Manifest, ManifestContentType, ManifestEntry, ManifestFile, Struct};
+use iceberg::spec::{
+    DataContentType, DataFileFormat, Manifest, ManifestContentType, ManifestEntry, ManifestFile, Struct,
+};
 
 use crate::audit::{Auditor, Row, object};
 use crate::world::{World, key};
@@ -56,6 +58,8 @@ pub(crate) struct LiveFile {
     pub(crate) partition: Struct,
     /// The one data file that it deletes from, where it says so.
     pub(crate) referenced: Option<String>,
+    /// Whether it is a deletion vector.
+    pub(crate) vector: bool,
 }
 
 impl LiveFile {
@@ -71,6 +75,7 @@ impl LiveFile {
             spec_id,
             partition: file.partition().clone(),
             referenced: file.referenced_data_file(),
+            vector: file.file_format() == DataFileFormat::Puffin,
         }
     }
 
@@ -167,11 +172,24 @@ impl Auditor {
     ) -> Result<Vec<(Row, Option<i64>, i64)>, String> {
         let known = self.tables.get(table).and_then(|seen| seen.snapshots.get(&id));
         let listed: Vec<Listed> = known.map(|known| known.listed.clone()).unwrap_or_default();
-        let mut deletes = Vec::new();
+        let (mut deletes, mut vectors) = (Vec::new(), BTreeSet::new());
         for manifest in listed.iter().filter(|listed| listed.deletes) {
             for file in self.entries_of(world, &manifest.path).await?.iter() {
                 let effect = self.effects.get(&file.path).cloned();
                 let effect = effect.ok_or_else(|| format!("delete file {} is nobody's", file.path))?;
+                let one = file.referenced.as_ref().filter(|_| file.vector || !file.path.contains("/foreign-"));
+                if let (Some(target), Effect::Positions(places)) = (one, &effect) {
+                    let named = places.get(key(target).as_ref()).map_or(0, BTreeSet::len) as u64;
+                    if named != file.rows || places.len() != 1 {
+                        return Err(format!(
+                            "{} has {named} places of {target}, its entry says {}",
+                            file.path, file.rows
+                        ));
+                    }
+                    if file.vector && !vectors.insert(target.clone()) {
+                        return Err(format!("{target} has two deletion vectors"));
+                    }
+                }
                 deletes.push((file.clone(), file.seq.unwrap_or(manifest.seq), effect));
             }
         }

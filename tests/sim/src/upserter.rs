@@ -9,8 +9,8 @@ use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
 use bytes::Bytes;
 use frazil::model::ids::TableName;
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, ManifestFile, Operation, PrimitiveType,
-    Type,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, ManifestContentType, ManifestFile,
+    Operation, PrimitiveType, Type,
 };
 use parquet::arrow::ArrowWriter;
 
@@ -30,11 +30,6 @@ impl Engine<'_> {
         let live = self.live_rows().await?;
         let first = self.pick(&live)?;
         let vectors = self.state.metadata.format_version() >= FormatVersion::V3;
-        // A data file has one vector at most, and this engine merges none.
-        let held: BTreeSet<String> = self.live().await?.iter().filter_map(|file| file.referenced.clone()).collect();
-        if vectors && held.contains(&first.location) {
-            return None;
-        }
         let beside = |file: &&LiveFile| file.shares_partition(first) && file.path != first.path;
         let second = live.iter().find(beside).filter(|_| !vectors && self.world.happens(40));
         let mut places: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
@@ -44,13 +39,22 @@ impl Engine<'_> {
             }
         }
         let target = (places.len() == 1 && (vectors || self.world.happens(50))).then(|| first.location.clone());
+        // A data file has one vector at most: a new one takes the place of the old one.
+        let all = if vectors { self.live().await? } else { Vec::new() };
+        let old = all.iter().find(|file| file.vector && file.referenced.as_ref() == Some(&first.location));
+        if let Some(old) = old {
+            let held = self.world.with_auditor(|a| a.effects.get(&old.path).cloned())?;
+            let Effect::Positions(held) = held else { return None };
+            places.entry(first.location.clone()).or_default().extend(held.into_values().flatten());
+            self.world.cover("foreign DeletePositions × a vector instead of another");
+        }
         let file = if vectors {
             self.vector(first, places.get(&first.location)?).await?
         } else {
             self.positions(first, &places, target).await?
         };
         let effect = places.into_iter().map(|(path, at)| (key(&path).to_string(), at)).collect();
-        self.row_delta(first, file, Effect::Positions(effect)).await
+        self.row_delta(first, file, Effect::Positions(effect), old).await
     }
 
     /// All rows of one customer go from a partition, whichever files they are in; those that come later stay.
@@ -80,7 +84,7 @@ impl Engine<'_> {
             .equality_ids(Some(vec![column.id]));
         let deletes = builder.build().ok()?;
         self.put(&path, bytes).await;
-        self.row_delta(file, deletes, Effect::Keys([value].into())).await
+        self.row_delta(file, deletes, Effect::Keys([value].into()), None).await
     }
 
     /// Data files with rows of ours that are live at the head.
@@ -159,8 +163,33 @@ impl Engine<'_> {
         builder
     }
 
-    /// A snapshot with one delete file more, and with some luck a row.
-    async fn row_delta(&self, of: &LiveFile, deletes: DataFile, effect: Effect) -> Option<Request> {
+    /// A manifest of delete files without this one; nothing when it has no other.
+    async fn without(&self, manifest: ManifestFile, gone: &str) -> Option<Vec<ManifestFile>> {
+        let parsed = self.entries(&manifest.manifest_path).await?;
+        let live = || parsed.entries().iter().filter(|entry| entry.is_alive());
+        if live().all(|entry| entry.file_path() != gone) {
+            return Some(vec![manifest]);
+        }
+        let rest: Vec<_> = live().filter(|entry| entry.file_path() != gone).collect();
+        if rest.is_empty() {
+            return Some(Vec::new());
+        }
+        let (by, seq) = (manifest.added_snapshot_id, manifest.sequence_number);
+        let stay = rest.into_iter().map(|entry| {
+            let own = (entry.snapshot_id().unwrap_or(by), entry.sequence_number().unwrap_or(seq));
+            (entry.data_file().clone(), own.0, own.1, entry.file_sequence_number.unwrap_or(seq))
+        });
+        Some(vec![self.manifest_of_deletes(manifest.partition_spec_id, stay.collect()).await?])
+    }
+
+    /// A snapshot with one delete file more, or with one instead of `old`, and with some luck a row.
+    async fn row_delta(
+        &self,
+        of: &LiveFile,
+        deletes: DataFile,
+        effect: Effect,
+        old: Option<&LiveFile>,
+    ) -> Option<Request> {
         let head = self.state.head(&self.world.target)?.clone();
         let path = key(deletes.file_path()).to_string();
         self.world.with_auditor(|a| a.effects.insert(path, effect));
@@ -169,7 +198,12 @@ impl Engine<'_> {
         if upserts {
             manifests.push(self.own_rows().await?);
         }
-        manifests.extend(self.manifests(head.manifest_list()).await?);
+        for manifest in self.manifests(head.manifest_list()).await? {
+            match old.filter(|_| manifest.content == ManifestContentType::Deletes) {
+                Some(old) => manifests.extend(self.without(manifest, &old.location).await?),
+                None => manifests.push(manifest),
+            }
+        }
         let operation = if upserts { Operation::Overwrite } else { Operation::Delete };
         let made = self.snapshot(&self.world.target, Some(head.snapshot_id()), manifests, operation).await;
         made.map(|(id, request)| {
@@ -216,7 +250,7 @@ fn vector(places: &BTreeSet<u64>) -> Option<Vec<u8>> {
     Some([&length[..], &body, &crc32(&body).to_be_bytes()].concat())
 }
 
-fn crc32(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & 0_u32.wrapping_sub(crc & 1)))
     })
