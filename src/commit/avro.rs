@@ -14,6 +14,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 
 const MAGIC: &[u8] = b"Obj\x01";
 pub(crate) const CODEC: &str = "avro.codec";
+pub(crate) const SCHEMA: &str = "avro.schema";
 /// A header larger than this is not one of a manifest or list.
 const HEADER_ENTRIES_MAX: usize = 10_000;
 
@@ -45,15 +46,7 @@ pub(crate) fn recontain(bytes: &[u8], entries: &BTreeMap<String, String>, sync: 
     }
     container.header.insert(CODEC.to_owned(), b"deflate".to_vec());
     container.header.extend(entries.iter().map(|(key, value)| (key.clone(), value.clone().into_bytes())));
-    let mut out = Vec::with_capacity(bytes.len() / 2 + 1024);
-    out.extend_from_slice(MAGIC);
-    put_long(&mut out, i64::try_from(container.header.len()).unwrap_or(i64::MAX));
-    for (key, value) in &container.header {
-        put_bytes(&mut out, key.as_bytes());
-        put_bytes(&mut out, value);
-    }
-    put_long(&mut out, 0);
-    out.extend_from_slice(&sync);
+    let mut out = begun(&container.header, sync, bytes.len() / 2);
     let mut rest = Cursor(container.blocks);
     while !rest.0.is_empty() {
         let count = rest.long()?;
@@ -66,6 +59,20 @@ pub(crate) fn recontain(bytes: &[u8], entries: &BTreeMap<String, String>, sync: 
         out.extend_from_slice(&sync);
     }
     Ok(out)
+}
+
+/// A container as far as its blocks, with room for so many bytes of them.
+fn begun(header: &BTreeMap<String, Vec<u8>>, sync: [u8; 16], room: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(room + 1024);
+    out.extend_from_slice(MAGIC);
+    put_long(&mut out, i64::try_from(header.len()).unwrap_or(i64::MAX));
+    for (key, value) in header {
+        put_bytes(&mut out, key.as_bytes());
+        put_bytes(&mut out, value);
+    }
+    put_long(&mut out, 0);
+    out.extend_from_slice(&sync);
+    out
 }
 
 fn deflate(block: &[u8]) -> Result<Vec<u8>> {
@@ -102,6 +109,20 @@ impl<'a> Container<'a> {
         }
         let sync = cursor.take(16)?.try_into().map_err(|_| broken("ends within its header"))?;
         Ok(Self { header, sync, blocks: cursor.0 })
+    }
+
+    /// A container with the same header but for the schema, and these rows uncompressed.
+    pub(crate) fn of_rows(&self, schema: &str, count: usize, rows: &[u8]) -> Vec<u8> {
+        let mut header = self.header.clone();
+        header.remove(CODEC);
+        header.insert(SCHEMA.to_owned(), schema.as_bytes().to_vec());
+        let mut out = begun(&header, self.sync, rows.len());
+        if count > 0 {
+            put_long(&mut out, i64::try_from(count).unwrap_or(i64::MAX));
+            put_bytes(&mut out, rows);
+            out.extend_from_slice(&self.sync);
+        }
+        out
     }
 }
 

@@ -220,9 +220,13 @@ pub(crate) async fn live_entries(storage: &Storage, file: &ManifestFile) -> Resu
 
 /// The same, with the schema and the spec that the manifest was written with.
 pub(crate) async fn live_parts(storage: &Storage, file: &ManifestFile) -> Result<(Vec<LiveEntry>, ManifestMetadata)> {
-    let bytes = storage.read(&file.manifest_path).await?;
+    live_of(&storage.read(&file.manifest_path).await?, file)
+}
+
+/// The same of a manifest's bytes.
+pub(crate) fn live_of(bytes: &[u8], file: &ManifestFile) -> Result<(Vec<LiveEntry>, ManifestMetadata)> {
     let manifest =
-        Manifest::parse_avro(&bytes).context(ErrorKind::Corrupt, || format!("manifest {}", file.manifest_path))?;
+        Manifest::parse_avro(bytes).context(ErrorKind::Corrupt, || format!("manifest {}", file.manifest_path))?;
     let (entries, metadata) = manifest.into_parts();
     let spec_id = metadata.partition_spec().spec_id();
     let mut next_row = file.first_row_id;

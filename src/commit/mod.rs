@@ -15,6 +15,7 @@ mod history;
 mod load;
 pub mod look;
 pub mod manifests;
+pub(crate) mod outline;
 pub(crate) mod pending;
 pub mod proof;
 pub mod properties;

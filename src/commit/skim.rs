@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use flate2::read::DeflateDecoder;
 use serde_json::Value;
 
-use crate::commit::avro::{CODEC, Container, Cursor, broken};
+use crate::commit::avro::{CODEC, Container, Cursor, SCHEMA, broken};
 use crate::commit::manifests::{Listing, Named};
 use crate::error::{Context, ErrorKind, Result};
 
@@ -38,14 +38,14 @@ pub fn listed(bytes: &[u8], plans: &Plans) -> Result<Option<Vec<Listing>>> {
 }
 
 /// What `read` makes of each row of a container whose layout `fits`.
-fn rows<T>(
+pub(super) fn rows<T>(
     bytes: &[u8],
     plans: &Plans,
     fits: fn(&Plan) -> bool,
-    read: fn(&Plan, &mut Cursor<'_>) -> Result<T>,
+    mut read: impl FnMut(&Plan, &mut Cursor<'_>) -> Result<T>,
 ) -> Result<Option<Vec<T>>> {
     let container = Container::parse(bytes)?;
-    let plan = container.header.get("avro.schema").and_then(|text| plans.of(text));
+    let plan = container.header.get(SCHEMA).and_then(|text| plans.of(text));
     let Some(plan) = plan.filter(|plan| fits(plan)) else {
         return Ok(None);
     };
@@ -102,7 +102,7 @@ impl Plans {
 
 /// How the values of a schema are laid out.
 #[derive(Debug)]
-enum Shape {
+pub(super) enum Shape {
     Null,
     Boolean,
     Varint,
@@ -159,7 +159,7 @@ impl Shape {
         })
     }
 
-    fn pass(&self, cursor: &mut Cursor<'_>) -> Result<()> {
+    pub(super) fn pass(&self, cursor: &mut Cursor<'_>) -> Result<()> {
         match self {
             Self::Null => {}
             Self::Boolean => drop(cursor.take(1)?),
@@ -177,8 +177,17 @@ impl Shape {
         Ok(())
     }
 
+    /// How the value at the cursor is laid out, past its unions; `None` for a null.
+    pub(super) fn held(&self, cursor: &mut Cursor<'_>) -> Result<Option<&Self>> {
+        match self {
+            Self::Null => Ok(None),
+            Self::Union(branches) => branch(branches, cursor)?.held(cursor),
+            shape => Ok(Some(shape)),
+        }
+    }
+
     /// The number at the cursor; `None` for a null.
-    fn number(&self, cursor: &mut Cursor<'_>) -> Result<Option<i64>> {
+    pub(super) fn number(&self, cursor: &mut Cursor<'_>) -> Result<Option<i64>> {
         match self {
             Self::Varint => Ok(Some(cursor.long()?)),
             Self::Union(branches) => branch(branches, cursor)?.number(cursor),
@@ -216,7 +225,7 @@ fn branch<'a>(branches: &'a [Shape], cursor: &mut Cursor<'_>) -> Result<&'a Shap
 
 /// The fields of a row.
 #[derive(Debug)]
-struct Plan(Vec<(String, Shape)>);
+pub(super) struct Plan(pub(super) Vec<(String, Shape)>);
 
 fn is_number(shape: &Shape) -> bool {
     matches!(shape, Shape::Varint)
@@ -240,7 +249,7 @@ impl Plan {
     }
 
     /// Whether the rows are a manifest's entries.
-    fn is_of_entries(&self) -> bool {
+    pub(super) fn is_of_entries(&self) -> bool {
         let file = self.0.iter().find_map(|(name, shape)| match shape {
             Shape::Record(fields) if name == "data_file" => Some(fields),
             _ => None,
@@ -284,7 +293,8 @@ impl Plan {
     }
 }
 
-fn text(cursor: &mut Cursor<'_>) -> Result<String> {
+/// The text at the cursor.
+pub(super) fn text(cursor: &mut Cursor<'_>) -> Result<String> {
     let path = std::str::from_utf8(cursor.bytes()?);
     Ok(path.context(ErrorKind::Corrupt, || "a path is not UTF-8")?.to_owned())
 }

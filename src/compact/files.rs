@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use iceberg::spec::{DataContentType, DataFile, DataFileFormat, Struct};
+use iceberg::spec::{DataContentType, DataFileFormat, Struct};
 
 use crate::commit::manifests;
+use crate::commit::outline::{Outline, Outlined, outline};
+use crate::commit::skim::Plans;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::change::DeleteFile;
 use crate::model::table::TableState;
@@ -118,62 +120,63 @@ impl LiveFiles {
         let mut files = Self { snapshot: head.snapshot_id(), seq: head.sequence_number(), ..Self::default() };
         let mut places: HashMap<Partition, usize> = HashMap::new();
         let list = manifests::list(storage, head.manifest_list(), state.metadata.format_version()).await?;
-        let reads: Vec<_> = list.iter().map(|manifest| manifests::live_parts(storage, manifest)).collect();
+        let plans = &Plans::default();
+        let reads: Vec<_> = list.iter().map(|manifest| outline(storage, manifest, plans)).collect();
         let mut reads = stream::iter(reads).buffered(PARALLEL);
-        while let Some((entries, metadata)) = reads.try_next().await? {
-            let spec = metadata.partition_spec();
-            for entry in entries {
-                let values = entry.file.partition().clone();
-                let partition = Partition { spec_id: spec.spec_id(), values, global: spec.is_unpartitioned() };
-                let partition = match places.get(&partition) {
-                    Some(at) => *at,
-                    None => {
+        while let Some(Outline { spec, partitions, entries }) = reads.try_next().await? {
+            let places: Vec<usize> = partitions
+                .into_iter()
+                .map(|values| {
+                    let partition = Partition { spec_id: spec.spec_id(), values, global: spec.is_unpartitioned() };
+                    *places.entry(partition).or_insert_with_key(|partition| {
                         files.partitions.push(partition.clone());
-                        places.insert(partition, files.partitions.len() - 1);
                         files.partitions.len() - 1
-                    }
-                };
+                    })
+                })
+                .collect();
+            for entry in entries {
+                let partition = places.get(entry.partition).copied().unwrap_or_default();
                 let added = state.metadata.snapshot_by_id(entry.snapshot_id).map(|s| s.timestamp_ms());
-                files.take(&entry.file, entry.seq, partition, added);
+                files.take(entry, partition, added);
             }
         }
         files.data.sort_by(|a, b| (a.partition, a.seq, &a.location).cmp(&(b.partition, b.seq, &b.location)));
         Ok(Some(files))
     }
 
-    fn take(&mut self, file: &DataFile, seq: i64, partition: usize, added_ms: Option<i64>) {
-        let plain = file.key_metadata().is_none();
-        let is = |format: DataFileFormat| file.file_format() == format;
-        let kind = match file.content_type() {
+    fn take(&mut self, file: Outlined, partition: usize, added_ms: Option<i64>) {
+        let plain = !file.encrypted;
+        let is = |format: DataFileFormat| file.format == format;
+        let kind = match file.content {
             DataContentType::Data => {
                 self.data.push(DataEntry {
-                    location: file.file_path().to_owned(),
-                    bytes: file.file_size_in_bytes(),
-                    rows: file.record_count(),
-                    seq,
+                    bytes: file.bytes,
+                    rows: file.rows,
+                    seq: file.seq,
                     partition,
-                    first_row_id: file.first_row_id(),
+                    first_row_id: file.first_row_id,
                     added_ms,
                     readable: plain && is(DataFileFormat::Parquet),
+                    location: file.location,
                 });
                 return;
             }
             DataContentType::PositionDeletes if is(DataFileFormat::Puffin) => DeleteKind::Vector,
             DataContentType::PositionDeletes => DeleteKind::Positions,
-            DataContentType::EqualityDeletes => DeleteKind::Equality(file.equality_ids().unwrap_or_default()),
+            DataContentType::EqualityDeletes => DeleteKind::Equality(file.equality_ids),
         };
-        let length = file.content_size_in_bytes().and_then(|bytes| u64::try_from(bytes).ok());
+        let length = file.length.and_then(|bytes| u64::try_from(bytes).ok());
         let vector = kind == DeleteKind::Vector;
-        let whole = file.content_offset().is_some() && length.is_some() && file.referenced_data_file().is_some();
+        let whole = file.offset.is_some() && length.is_some() && file.target.is_some();
         self.deletes.push(DeleteEntry {
-            file: DeleteFile::of(file),
             kind,
-            bytes: length.unwrap_or(file.file_size_in_bytes()),
-            rows: file.record_count(),
-            seq,
+            bytes: length.unwrap_or(file.bytes),
+            rows: file.rows,
+            seq: file.seq,
             partition,
-            target: file.referenced_data_file(),
-            readable: plain && if vector { whole } else { is(DataFileFormat::Parquet) },
+            readable: plain && if vector { whole } else { file.format == DataFileFormat::Parquet },
+            target: file.target,
+            file: DeleteFile { location: file.location, offset: file.offset },
         });
     }
 }
