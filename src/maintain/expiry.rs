@@ -8,8 +8,12 @@
 //! Source: docs/protocol.md, "Expiry".
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::{self, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -32,6 +36,8 @@ const NEVER_AFTER: i64 = 6;
 const ROUNDS_MAX: u32 = 10;
 /// Files of one bulk request.
 const BULK: usize = 1_000;
+/// Bulk requests under way at once: one takes a store a second or so.
+const BULKS_AT_ONCE: usize = 8;
 const NOTE_VERSION: u32 = 1;
 
 /// How an expiry goes about it.
@@ -409,13 +415,15 @@ impl Expiry<'_> {
     /// Data first and lists last: what was not reached can be found again.
     async fn delete_all(&self, dead: &Dead) -> Vec<(String, Error)> {
         let mut failed = Vec::new();
+        let storage = self.committer.storage();
+        let turns = Turns::new(self.env, self.pace.deletes_per_second);
         for files in [&dead.data, &dead.statistics, &dead.manifests, &dead.lists] {
+            let mut requests: Vec<BoxFuture<'_, _>> = Vec::new();
             for bulk in files.chunks(BULK) {
-                let answers = self.committer.storage().delete_all(bulk.to_vec()).await;
-                failed.extend(answers.into_iter().filter_map(|(file, answer)| Some((file, answer.err()?))));
-                let rate = f64::from(self.pace.deletes_per_second.max(1));
-                self.env.sleep(Duration::from_secs_f64(bulk.len() as f64 / rate)).await;
+                requests.push(turns.after(bulk.len(), async { storage.delete_all(bulk.to_vec()).await }).boxed());
             }
+            let answers: Vec<_> = stream::iter(requests).buffer_unordered(BULKS_AT_ONCE).collect().await;
+            failed.extend(answers.into_iter().flatten().filter_map(|(file, answer)| Some((file, answer.err()?))));
             if !failed.is_empty() {
                 break;
             }
@@ -436,6 +444,37 @@ impl Expiry<'_> {
         }
         let bytes = serde_json::to_vec(note).context(ErrorKind::Internal, || "note an expiry")?;
         self.disk.write(&file(uuid), &bytes).await
+    }
+}
+
+/// The turns of bulk requests: so many files in a second at most.
+struct Turns<'a> {
+    env: &'a Env,
+    per_second: i64,
+    /// When the next may begin, in milliseconds since the epoch.
+    due_ms: AtomicI64,
+}
+
+impl<'a> Turns<'a> {
+    fn new(env: &'a Env, per_second: u32) -> Self {
+        Self { env, per_second: i64::from(per_second.max(1)), due_ms: AtomicI64::new(0) }
+    }
+
+    /// What a request about so many files answers, once it is its turn.
+    async fn after<T>(&self, files: usize, request: impl Future<Output = T>) -> T {
+        self.wait(files).await;
+        request.await
+    }
+
+    /// Waits until so many files may be asked for.
+    async fn wait(&self, files: usize) {
+        let (now, due) = (self.env.now_ms(), self.due_ms.load(Ordering::Relaxed));
+        let files = i64::try_from(files).unwrap_or(i64::MAX);
+        let takes = files.saturating_mul(1000) / self.per_second;
+        self.due_ms.store(due.max(now).saturating_add(takes), Ordering::Relaxed);
+        if let Ok(wait) = u64::try_from(due.saturating_sub(now)) {
+            self.env.sleep(Duration::from_millis(wait)).await;
+        }
     }
 }
 
@@ -466,5 +505,30 @@ impl Note {
         let open = self.batches.iter().filter(|batch| batch.held.is_none());
         let batches = open.map(Batch::due_ms);
         noted.chain(batches).min().map(|at| at.max(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::virtual_time::{on_virtual_time, simulated};
+
+    /// Milliseconds that bulks of a thousand take at so many files a second, each request taking `takes_ms`.
+    async fn took(bulks: usize, per_second: u32, takes_ms: u64) -> i64 {
+        let env = simulated(3);
+        let begun = env.now_ms();
+        let turns = Turns::new(&env, per_second);
+        let requests = (0..bulks).map(|_| turns.after(1_000, env.sleep(Duration::from_millis(takes_ms))));
+        stream::iter(requests).buffer_unordered(BULKS_AT_ONCE).collect::<Vec<()>>().await;
+        env.now_ms() - begun
+    }
+
+    #[test]
+    fn bulk_requests_overlap_as_far_as_the_rate_allows() {
+        on_virtual_time(async {
+            assert_eq!(took(10, 3_000, 1_000).await, 9 * 333 + 1_000, "the rate is what holds them up");
+            assert_eq!(took(10, 3_000, 0).await, 9 * 333, "nobody waits after the last");
+            assert_eq!(took(16, 1_000_000, 1_000).await, 2_000 + 7, "eight at a time, a millisecond apart");
+        });
     }
 }
