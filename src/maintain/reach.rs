@@ -3,9 +3,11 @@
 //! A file stays while any snapshot that stays names it, also one that no ref reaches: staged, rolled back, being
 //! cherry-picked. Names are compared as objects, not as texts: `s3a://b/x` is `s3://b/x`.
 //!
-//! Memory: the names of the snapshots' manifests, and of the files in manifests that only what goes has.
+//! Memory: the names of the snapshots' manifests, and of the files in manifests that only what goes has. Files are told apart by
+//! hashes, eight bytes each: two with one hash make a file stay that could go, never the other way round.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -80,6 +82,15 @@ fn object(location: &str) -> Object {
     }
 }
 
+/// The hash of an object.
+type Key = u64;
+
+fn key(object: &Object) -> Key {
+    let mut hasher = DefaultHasher::new();
+    object.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// The files that `gone` reaches and no snapshot of `state` that `stays`; `parallel` objects are read at a time.
 ///
 /// # Errors
@@ -109,15 +120,16 @@ pub async fn dead(
         .buffer_unordered(parallel.max(1));
     while let Some(named) = live.try_next().await? {
         for file in named.iter().filter(|file| file.live) {
-            files.remove(&object(&file.location));
+            files.remove(&key(&object(&file.location)));
         }
     }
     drop(live);
 
     let protected = protected(state, &kept, &lists, &stays);
-    files.retain(|object, _| !protected.contains(object));
+    protected.iter().for_each(|object| drop(files.remove(&key(object))));
     dead.bytes = files.values().map(|(_, bytes)| bytes).sum();
     dead.data = files.into_values().map(|(location, _)| location).collect();
+    dead.data.sort_unstable();
     dead.manifests = theirs.into_iter().filter(|(o, _)| !protected.contains(o)).map(|(_, at)| at).collect();
     let unprotected = |location: &&String| !protected.contains(&object(location));
     dead.lists = gone.lists.iter().filter(unprotected).cloned().collect();
@@ -172,14 +184,14 @@ async fn named_by(
     parallel: usize,
     plans: &Plans,
     missing: &mut Vec<String>,
-) -> Result<BTreeMap<Object, (String, u64)>> {
-    let mut files = BTreeMap::new();
+) -> Result<HashMap<Key, (String, u64)>> {
+    let mut files = HashMap::new();
     let mut reads = stream::iter(manifests.values().cloned().collect::<Vec<_>>())
         .map(|location| async move { (manifests::named(storage, &location, plans).await, location) })
         .buffer_unordered(parallel.max(1));
     while let Some((read, location)) = reads.next().await {
         match read {
-            Ok(named) => files.extend(named.into_iter().map(|f| (object(&f.location), (f.location, f.bytes)))),
+            Ok(named) => files.extend(named.into_iter().map(|f| (key(&object(&f.location)), (f.location, f.bytes)))),
             Err(error) if error.kind() == ErrorKind::NotFound => missing.push(location),
             Err(error) => return Err(error),
         }
