@@ -1,5 +1,6 @@
 //! Tables that Spark deletes from, as position deletes or as deletion vectors, are compacted; engines that we did not write read
-//! the same rows before and after, and on format version 3 the same row ids.
+//! the same rows before and after, and on format version 3 the same row ids. A second table of the same input, and with the same
+//! deletes, is compacted by Spark itself: it holds what ours holds.
 
 use std::path::Path;
 
@@ -13,26 +14,34 @@ use crate::remote::{lake, place};
 
 fn config(folder: &Path, namespace: &str, format_version: u8) -> String {
     let (folder, columns, lake) = (folder.display(), created(VEGA), lake());
-    format!(
-        r#"
-        instance = "one"
-        state_dir = "{folder}/state"
-        {lake}
-        [source.flights]
+    let stream = |table: &str| {
+        format!(
+            r#"
+        [source.{table}]
         type = "files"
         path = "{folder}/flights"
 
-        [pipeline.flights]
-        source = "flights"
-        table = "lake.{namespace}.flights"
+        [pipeline.{table}]
+        source = "{table}"
+        table = "lake.{namespace}.{table}"
         commit = {{ freshness = "200ms", rows_max = 2000 }}
 
-        [pipeline.flights.create]
+        [pipeline.{table}.create]
         columns = [{columns}]
         partition = ["truncate(1, origin)"]
         format_version = {format_version}
         properties = {{ "write.delete.mode" = "merge-on-read" }}
         "#
+        )
+    };
+    format!(
+        r#"
+        instance = "one"
+        state_dir = "{folder}/state"
+        {lake}
+        {}{}"#,
+        stream("flights"),
+        stream("copy")
     )
 }
 
@@ -44,6 +53,13 @@ pub(crate) fn compacted(daemon: &Daemon, table: &str) -> Value {
     answer["tables"][0].clone()
 }
 
+fn spark_does(place: &Value, what: &str, how: Value) {
+    let mut request = place.clone();
+    request[what] = how;
+    let answer = Engine::Spark.ask(request);
+    assert_eq!(answer, json!({}), "Spark's {what}: {answer}");
+}
+
 fn the_same_rows_after_deletes_and_compaction(format_version: u8) {
     let namespace = format!("compacted_v{format_version}_{}", std::process::id());
     let folder = &scratch(&namespace);
@@ -51,17 +67,18 @@ fn the_same_rows_after_deletes_and_compaction(format_version: u8) {
     let flights = rows("vega_flights_20k.ndjson");
     let mut growing = Growing::cut(&flights, &folder.join("flights"), 6);
     let (table, place) = (format!("lake.{namespace}.flights"), place(&namespace));
+    let mut copy = place.clone();
+    copy["table"] = json!(format!("{namespace}.copy"));
     let mut columns = VEGA.to_vec();
     if format_version >= 3 {
         columns.extend([("_row_id", "long"), ("_last_updated_sequence_number", "long")]);
     }
     for condition in ["delay > 60", "distance < 200 AND delay < 0", "destination = 'ATL' AND delay > 10"] {
         growing.appear(2);
-        daemon.finish(&["flights"]);
-        let mut request = place.clone();
-        request["delete"] = json!(condition);
-        let answer = Engine::Spark.ask(request);
-        assert_eq!(answer, json!({}), "Spark's delete: {answer}");
+        daemon.finish(&["flights", "copy"]);
+        for place in [&place, &copy] {
+            spark_does(place, "delete", json!(condition));
+        }
     }
     let before = Engine::Spark.read(&place, &columns);
     let plain = Engine::Spark.read(&place, VEGA);
@@ -75,6 +92,8 @@ fn the_same_rows_after_deletes_and_compaction(format_version: u8) {
     assert_eq!(head["summary"]["total-delete-files"], "0", "deletes that reach nothing went too: {head}");
     assert_eq!(Engine::Spark.read(&place, &columns), before, "Spark finds other rows, or other row ids");
     all_engines_find(&plain, &place, VEGA);
+    spark_does(&copy, "compact", json!(true));
+    assert_eq!(Engine::Spark.read(&copy, VEGA), plain, "what Spark rewrote itself holds other rows");
 }
 
 #[test]
