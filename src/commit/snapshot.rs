@@ -206,8 +206,7 @@ impl Preparer<'_> {
             Data::RewriteManifests(own) => {
                 let (memory, objects) = (&mut written.gathered, &mut written.objects);
                 let gathered = gather::gather(&scribe, own, existing, memory, objects).await?;
-                counts = gathered.counts();
-                existing = gathered.manifests;
+                (counts, existing) = (gathered.counts(), gathered.manifests);
             }
         }
         let added = self.added(&scribe, change, &coming, written, base).await?;

@@ -206,6 +206,13 @@ pub const METRICS: &[Metric] = &[
         &["table"],
         "Bytes of data files that compaction replaced",
     ),
+    metric(
+        "frazil_remapped_deletes_total",
+        Kind::Counter,
+        "rows",
+        &["table"],
+        "Rows that others deleted while compaction rewrote them, and that are deleted in the new files",
+    ),
     metric("frazil_snapshots_removed_total", Kind::Counter, "snapshots", &["table"], "Snapshots that expiry removed"),
     metric("frazil_files_deleted_total", Kind::Counter, "files", &["table"], "Files that expiry and cleaning deleted"),
     metric(
