@@ -67,7 +67,7 @@ struct Entry {
 /// What a task ended with.
 enum Event {
     Listed(usize, Result<Vec<TableName>>),
-    Looked(Key, Result<Look>),
+    Looked(Key, Box<Result<Look>>),
     Kept(Key, TableReport, Duration),
 }
 
@@ -194,7 +194,7 @@ impl Jobs {
             let round = self.rounds[key.0].clone();
             self.spawn(Some(key.clone()), async move {
                 let look = round.look(&key.1).await;
-                Event::Looked(key, look)
+                Event::Looked(key, Box::new(look))
             });
         }
         while let Some((key, grant)) = self.next() {
@@ -253,7 +253,7 @@ impl Jobs {
                 self.tasks.remove(&id);
                 match event {
                     Event::Listed(at, tables) => self.listed(at, tables),
-                    Event::Looked(key, look) => self.looked(&key, look),
+                    Event::Looked(key, look) => self.looked(&key, *look),
                     Event::Kept(key, report, took) => self.kept(&key, report, took),
                 }
             }

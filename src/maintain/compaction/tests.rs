@@ -502,7 +502,7 @@ fn rows_that_others_delete_while_they_are_rewritten_are_deleted_in_the_new_files
             let meanwhile = async {
                 foreign.delete(&places(&[(&a, &[5, 6]), (&b, &[0, 9, 40])]), false).await;
             };
-            let (report, ()) = foreign.compact(512 << 20, meanwhile).await;
+            let (report, ()) = Box::pin(foreign.compact(512 << 20, meanwhile)).await;
             assert_eq!(remapped(&report), 3);
             let wanted: Vec<i64> = (0..20).filter(|n| ![0, 5, 6, 10, 19].contains(n)).collect();
             assert_eq!(foreign.numbers().await, wanted);
@@ -518,7 +518,7 @@ fn rows_that_others_delete_while_they_are_rewritten_are_deleted_in_the_new_files
             let held = |left: &LedgerEntry| entries.iter().any(|entry| entry.file.file_path() == left.location);
             assert!(!left.iter().any(held), "what is in is no leftover: {left:?}");
             // What was put there is applied by the next rewrite, and goes with it.
-            let (report, ()) = foreign.compact(512 << 20, async {}).await;
+            let (report, ()) = Box::pin(foreign.compact(512 << 20, async {})).await;
             assert_eq!((remapped(&report), foreign.numbers().await), (0, wanted));
             assert_eq!(foreign.entries(&foreign.world.state().await).await.len(), 1);
         });
@@ -573,7 +573,8 @@ proptest! {
                 }
                 all
             };
-            let (report, all) = foreign.compact(if small { 1 } else { 512 << 20 }, meanwhile).await;
+            let target_bytes = if small { 1 } else { 512 << 20 };
+            let (report, all) = Box::pin(foreign.compact(target_bytes, meanwhile)).await;
             all.into_iter().for_each(&mut take);
             let fates = report.groups.iter().map(|(_, fate)| fate);
             let known = |fate: &Option<Fate>| matches!(fate, Some(Fate::Done { .. } | Fate::Open(_)));
