@@ -70,6 +70,18 @@ def partitioned(folder, rows, groups):
     return path
 
 
+def lineitem_parquet(folder, scale, tpchgen):
+    """TPC-H's lineitem as one Parquet file."""
+    path = folder / f"lineitem-{scale:g}.parquet"
+    if not path.exists():
+        scratch = folder / f"tpch-{scale:g}"
+        make = [tpchgen, "parquet", "-s", f"{scale:g}", "-T", "lineitem", "-o", scratch]
+        subprocess.run(make, check=True, capture_output=True)
+        (scratch / "lineitem.parquet").rename(path)
+        scratch.rmdir()
+    return path
+
+
 def lineitem(folder, scale, tpchgen, python):
     """TPC-H's lineitem, dates as text and decimals as numbers."""
     path = folder / f"lineitem-{scale:g}.ndjson"

@@ -1,19 +1,29 @@
 """Child processes and what they cost, as the system itself counts it."""
 
 import contextlib
-import os
 import subprocess
+import sys
 import threading
-import time
+
+
+# A process that starts another counts as that one's memory until it begins: so a small one starts it, not a benchmark that
+# holds what it has generated.
+LAUNCH = """
+import os, sys, time
+began = time.monotonic()
+pid = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(pid, 0)
+wall = time.monotonic() - began
+with open(sys.argv[1], "w", encoding="ascii") as out:
+    print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, wall, file=out)
+"""
 
 
 class Cost:
     """CPU-seconds (user and system), the largest resident set in MiB, seconds on the wall."""
 
-    def __init__(self, usage, wall):
-        self.cpu = usage.ru_utime + usage.ru_stime
-        self.peak = usage.ru_maxrss / 1024
-        self.wall = wall
+    def __init__(self, cpu, peak, wall):
+        self.cpu, self.peak, self.wall = cpu, peak, wall
 
 
 class Failure(Exception):
@@ -22,15 +32,16 @@ class Failure(Exception):
 
 def measure(words, log, environment=None):
     """Runs a program to its end."""
+    report = f"{log}.cost"
+    launch = [sys.executable, "-I", "-S", "-c", LAUNCH, report, *map(str, words)]
     with open(log, "wb") as out:
-        began = time.monotonic()
-        child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode != 0:
+        subprocess.run(launch, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, check=True)
+    with open(report, encoding="ascii") as line:
+        code, *cost = map(float, line.read().split())
+    if code != 0:
         with open(log, encoding="utf-8", errors="replace") as text:
-            raise Failure(f"{words[0]} ended with {child.returncode}:\n{text.read()[-3000:]}")
-    return Cost(usage, time.monotonic() - began)
+            raise Failure(f"{words[0]} ended with {code:.0f}:\n{text.read()[-3000:]}")
+    return Cost(*cost)
 
 
 @contextlib.contextmanager
