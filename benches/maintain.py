@@ -8,7 +8,7 @@ import time
 
 import process
 
-SECONDS = 45
+SECONDS = 70
 WANTED = 0.8
 
 CONFIGURATION = """

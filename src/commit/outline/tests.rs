@@ -23,7 +23,7 @@ const KINDS: [PrimitiveType; 6] = [
 
 fn value(kind: &PrimitiveType, number: usize) -> Option<Literal> {
     let small = i32::try_from(number % 3).expect("small");
-    (number % 5 > 0).then(|| match kind {
+    (!number.is_multiple_of(5)).then(|| match kind {
         PrimitiveType::String => Literal::string(format!("p{small}")),
         PrimitiveType::Int => Literal::int(small - 1),
         PrimitiveType::Date => Literal::date(20_000 + small),
@@ -38,7 +38,7 @@ fn file(number: usize, kinds: usize, deletes: bool) -> DataFile {
     let partition = KINDS[..kinds].iter().map(|kind| value(kind, number));
     file.file_path(format!("s3://lake/data/{number}-é.parquet"))
         .content(DataContentType::Data)
-        .file_format(if number % 7 == 0 { DataFileFormat::Avro } else { DataFileFormat::Parquet })
+        .file_format(if number.is_multiple_of(7) { DataFileFormat::Avro } else { DataFileFormat::Parquet })
         .partition(Struct::from_iter(partition))
         .partition_spec_id(0)
         .record_count(10 + number as u64)
