@@ -135,7 +135,7 @@ fn once() {
 
 async fn simulate(seed: u64, without: &BTreeSet<u64>, given: Option<Scenario>) -> Report {
     let draw = Env::simulated(Arc::new(frazil::env::SystemClock), seed);
-    let scenario = given.unwrap_or_else(|| Scenario::draw(&draw));
+    let scenario = given.unwrap_or_else(|| Scenario::of(seed, &draw));
     let world = World::new(seed, &scenario, without);
     let _met = met::hear(Arc::clone(&world));
     let text = format!("{scenario:?}");

@@ -31,6 +31,9 @@ pub enum Shape {
     Shared,
 }
 
+/// From this seed on every table is kept small by us, and not those of one seed in twelve: for what maintenance alone can break.
+pub const MAINTAINED_FROM: u64 = 1_000_000_000;
+
 /// Commits that the daemons of a seed send at least.
 const ATTEMPTS: u64 = 100;
 
@@ -85,8 +88,17 @@ fn pick<T: Copy>(env: &Env, from: &[T]) -> T {
 }
 
 impl Scenario {
+    /// Draws the scenario of a seed.
+    pub fn of(seed: u64, env: &Env) -> Self {
+        Self::drawn(env, seed >= MAINTAINED_FROM)
+    }
+
     /// Draws a scenario.
     pub fn draw(env: &Env) -> Self {
+        Self::drawn(env, false)
+    }
+
+    fn drawn(env: &Env, maintained: bool) -> Self {
         use Shape::{Rejecting, Routed, Shared, Single};
         let shape = pick(env, &[Single, Single, Rejecting, Routed, Routed, Shared]);
         let evolves = shape != Rejecting && env.below(4) == 0;
@@ -158,7 +170,8 @@ impl Scenario {
             partition_by,
             merge_count: pick(env, &[2, 4, 8, 8, 16]),
         };
-        scenario.upkeep = (env.below(12) == 0).then(|| scenario.draw_upkeep(env));
+        let often = env.below(12) == 0;
+        scenario.upkeep = (often || maintained).then(|| scenario.draw_upkeep(env));
         if scenario.upkeep.is_some() && !scenario.habits.is_empty() {
             for deed in [Deed::DropTag, Deed::DeletePositions, Deed::DeleteKeys] {
                 let weight = env.below(4);
