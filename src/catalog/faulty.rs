@@ -45,7 +45,7 @@ pub(crate) struct FaultyCatalog {
     late: Mutex<Vec<PreparedCommit>>,
     script: Mutex<VecDeque<Fault>>,
     hangs: AtomicBool,
-    past: Mutex<Option<TableState>>,
+    past: Mutex<VecDeque<TableState>>,
 }
 
 impl FaultyCatalog {
@@ -64,9 +64,9 @@ impl FaultyCatalog {
         self.hangs.store(true, Ordering::Relaxed);
     }
 
-    /// The next load of its table answers with this state, as if the table had moved right after it.
+    /// The next load of its table answers with this state, as if the table had moved right after it. Said again: the one after.
     pub(crate) fn answers_once(&self, past: TableState) {
-        *self.past.lock().expect("unpoisoned") = Some(past);
+        self.past.lock().expect("unpoisoned").push_back(past);
     }
 
     fn draw(&self) -> Fault {
@@ -97,7 +97,7 @@ impl Catalog for FaultyCatalog {
         if self.env.below(100) < self.rate / 4 {
             return Err(lost());
         }
-        let past = self.past.lock().expect("unpoisoned").take_if(|state| state.name == *table);
+        let past = self.past.lock().expect("unpoisoned").pop_front_if(|state| state.name == *table);
         match past {
             Some(state) => Ok(state),
             None => self.inner.load(table).await,

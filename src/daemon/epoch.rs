@@ -48,6 +48,10 @@ impl Weight {
     }
 }
 
+/// Seconds between two looks at an anchor that still names a decided epoch which cannot be finished: a catalog may answer from
+/// before another instance did it.
+const PATIENCE: [u64; 5] = [1, 2, 4, 8, 0];
+
 impl Pipeline {
     /// Finishes a decided epoch from its object.
     pub(crate) async fn finish_sealed(&mut self, location: &str, anchor: &TableState) -> Result<()> {
@@ -73,15 +77,24 @@ impl Pipeline {
         let Ok(anchor) = self.shared.table(&self.config.catalog, &self.anchor) else {
             return error;
         };
-        match anchor.standing(self.asker(BTreeSet::new())).await {
-            // Another instance finished it, or the anchor was rolled back.
-            Ok((_, Standing::At(now))) if !now.sealed.iter().any(|held| held == location) => {
-                Error::new(ErrorKind::Fenced, "the sealed epoch is no longer open").with_source(error)
+        for wait in PATIENCE.map(Duration::from_secs) {
+            match anchor.standing(self.asker(BTreeSet::new())).await {
+                // Another instance finished it, or the anchor was rolled back.
+                Ok((_, Standing::At(now))) if !now.sealed.iter().any(|held| held == location) => {
+                    return Error::new(ErrorKind::Fenced, "the sealed epoch is no longer open").with_source(error);
+                }
+                Ok((_, Standing::At(_))) => {}
+                // Nothing is known until the anchor is seen again.
+                Err(unseen) if unseen.directive() == Directive::Retry => return unseen,
+                _ => return error,
             }
-            // Nothing is known until the anchor is seen again.
-            Err(unseen) if unseen.directive() == Directive::Retry => unseen,
-            _ => error,
+            tokio::select! {
+                biased;
+                () = self.hard.cancelled() => return error,
+                () = self.shared.env.sleep(wait) => {}
+            }
         }
+        error
     }
 
     /// Commits one table's part of a decided epoch, whatever it takes.

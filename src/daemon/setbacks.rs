@@ -234,6 +234,28 @@ fn a_catalog_that_answers_from_before_a_table_had_its_record_is_asked_again() {
     });
 }
 
+/// Each answer names a decided epoch that another instance has finished, and whose object is gone.
+#[test]
+fn a_catalog_that_answers_from_before_an_epoch_was_finished_halts_nobody() {
+    on_virtual_time(async {
+        let (world, mut config) = routed(66).await;
+        let past = world.state("shop.purchase").await;
+        let record = Record::parse(past.property("frazil.checkpoint.p@main").expect("there")).expect("valid");
+        let sealed = record.sealed.first().expect("the last epoch is forgotten with the next").clone();
+        world.run(&config, None).await;
+        assert!(!world.objects().await.contains(&sealed), "its object is gone");
+        let catalog = Arc::new(FaultyCatalog::new(Arc::clone(&world.catalog), world.env.clone(), 0));
+        for _ in 0..3 {
+            catalog.answers_once(past.clone());
+        }
+        let (env, storage) = (world.env.clone(), world.storage.clone());
+        let other = World { env, storage, disk: Arc::new(MemoryDisk::new()), catalog };
+        rate(&mut config, 1_000, 130);
+        other.ending(&config).await.expect("goes on");
+        each_once(&world.positions(&SHOP).await, 1_000);
+    });
+}
+
 /// An instance that saw no record of the anchor reads everything anew, and says so of a table that was rolled back. Its own epochs
 /// are fenced, and nobody reads those rows again.
 #[test]
