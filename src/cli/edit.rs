@@ -100,7 +100,7 @@ async fn beside(config: &Config, catalog: &str, anchor: &TableName, plan: &Plan,
                 loaded => loaded?,
             };
             let record = newest(storage, &state, &plan.pipeline, &plan.target).await?;
-            Ok::<_, Error>(record.map(|record| (state.metadata.uuid().to_string(), (table, record.origin.seq))))
+            Ok::<_, Error>(record.map(|record| (state.metadata.uuid().to_string(), (table, record.known_seq()))))
         }
     });
     let found: Vec<_> = stream::iter(looked).buffered(AT_ONCE).try_collect().await.map_err(|error: Error| {

@@ -283,6 +283,12 @@ impl Record {
         (!self.above.is_empty()).then(|| self.above.iter().all(above))
     }
 
+    /// What an anchor may know of a table with this record when its positions are set: not a promise that lost rows are read
+    /// again, which was made to another record of the anchor.
+    pub fn known_seq(&self) -> i64 {
+        self.origin.seq.saturating_sub(i64::from(self.under.is_some()))
+    }
+
     /// Reads a record.
     ///
     /// # Errors

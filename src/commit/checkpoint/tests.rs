@@ -222,6 +222,18 @@ fn a_table_was_set_back_when_its_record_is_older_than_is_known_or_a_promise_of_a
     }
 }
 
+/// Whoever sets an anchor's positions has looked at the table, and not at whether anybody keeps its promise.
+#[test]
+fn an_anchor_that_is_set_knows_a_record_and_no_promise() {
+    let state = with_snapshots(&[(1, 1, None), (6, 6, Some(1))], 6);
+    for (under, set_back) in [(None, false), (Some(0), true), (Some(8), true)] {
+        let record = Record { under, ..record(6, 6, 1) };
+        let told = Taken { under, ..taken(&record, None) };
+        assert_eq!(told.is_set_back(record.known_seq(), Some(9), &state), Some(set_back), "{under:?}");
+        assert_eq!(told.is_set_back(record.known_seq(), None, &state), Some(set_back), "{under:?}, for a part");
+    }
+}
+
 #[test]
 fn a_circle_of_parents_is_an_error_and_no_endless_walk() {
     let cases: [&[(i64, i64, Option<i64>)]; 3] =

@@ -59,7 +59,7 @@ impl Seen {
             world.with_auditor(|a| a.tables.keys().filter(|t| *t != anchor).cloned().collect());
         let mut known = BTreeMap::new();
         for table in tables {
-            let Some(least) = world.with_auditor(|a| a.record_now(&table, pipeline)).map(|truth| truth.origin.seq)
+            let Some(least) = world.with_auditor(|a| a.record_now(&table, pipeline)).map(|truth| truth.known_seq())
             else {
                 continue;
             };
@@ -70,7 +70,7 @@ impl Seen {
                 let Ok(newest) = newest(seen.committer.storage(), &seen.state, &name, &world.target).await else {
                     continue;
                 };
-                found = newest.map(|record| (seen.state.metadata.uuid().to_string(), record.origin.seq));
+                found = newest.map(|record| (seen.state.metadata.uuid().to_string(), record.known_seq()));
                 if found.as_ref().is_some_and(|(_, seq)| *seq >= least) {
                     break;
                 }
