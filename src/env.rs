@@ -2,6 +2,7 @@
 //!
 //! The simulator runs the real daemon with a clock of its own and seeded chance; clippy.toml bans the ways around this module.
 
+use std::num::NonZero;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -159,6 +160,16 @@ impl Env {
     pub fn paced(&self, cores: f64) -> Self {
         let pace = Pace { cores: cores.max(0.001), ahead: Mutex::new((0.0, self.now_ms())) };
         Self { pace: Some(Arc::new(pace)), ..self.clone() }
+    }
+
+    /// How many pieces of CPU work are worth doing side by side.
+    pub fn cores(&self) -> usize {
+        match (&self.offload, &self.pace) {
+            (Offload::Inline, _) => 1,
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a handful of cores
+            (Offload::Threads, Some(pace)) => pace.cores.ceil() as usize,
+            (Offload::Threads, None) => std::thread::available_parallelism().map_or(1, NonZero::get),
+        }
     }
 
     /// Runs CPU-heavy `work` off the async threads, at this environment's pace.

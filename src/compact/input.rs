@@ -22,7 +22,7 @@ const TAIL: u64 = 64 << 10;
 const FOOTER_MAX: u64 = 256 << 20;
 /// Rows decoded at a time: at most so many, and fewer where they are so large that these bytes are reached.
 const BATCH_ROWS: usize = 8192;
-const BATCH_BYTES: u64 = 16 << 20;
+pub(crate) const BATCH_BYTES: u64 = 16 << 20;
 
 /// Pieces of a file, by where they begin.
 #[derive(Debug, Clone)]

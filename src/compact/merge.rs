@@ -3,21 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{Field, Int64Type, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
+use arrow::datatypes::{Field, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
 use arrow::record_batch::RecordBatch;
-use futures::FutureExt;
-use iceberg::spec::{
-    DataFile, FormatVersion, Literal, NestedField, PartitionSpec, PrimitiveType, SchemaRef, Transform, Type,
-};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
-use roaring::RoaringTreemap;
+use futures::stream::FuturesOrdered;
+use futures::{FutureExt, StreamExt};
+use iceberg::spec::{DataFile, FormatVersion, NestedField, PartitionSpec, PrimitiveType, SchemaRef, Type};
+use tokio::sync::mpsc;
 
 use crate::compact::files::{DataEntry, DeleteEntry, Partition};
-use crate::compact::input::{ParquetFile, broken};
+use crate::compact::input::BATCH_BYTES;
 use crate::compact::masks::{Masks, Reading, Scope};
-use crate::compact::project::{Constants, Projection};
+use crate::compact::rows::Rows;
 use crate::compact::trail::Trail;
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -27,17 +23,18 @@ use crate::storage::Storage;
 use crate::storage::ledger::{Ledger, LedgerOwner};
 use crate::write::budget::Budget;
 use crate::write::layout::TableLayout;
-use crate::write::metrics::field_id;
 use crate::write::parquet::{Files, OpenFile};
 use crate::write::properties::MetricsMode;
 use crate::write::{EpochWriter, WriterOptions};
 
 /// Row lineage (spec, "Reserved Field IDs").
-const ROW_ID: (i32, &str) = (i32::MAX - 107, "_row_id");
-const LAST_UPDATED: (i32, &str) = (i32::MAX - 108, "_last_updated_sequence_number");
+pub(crate) const ROW_ID: (i32, &str) = (i32::MAX - 107, "_row_id");
+pub(crate) const LAST_UPDATED: (i32, &str) = (i32::MAX - 108, "_last_updated_sequence_number");
 
 /// The least memory that a rewrite gets by with.
 pub const MEMORY_MIN: u64 = 64 << 20;
+/// The most files and batches that wait for the next step.
+const AHEAD_MAX: usize = 4;
 const MIB: u64 = 1 << 20;
 
 /// Rewrites groups of one table's files.
@@ -53,6 +50,8 @@ pub struct Rewriter<'a> {
     pub layout: TableLayout,
     /// Bytes that a rewrite may take, about; at least [`MEMORY_MIN`].
     pub memory: u64,
+    /// Columns encoded at a time.
+    pub cores: usize,
 }
 
 /// What is rewritten together: data files of one partition, and the deletes that reach one of them.
@@ -100,9 +99,9 @@ pub(crate) struct Target {
     /// The same in Arrow, none of them required.
     pub(crate) nullable: ArrowSchemaRef,
     /// The columns of new files: the table's, and those of row lineage where it has it.
-    wanted: ArrowSchemaRef,
-    lineage: bool,
-    layout: TableLayout,
+    pub(crate) wanted: ArrowSchemaRef,
+    pub(crate) lineage: bool,
+    pub(crate) layout: TableLayout,
 }
 
 impl Target {
@@ -150,39 +149,19 @@ impl Rewriter<'_> {
         }
         let scope = Scope { target: &target, inputs: &work.inputs, partitions, specs };
         let masks = Masks::read(reading, scope, &work.deletes).await?;
-        let mut layout = target.layout.clone();
-        let row_group = usize::try_from(memory / 8).unwrap_or(usize::MAX);
-        layout.properties.row_group_bytes = layout.properties.row_group_bytes.min(row_group);
-        let options = WriterOptions {
-            open_files_max: 16,
-            file_prefix: prefix(&work.inputs),
-            gather_bytes_max: memory / 4,
-            held_bytes_max: memory / 2,
-            sort_bytes_max: (memory / 8).min(128 * MIB),
-            ..WriterOptions::default()
-        };
-        let budget = Budget::new(memory);
-        let mut trail = Trail::new(&layout, memory / 16);
-        let mut writer = EpochWriter::new(layout, trail.noting(&self.files), &budget, self.env.clone(), options)?;
-        let (mut rows, mut deleted) = (0, 0);
-        for input in &work.inputs {
-            let mut by_key = RoaringTreemap::new();
-            let one = self.one(reading, scope, &masks, input, &mut writer, &mut by_key).await;
-            match one {
-                Ok(gone) => {
-                    rows += input.rows;
-                    deleted += gone;
-                    trail.pass(input, masks.of(input), by_key);
+        let mut trail = Trail::new(&target.layout, memory / 16);
+        let mut writer = self.writer(&target, memory, &work.inputs, trail.noting(&self.files))?;
+        let deleted = match self.pass(reading, scope, &masks, &mut trail, &mut writer).await {
+            Ok(deleted) => deleted,
+            Err(error) => {
+                if let Err(left) = writer.discard().await {
+                    tracing::warn!(error = %left, "files of a rewrite that failed stay behind");
                 }
-                Err(error) => {
-                    if let Err(left) = writer.discard().await {
-                        tracing::warn!(error = %left, "files of a rewrite that failed stay behind");
-                    }
-                    return Err(error.within(&input.location));
-                }
+                return Err(error);
             }
-        }
+        };
         let staged = writer.finish().await?;
+        let rows = work.inputs.iter().map(|input| input.rows).sum();
         if staged.rows.checked_add(deleted) != Some(rows) {
             let what = format!("{rows} rows came in, {deleted} were deleted, and {} went out", staged.rows);
             return Err(self.given_up(&staged.files, what).await);
@@ -199,6 +178,75 @@ impl Rewriter<'_> {
         Ok(Rewritten { outputs: staged.files, rows, deleted, remap })
     }
 
+    fn writer(&self, target: &Target, memory: u64, inputs: &[DataEntry], files: Files) -> Result<EpochWriter> {
+        let mut layout = target.layout.clone();
+        let row_group = usize::try_from(memory / 8).unwrap_or(usize::MAX);
+        layout.properties.row_group_bytes = layout.properties.row_group_bytes.min(row_group);
+        let options = WriterOptions {
+            open_files_max: 16,
+            file_prefix: prefix(inputs),
+            gather_bytes_max: memory / 4,
+            held_bytes_max: memory / 2,
+            sort_bytes_max: (memory / 8).min(128 * MIB),
+            column_concurrency: self.cores,
+            ..WriterOptions::default()
+        };
+        EpochWriter::new(layout, files, &Budget::new(memory), self.env.clone(), options)
+    }
+
+    /// Passes the rows of all inputs to `writer`: files are opened ahead, and decoded beside the encoding. Answers how many rows
+    /// were deleted.
+    async fn pass(
+        &self,
+        reading: Reading<'_>,
+        scope: Scope<'_>,
+        masks: &Masks,
+        trail: &mut Trail,
+        writer: &mut EpochWriter,
+    ) -> Result<u64> {
+        let ahead = ahead(self.memory);
+        let (opened, mut open) = mpsc::channel(1);
+        let (decoded, mut batches) = mpsc::channel(ahead);
+        let opening = async move {
+            let (mut left, mut under_way) = (scope.inputs.iter(), FuturesOrdered::new());
+            loop {
+                while under_way.len() < ahead
+                    && let Some(input) = left.next()
+                {
+                    let rows = Rows::open(reading, scope, masks, input);
+                    under_way.push_back(rows.map(move |rows| (input, rows)).boxed());
+                }
+                let Some(next) = under_way.next().await else { break };
+                if opened.send(next).await.is_err() {
+                    break; // decoding failed
+                }
+            }
+        };
+        let decoding = async move {
+            let mut deleted = 0;
+            while let Some((input, rows)) = open.recv().await {
+                let mut rows = rows.map_err(|e| e.within(&input.location))?;
+                while let Some(batch) = rows.next().await.map_err(|e| e.within(&input.location))? {
+                    if decoded.send((input, batch)).await.is_err() {
+                        return Ok(deleted); // writing failed
+                    }
+                }
+                let (gone, by_key) = rows.deleted();
+                deleted += gone;
+                trail.pass(input, masks.of(input), by_key);
+            }
+            Ok(deleted)
+        };
+        let writing = async move {
+            while let Some((input, batch)) = batches.recv().await {
+                write(writer, batch).await.map_err(|e| e.within(&input.location))?;
+            }
+            Ok(())
+        };
+        let ((), deleted, written) = futures::join!(opening, decoding, writing);
+        written.and(deleted)
+    }
+
     async fn given_up(&self, files: &[DataFile], what: String) -> Error {
         let names = files.iter().map(|file| file.file_path().to_owned()).collect();
         if let Err(left) = (self.files.remove)(names).await {
@@ -206,61 +254,21 @@ impl Rewriter<'_> {
         }
         Error::new(ErrorKind::Corrupt, what)
     }
+}
 
-    /// Writes the rows of one file; answers how many were deleted. Those that keys alone delete are noted in `by_key`.
-    async fn one(
-        &self,
-        reading: Reading<'_>,
-        scope: Scope<'_>,
-        masks: &Masks,
-        input: &DataEntry,
-        writer: &mut EpochWriter,
-        by_key: &mut RoaringTreemap,
-    ) -> Result<u64> {
-        let target = scope.target;
-        let file = ParquetFile::open(self.storage, &input.location, input.bytes).await?;
-        if file.rows() != input.rows {
-            let what = format!("{} rows, its manifest says {}", file.rows(), input.rows);
-            return Err(Error::new(ErrorKind::Corrupt, what));
-        }
-        let constants = constants(input, scope.partitions, scope.specs);
-        let projection = Projection::new(file.schema(), &target.wanted, &target.layout.schema, &constants)?;
-        let (mut first, mut deleted) = (0_u64, 0_u64);
-        for group in 0..file.row_groups() {
-            let mut reader = file.row_group(group, reading.bytes_max).await?;
-            while let (Some(batch), rest) = self.next(reader, &input.location).await? {
-                reader = rest;
-                let batch = projection.apply(&batch, &target.layout.schema)?;
-                let count = batch.num_rows() as u64;
-                let batch = if target.lineage { with_lineage(&batch, input, first)? } else { batch };
-                let batch = match masks.kept(input, first, &batch, by_key)? {
-                    None => batch,
-                    Some(kept) => {
-                        filter_record_batch(&batch, &kept).context(ErrorKind::Internal, || "rows that stay")?
-                    }
-                };
-                deleted += count - batch.num_rows() as u64;
-                first += count;
-                if let Some(refused) = writer.write(batch).await?.first() {
-                    let what = format!("row {}, column {}: {}", refused.row, refused.field, refused.reason);
-                    return Err(Error::new(ErrorKind::Corrupt, what));
-                }
-            }
-        }
-        if first != input.rows {
-            return Err(Error::new(ErrorKind::Corrupt, format!("{first} rows came of {}", input.rows)));
-        }
-        Ok(deleted)
-    }
+/// How many files are opened, and how many batches decoded, before they are needed.
+fn ahead(memory: u64) -> usize {
+    usize::try_from(memory / 8 / BATCH_BYTES).unwrap_or(usize::MAX).clamp(1, AHEAD_MAX)
+}
 
-    /// Decodes the next rows off the async threads.
-    async fn next(
-        &self,
-        mut reader: ParquetRecordBatchReader,
-        location: &str,
-    ) -> Result<(Option<RecordBatch>, ParquetRecordBatchReader)> {
-        let (batch, reader) = self.env.offload(move || (reader.next().transpose(), reader)).await?;
-        Ok((batch.map_err(|e| broken(location, e.into()))?, reader))
+/// Writes rows that are known to have a place in the table.
+async fn write(writer: &mut EpochWriter, batch: RecordBatch) -> Result<()> {
+    match writer.write(batch).await?.first() {
+        None => Ok(()),
+        Some(refused) => {
+            let what = format!("row {}, column {}: {}", refused.row, refused.field, refused.reason);
+            Err(Error::new(ErrorKind::Corrupt, what))
+        }
     }
 }
 
@@ -271,48 +279,6 @@ fn prefix(inputs: &[DataEntry]) -> String {
         Some(mark) => format!("{mark}-compact"),
         None => "compact".to_owned(),
     }
-}
-
-/// Columns whose values the partition of `input` has as they are.
-pub(crate) fn constants(input: &DataEntry, partitions: &[Partition], specs: &[&PartitionSpec]) -> Constants {
-    let Some(partition) = partitions.get(input.partition) else { return Constants::new() };
-    let spec = specs.iter().find(|spec| spec.spec_id() == partition.spec_id);
-    let fields = spec.into_iter().flat_map(|spec| spec.fields()).zip(partition.values.fields());
-    let identity = fields.filter(|(field, _)| field.transform == Transform::Identity);
-    let value = |value: &Option<Literal>| match value {
-        Some(Literal::Primitive(value)) => Some(value.clone()),
-        _ => None,
-    };
-    identity.map(|(field, held)| (field.source_id, value(held))).collect()
-}
-
-/// The last two columns filled: each row keeps the id that it has, or gets the one that its place gives it; one without an id
-/// stays without, and gets one in its new file.
-fn with_lineage(batch: &RecordBatch, input: &DataEntry, first: u64) -> Result<RecordBatch> {
-    let schema = batch.schema();
-    let place = |(id, name): (i32, &str)| {
-        let at = schema.fields().iter().position(|field| field_id(field) == Some(id));
-        at.ok_or_else(|| Error::new(ErrorKind::Internal, format!("a batch without {name}")))
-    };
-    let (id_at, seq_at) = (place(ROW_ID)?, place(LAST_UPDATED)?);
-    let (held_ids, held_seqs) =
-        (batch.column(id_at).as_primitive::<Int64Type>(), batch.column(seq_at).as_primitive::<Int64Type>());
-    let start = input.first_row_id.zip(i64::try_from(first).ok()).and_then(|(id, first)| id.checked_add(first));
-    let given = |at: usize| start.zip(i64::try_from(at).ok()).and_then(|(start, at)| start.checked_add(at));
-    let ids: Int64Array = (0..batch.num_rows())
-        .map(|at| if held_ids.is_valid(at) { Some(held_ids.value(at)) } else { given(at) })
-        .collect();
-    let seqs: Int64Array = (0..batch.num_rows())
-        .map(|at| match (held_seqs.is_valid(at), ids.is_valid(at)) {
-            (true, _) => Some(held_seqs.value(at)),
-            (false, true) => Some(input.seq),
-            (false, false) => None,
-        })
-        .collect();
-    let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
-    columns[id_at] = Arc::new(ids);
-    columns[seq_at] = Arc::new(seqs);
-    RecordBatch::try_new(schema, columns).context(ErrorKind::Internal, || "row lineage")
 }
 
 #[cfg(test)]

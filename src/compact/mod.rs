@@ -9,4 +9,5 @@ mod keys;
 mod masks;
 pub mod merge;
 pub(crate) mod project;
+mod rows;
 mod trail;

@@ -274,6 +274,7 @@ impl Compaction<'_> {
             files: files_in(&storage, Some((ledger, owner.clone()))),
             layout: base.layout.clone(),
             memory: self.wish.memory / base.rules.parallel.max(1) as u64,
+            cores: self.env.cores().div_ceil(base.rules.parallel.max(1)),
         };
         let pick = |at: &usize| base.files.data.get(*at).cloned();
         let work = Work {

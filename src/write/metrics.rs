@@ -4,11 +4,11 @@
 //! what lies in lists and maps; bounds are valid, not always tight, and never NaN.
 
 use std::collections::{BTreeMap, HashMap};
+use std::iter::Sum;
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Float32Type, Float64Type, Schema as ArrowSchema};
-use arrow::record_batch::RecordBatch;
+use arrow::datatypes::{DataType, Field, Float32Type, Float64Type};
 use iceberg::spec::{Datum, PrimitiveType};
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 use parquet::file::metadata::ParquetMetaData;
@@ -198,16 +198,14 @@ pub(crate) struct NanCounts {
 }
 
 impl NanCounts {
-    /// No NaN yet in the columns of `schema`.
-    pub(crate) fn new(schema: &ArrowSchema) -> Self {
+    /// No NaN yet in the column `field` and what lies below it.
+    pub(crate) fn new(field: &Field) -> Self {
         let mut counts = Self::default();
-        for field in schema.fields() {
-            counts.register(field);
-        }
+        counts.register(field);
         counts
     }
 
-    fn register(&mut self, field: &arrow::datatypes::Field) {
+    fn register(&mut self, field: &Field) {
         match field.data_type() {
             DataType::Float32 | DataType::Float64 => {
                 if let Some(id) = field_id(field) {
@@ -219,17 +217,14 @@ impl NanCounts {
         }
     }
 
-    /// Counts those of `batch`.
-    pub(crate) fn add(&mut self, batch: &RecordBatch) {
-        if self.counts.is_empty() {
-            return;
-        }
-        for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+    /// Counts those of `column`.
+    pub(crate) fn add(&mut self, field: &Field, column: &ArrayRef) {
+        if !self.counts.is_empty() {
             self.add_column(field, column, None);
         }
     }
 
-    fn add_column(&mut self, field: &arrow::datatypes::Field, column: &ArrayRef, outer: Option<&NullBuffer>) {
+    fn add_column(&mut self, field: &Field, column: &ArrayRef, outer: Option<&NullBuffer>) {
         let valid = NullBuffer::union(outer, column.nulls());
         let is_valid = |at: usize| valid.as_ref().is_none_or(|nulls| nulls.is_valid(at));
         let count = match field.data_type() {
@@ -255,8 +250,15 @@ impl NanCounts {
     }
 }
 
+impl Sum for NanCounts {
+    /// Those of different columns together.
+    fn sum<I: Iterator<Item = Self>>(columns: I) -> Self {
+        Self { counts: columns.flat_map(|column| column.counts).collect() }
+    }
+}
+
 /// The field id in an Arrow field's metadata.
-pub(crate) fn field_id(field: &arrow::datatypes::Field) -> Option<i32> {
+pub(crate) fn field_id(field: &Field) -> Option<i32> {
     field.metadata().get(PARQUET_FIELD_ID_META_KEY)?.parse().ok()
 }
 

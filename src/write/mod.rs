@@ -7,6 +7,7 @@
 mod align;
 pub mod budget;
 mod dictionary;
+mod encoder;
 pub mod layout;
 pub(crate) mod metrics;
 pub mod parquet;
@@ -62,6 +63,8 @@ pub struct WriterOptions {
     pub sort_bytes_max: u64,
     /// Files encoded and completed at a time when the epoch is sealed.
     pub finish_concurrency: usize,
+    /// Columns of a file encoded at a time.
+    pub column_concurrency: usize,
 }
 
 impl Default for WriterOptions {
@@ -76,6 +79,7 @@ impl Default for WriterOptions {
             shared_bytes_max: 16 * MIB,
             sort_bytes_max: 128 * MIB,
             finish_concurrency: 8,
+            column_concurrency: 1,
         }
     }
 }
@@ -117,6 +121,7 @@ struct Shared {
     files: Files,
     env: Env,
     names: Arc<Mutex<Names>>,
+    column_concurrency: usize,
 }
 
 #[derive(Debug)]
@@ -177,7 +182,8 @@ impl EpochWriter {
     /// known or whose source lies in a list or map.
     pub fn new(layout: TableLayout, files: Files, budget: &Budget, env: Env, options: WriterOptions) -> Result<Self> {
         let names = Names { prefix: format!("{}-{}", options.file_prefix, env.uuid()), started: Vec::new() };
-        let (shared, splitter) = Shared::new(layout, files, env, Arc::new(Mutex::new(names)))?;
+        let names = Arc::new(Mutex::new(names));
+        let (shared, splitter) = Shared::new(layout, files, env, names, options.column_concurrency)?;
         Ok(Self {
             shared: Arc::new(shared),
             splitter,
@@ -212,7 +218,8 @@ impl EpochWriter {
     /// As [`EpochWriter::new`] and [`EpochWriter::write`].
     pub async fn evolve(&mut self, layout: TableLayout) -> Result<()> {
         let (files, env, names) = (&self.shared.files, &self.shared.env, &self.shared.names);
-        let (shared, splitter) = Shared::new(layout, files.clone(), env.clone(), Arc::clone(names))?;
+        let columns = self.options.column_concurrency;
+        let (shared, splitter) = Shared::new(layout, files.clone(), env.clone(), Arc::clone(names), columns)?;
         self.complete_all().await?;
         self.shared = Arc::new(shared);
         self.splitter = splitter;
@@ -388,11 +395,12 @@ impl Shared {
         files: Files,
         env: Env,
         names: Arc<Mutex<Names>>,
+        column_concurrency: usize,
     ) -> Result<(Self, Option<Arc<Splitter>>)> {
         let shape = Arc::new(FileShape::new(layout)?);
         let splitter = Splitter::new(&shape.layout, &shape.schema)?.map(Arc::new);
         let sorter = Sorter::new(&shape.layout, &shape.schema)?.map(Arc::new);
-        Ok((Self { shape, sorter, files, env, names }, splitter))
+        Ok((Self { shape, sorter, files, env, names, column_concurrency }, splitter))
     }
 
     async fn encode(&self, part: &mut Part) -> Result<()> {
@@ -416,9 +424,9 @@ impl Shared {
                 let location = self.next_location(&part.partition)?;
                 let partition = part.partition.clone();
                 part.runs = 0;
-                none.insert(
-                    DataFileWriter::open(&self.shape, &self.files, &self.env, location, partition, &sample).await?,
-                )
+                let (shape, columns) = (&self.shape, self.column_concurrency);
+                let open = DataFileWriter::open(shape, &self.files, &self.env, columns, location, partition, &sample);
+                none.insert(open.await?)
             }
         };
         part.runs += 1;

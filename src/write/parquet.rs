@@ -6,13 +6,13 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat, Struct};
-use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
 use parquet::arrow::async_writer::AsyncFileWriter;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::write::encoder::Encoder;
 use crate::write::metrics::{Metrics, NanCounts};
 use crate::write::shape::FileShape;
 
@@ -51,49 +51,6 @@ fn stored(error: ParquetError, place: String) -> Error {
     }
 }
 
-/// What a column of an open row group costs beside what the encoder counts, in bytes: measured, mostly its compressor.
-const COLUMN_OVERHEAD: u64 = 22 * 1024;
-
-/// Bytes of the pieces in which a row group goes to storage.
-const PIECE_BYTES: usize = 1024 * 1024;
-
-type Encoder = ArrowWriter<Pieces>;
-
-/// What the encoder has written and storage has not: a whole row group at a time. In pieces, because one long buffer would
-/// be copied as it grows, and be twice as long as what is in it.
-#[derive(Debug, Default)]
-struct Pieces {
-    full: Vec<Bytes>,
-    last: Vec<u8>,
-}
-
-impl Pieces {
-    fn take(&mut self) -> Vec<Bytes> {
-        let mut pieces = std::mem::take(&mut self.full);
-        if !self.last.is_empty() {
-            pieces.push(std::mem::take(&mut self.last).into());
-        }
-        pieces
-    }
-}
-
-impl std::io::Write for Pieces {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.last.len() >= PIECE_BYTES {
-            // The first piece grows as it must, for small files; after it there will be more.
-            let next = Vec::with_capacity(PIECE_BYTES);
-            self.full.push(std::mem::replace(&mut self.last, next).into());
-        }
-        let taken = bytes.len().min(PIECE_BYTES - self.last.len());
-        self.last.extend_from_slice(&bytes[..taken]);
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// A data file being written: one partition, one row group in memory.
 pub(crate) struct DataFileWriter {
     shape: Arc<FileShape>,
@@ -101,8 +58,8 @@ pub(crate) struct DataFileWriter {
     location: String,
     partition: Struct,
     file: Box<dyn OpenFile>,
-    /// Out of its place while a worker has it; a writer whose future was dropped in that moment is lost.
-    encoder: Option<(Encoder, NanCounts)>,
+    /// Out of its place while rows are encoded; a writer whose future was dropped in that moment is lost.
+    encoder: Option<Encoder>,
     memory: u64,
     bytes: u64,
     rows: u64,
@@ -114,25 +71,21 @@ impl DataFileWriter {
         shape: &Arc<FileShape>,
         files: &Files,
         env: &Env,
+        concurrency: usize,
         location: String,
         partition: Struct,
         sample: &RecordBatch,
     ) -> Result<Self> {
-        let options = ArrowWriterOptions::new()
-            .with_properties(shape.properties(sample)?)
-            .with_skip_arrow_metadata(true)
-            .with_parquet_schema(shape.parquet.clone());
-        let encoder = ArrowWriter::try_new_with_options(Pieces::default(), Arc::clone(&shape.schema), options)
-            .context(ErrorKind::Internal, || format!("open {location}"))?;
+        let encoder = shape.properties(sample).and_then(|properties| Encoder::new(shape, properties, concurrency));
+        let encoder = encoder.map_err(|e| e.within(format!("open {location}")))?;
         let file = (files.create)(location.clone()).await.map_err(|e| e.within(format!("create {location}")))?;
-        let nans = NanCounts::new(&shape.schema);
         Ok(Self {
             shape: Arc::clone(shape),
             env: env.clone(),
             location,
             partition,
             file,
-            encoder: Some((encoder, nans)),
+            encoder: Some(encoder),
             memory: 0,
             bytes: 0,
             rows: 0,
@@ -154,23 +107,13 @@ impl DataFileWriter {
     /// # Errors
     /// `Unavailable` when storage fails, `Internal` when rows do not fit the schema or the file was lost before.
     pub(crate) async fn write(&mut self, batches: Vec<RecordBatch>) -> Result<()> {
-        let (mut encoder, mut nans) = self.take()?;
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        let work = move || -> Result<_, ParquetError> {
-            for batch in &batches {
-                nans.add(batch);
-                encoder.write(batch)?;
-            }
-            Ok((encoder, nans))
-        };
-        let location = &self.location;
-        let (mut encoder, nans) =
-            self.env.offload(work).await?.context(ErrorKind::Internal, || format!("encode {location}"))?;
-        let ready = encoder.inner_mut().take();
-        self.memory = encoder.memory_size() as u64 + self.shape.leaves.len() as u64 * COLUMN_OVERHEAD;
-        self.bytes = (encoder.bytes_written() + encoder.in_progress_size()) as u64;
+        let encoder = self.take()?.write(&self.env, batches).await;
+        let mut encoder = encoder.map_err(|e| e.within(format!("encode {}", self.location)))?;
+        let ready = encoder.take();
+        (self.memory, self.bytes) = (encoder.memory(), encoder.bytes());
         self.rows += rows as u64;
-        self.encoder = Some((encoder, nans));
+        self.encoder = Some(encoder);
         self.send(ready).await
     }
 
@@ -179,18 +122,11 @@ impl DataFileWriter {
     /// # Errors
     /// As [`DataFileWriter::write`].
     pub(crate) async fn finish(&mut self, sort_order: Option<i32>) -> Result<DataFile> {
-        let (mut encoder, nans) = self.take()?;
-        let work = move || -> Result<_, ParquetError> {
-            let footer = encoder.finish()?;
-            let ready = encoder.inner_mut().take();
-            Ok((footer, ready, encoder.bytes_written()))
-        };
-        let location = self.location.clone();
-        let (footer, ready, size) =
-            self.env.offload(work).await?.context(ErrorKind::Internal, || format!("encode {location}"))?;
-        self.send(ready).await?;
-        self.file.complete().await.map_err(|e| stored(e, format!("complete {location}")))?;
-        self.entry(&footer, &nans, size as u64, sort_order)
+        let encoded = self.take()?.finish(&self.env).await;
+        let encoded = encoded.map_err(|e| e.within(format!("encode {}", self.location)))?;
+        self.send(encoded.ready).await?;
+        self.file.complete().await.map_err(|e| stored(e, format!("complete {}", self.location)))?;
+        self.entry(&encoded.footer, &encoded.nans, encoded.bytes, sort_order)
     }
 
     /// Gives the file up.
@@ -202,7 +138,7 @@ impl DataFileWriter {
         self.file.abort().await.map_err(|e| e.within(format!("abort {}", self.location)))
     }
 
-    fn take(&mut self) -> Result<(Encoder, NanCounts)> {
+    fn take(&mut self) -> Result<Encoder> {
         self.encoder.take().ok_or_else(|| {
             Error::new(ErrorKind::Internal, format!("{} was lost in an interrupted write", self.location))
         })

@@ -1,16 +1,19 @@
 use ::parquet::arrow::ArrowWriter;
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use arrow::array::{Int32Array, StringArray, StructArray};
-use arrow::datatypes::{DataType, Fields};
+use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, StringArray, StructArray};
+use arrow::datatypes::{DataType, Fields, Int64Type};
 use bytes::Bytes;
 use iceberg::spec::{
-    PartitionSpec, PrimitiveLiteral, Schema, SortOrder, Struct, StructType, UnboundPartitionField, UnboundPartitionSpec,
+    Literal, PartitionSpec, PrimitiveLiteral, Schema, SortOrder, Struct, StructType, Transform, UnboundPartitionField,
+    UnboundPartitionSpec,
 };
 use roaring::RoaringTreemap;
 
 use super::*;
 use crate::commit::vector;
 use crate::compact::files::DeleteKind;
+use crate::compact::input::ParquetFile;
+use crate::compact::project::{Constants, Projection};
 use crate::env::SystemClock;
 use crate::model::change::DeleteFile;
 use crate::storage::StorageOptions;
@@ -110,6 +113,7 @@ impl Bench {
             files: files_in(&self.storage, None),
             layout: self.layout.clone(),
             memory: 0,
+            cores: 2,
         }
     }
 
@@ -279,7 +283,7 @@ async fn what_cannot_be_read_right_is_refused_with_the_file_and_leaves_nothing()
         assert!(case.starts_with("keys") || refused.to_string().contains(&name), "{case}: {refused}");
     }
     let mut left = bench.storage.list("memory:///t/data", None);
-    while let Some(object) = futures::StreamExt::next(&mut left).await {
+    while let Some(object) = left.next().await {
         let location = object.expect("listed").location;
         assert!(!location.contains("compact"), "{location} was left");
     }

@@ -136,17 +136,3 @@ fn metrics_modes_decide_what_a_manifest_gets() {
     assert_eq!(file.upper_bounds()[&3], iceberg::spec::Datum::string("xxy"));
     assert_eq!(file.upper_bounds()[&4], iceberg::spec::Datum::string(&long));
 }
-
-#[test]
-fn pieces_hold_what_was_written_and_none_is_longer_than_a_piece() {
-    use std::io::Write;
-    let bytes: Vec<u8> = (0..PIECE_BYTES * 5 / 2).map(|at| (at % 251) as u8).collect();
-    for chunk in [1000, PIECE_BYTES, bytes.len()] {
-        let mut pieces = Pieces::default();
-        bytes.chunks(chunk).for_each(|chunk| pieces.write_all(chunk).expect("in memory"));
-        let taken = pieces.take();
-        assert_eq!(taken.iter().map(Bytes::len).collect::<Vec<_>>(), [PIECE_BYTES, PIECE_BYTES, PIECE_BYTES / 2]);
-        assert_eq!(taken.concat(), bytes);
-        assert!(pieces.take().is_empty());
-    }
-}
