@@ -46,6 +46,8 @@ pub(crate) struct Outlined {
     pub(crate) snapshot_id: i64,
     pub(crate) seq: i64,
     pub(crate) first_row_id: Option<i64>,
+    /// The order that its rows are in; 0 or nothing for none.
+    pub(crate) sort_order_id: Option<i32>,
     pub(crate) encrypted: bool,
     pub(crate) equality_ids: Vec<i32>,
     /// The one data file that deletes are about, where they say so.
@@ -92,6 +94,7 @@ impl Outlined {
             snapshot_id,
             seq,
             first_row_id: file.first_row_id(),
+            sort_order_id: file.sort_order_id(),
             encrypted: file.key_metadata().is_some(),
             equality_ids: file.equality_ids().unwrap_or_default(),
             target: file.referenced_data_file(),
@@ -225,6 +228,7 @@ impl<'a> Reading<'a> {
             snapshot_id: 0,
             seq: 0,
             first_row_id: None,
+            sort_order_id: None,
             encrypted: false,
             equality_ids: Vec::new(),
             target: None,
@@ -249,6 +253,7 @@ impl<'a> Reading<'a> {
                 }
                 "equality_ids" => entry.equality_ids = ids(shape, cursor)?,
                 "first_row_id" => entry.first_row_id = shape.number(cursor)?,
+                "sort_order_id" => entry.sort_order_id = shape.number(cursor)?.and_then(|id| i32::try_from(id).ok()),
                 "referenced_data_file" => entry.target = text(shape, cursor)?,
                 "content_offset" => entry.offset = shape.number(cursor)?,
                 "content_size_in_bytes" => entry.length = shape.number(cursor)?,

@@ -42,6 +42,8 @@ pub struct DataEntry {
     pub partition: usize,
     /// The id of its first row, where rows have ids.
     pub first_row_id: Option<i64>,
+    /// The order that its rows are in, where they are in one (not 0, which is none).
+    pub sort_order_id: Option<i32>,
     /// When the snapshot that added it was committed, where that is still known, in milliseconds since the epoch.
     pub added_ms: Option<i64>,
     /// Whether it is a Parquet file that is not encrypted: no other is read.
@@ -155,6 +157,7 @@ impl LiveFiles {
                     seq: file.seq,
                     partition,
                     first_row_id: file.first_row_id,
+                    sort_order_id: file.sort_order_id.filter(|id| *id != 0),
                     added_ms,
                     readable: plain && is(DataFileFormat::Parquet),
                     location: file.location,

@@ -15,11 +15,13 @@ use crate::storage::Storage;
 use crate::write::partition::column_path;
 
 /// Files up to this size are fetched by one request.
-const WHOLE_MAX: u64 = 8 << 20;
+pub(crate) const WHOLE_MAX: u64 = 8 << 20;
 /// What is read at first of a larger file's end.
 const TAIL: u64 = 64 << 10;
 /// The largest footer that is read.
 const FOOTER_MAX: u64 = 256 << 20;
+/// Bytes of an unpacked page with its dictionary, where the writer keeps to the usual limits.
+const PAGE_BYTES: u64 = 2 << 20;
 /// Rows decoded at a time: at most so many, and fewer where they are so large that these bytes are reached.
 const BATCH_ROWS: usize = 8192;
 pub(crate) const BATCH_BYTES: u64 = 16 << 20;
@@ -133,16 +135,44 @@ impl<'a> ParquetFile<'a> {
     /// # Errors
     /// As [`ParquetFile::open`]; `Unsupported` when it is larger than `bytes_max`.
     pub(crate) async fn row_group(&self, at: usize, bytes_max: u64) -> Result<ParquetRecordBatchReader> {
-        self.fetch(at, bytes_max, ProjectionMask::all()).await
+        self.batches(at, bytes_max, BATCH_BYTES).await
+    }
+
+    /// As [`ParquetFile::row_group`], in batches of so many bytes, about.
+    pub(crate) async fn batches(
+        &self,
+        at: usize,
+        bytes_max: u64,
+        batch_bytes: u64,
+    ) -> Result<ParquetRecordBatchReader> {
+        self.fetch(at, bytes_max, batch_bytes, ProjectionMask::all()).await
+    }
+
+    /// Bytes that decoding it takes at a time, about: the file or its largest row group, and a page of each column.
+    pub(crate) fn held(&self) -> u64 {
+        let here: u64 = self.fetched.pieces.iter().map(|(_, piece)| piece.len() as u64).sum();
+        let whole = here == self.fetched.size;
+        let most = self.metadata.metadata().row_groups().iter().map(|group| {
+            let bytes = |bytes: i64| u64::try_from(bytes).unwrap_or(u64::MAX);
+            let pages = bytes(group.total_byte_size()).min(group.columns().len() as u64 * PAGE_BYTES);
+            pages.saturating_add(if whole { 0 } else { bytes(group.compressed_size()) })
+        });
+        most.max().unwrap_or(0).saturating_add(here)
     }
 
     /// As [`ParquetFile::row_group`], of the columns alone that have or hold these field ids; none for those that it lacks.
     pub(crate) async fn columns(&self, at: usize, bytes_max: u64, ids: &[i32]) -> Result<ParquetRecordBatchReader> {
         let roots = ids.iter().filter_map(|id| column_path(self.schema(), *id)?.first().copied());
-        self.fetch(at, bytes_max, ProjectionMask::roots(self.metadata.parquet_schema(), roots)).await
+        self.fetch(at, bytes_max, BATCH_BYTES, ProjectionMask::roots(self.metadata.parquet_schema(), roots)).await
     }
 
-    async fn fetch(&self, at: usize, bytes_max: u64, wanted: ProjectionMask) -> Result<ParquetRecordBatchReader> {
+    async fn fetch(
+        &self,
+        at: usize,
+        bytes_max: u64,
+        batch_bytes: u64,
+        wanted: ProjectionMask,
+    ) -> Result<ParquetRecordBatchReader> {
         let group = self.metadata.metadata().row_group(at);
         let wanted_chunks = group.columns().iter().enumerate().filter(|(leaf, _)| wanted.leaf_included(*leaf));
         let ranges = wanted_chunks.map(|(_, chunk)| chunk.byte_range());
@@ -173,7 +203,7 @@ impl<'a> ParquetFile<'a> {
             fetched.pieces = vec![(start, piece)];
         }
         let row = unpacked / u64::try_from(group.num_rows()).unwrap_or(1).max(1);
-        let rows = usize::try_from(BATCH_BYTES / row.max(1)).unwrap_or(usize::MAX).clamp(1, BATCH_ROWS);
+        let rows = usize::try_from(batch_bytes / row.max(1)).unwrap_or(usize::MAX).clamp(1, BATCH_ROWS);
         ParquetRecordBatchReaderBuilder::new_with_metadata(fetched, self.metadata.clone())
             .with_batch_size(rows)
             .with_row_groups(vec![at])

@@ -5,15 +5,13 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
 use arrow::record_batch::RecordBatch;
-use futures::stream::FuturesOrdered;
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, TryFutureExt};
 use iceberg::spec::{DataFile, FormatVersion, NestedField, PartitionSpec, PrimitiveType, SchemaRef, Type};
 use tokio::sync::mpsc;
 
 use crate::compact::files::{DataEntry, DeleteEntry, Partition};
-use crate::compact::input::BATCH_BYTES;
 use crate::compact::masks::{Masks, Reading, Scope};
-use crate::compact::rows::Rows;
+use crate::compact::pass::{Batch, Pass};
 use crate::compact::trail::Trail;
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -25,6 +23,7 @@ use crate::write::budget::Budget;
 use crate::write::layout::TableLayout;
 use crate::write::parquet::{Files, OpenFile};
 use crate::write::properties::MetricsMode;
+use crate::write::staged::Staged;
 use crate::write::{EpochWriter, WriterOptions};
 
 /// Row lineage (spec, "Reserved Field IDs").
@@ -33,8 +32,6 @@ pub(crate) const LAST_UPDATED: (i32, &str) = (i32::MAX - 108, "_last_updated_seq
 
 /// The least memory that a rewrite gets by with.
 pub const MEMORY_MIN: u64 = 64 << 20;
-/// The most files and batches that wait for the next step.
-const AHEAD_MAX: usize = 4;
 const MIB: u64 = 1 << 20;
 
 /// Rewrites groups of one table's files.
@@ -150,17 +147,7 @@ impl Rewriter<'_> {
         let scope = Scope { target: &target, inputs: &work.inputs, partitions, specs };
         let masks = Masks::read(reading, scope, &work.deletes).await?;
         let mut trail = Trail::new(&target.layout, memory / 16);
-        let mut writer = self.writer(&target, memory, &work.inputs, trail.noting(&self.files))?;
-        let deleted = match self.pass(reading, scope, &masks, &mut trail, &mut writer).await {
-            Ok(deleted) => deleted,
-            Err(error) => {
-                if let Err(left) = writer.discard().await {
-                    tracing::warn!(error = %left, "files of a rewrite that failed stay behind");
-                }
-                return Err(error);
-            }
-        };
-        let staged = writer.finish().await?;
+        let (staged, deleted) = self.pass(Pass { reading, scope, masks: &masks, memory }, &mut trail).await?;
         let rows = work.inputs.iter().map(|input| input.rows).sum();
         if staged.rows.checked_add(deleted) != Some(rows) {
             let what = format!("{rows} rows came in, {deleted} were deleted, and {} went out", staged.rows);
@@ -178,73 +165,38 @@ impl Rewriter<'_> {
         Ok(Rewritten { outputs: staged.files, rows, deleted, remap })
     }
 
-    fn writer(&self, target: &Target, memory: u64, inputs: &[DataEntry], files: Files) -> Result<EpochWriter> {
-        let mut layout = target.layout.clone();
+    /// Writes all rows: merged where the inputs are sorted, else in turn, and then sorted by the writer where the table has an
+    /// order. Answers the files, and how many rows were deleted.
+    async fn pass(&self, pass: Pass<'_>, trail: &mut Trail) -> Result<(Staged, u64)> {
+        if let Some(ordered) = pass.ordered().await? {
+            let (decoded, batches) = mpsc::channel(pass.ahead());
+            let writer = self.writer(pass, trail, true)?;
+            let done = write_all(writer, batches, pass.in_order(ordered, decoded, trail)).await?;
+            if let Some(done) = done {
+                return Ok(done);
+            }
+        }
+        let (decoded, batches) = mpsc::channel(pass.ahead());
+        let writer = self.writer(pass, trail, false)?;
+        let done = write_all(writer, batches, pass.in_turn(decoded, trail).map_ok(Some)).await?;
+        done.ok_or_else(|| Error::new(ErrorKind::Internal, "a pass without an end"))
+    }
+
+    fn writer(&self, pass: Pass<'_>, trail: &Trail, presorted: bool) -> Result<EpochWriter> {
+        let (memory, mut layout) = (pass.memory, pass.scope.target.layout.clone());
         let row_group = usize::try_from(memory / 8).unwrap_or(usize::MAX);
         layout.properties.row_group_bytes = layout.properties.row_group_bytes.min(row_group);
         let options = WriterOptions {
             open_files_max: 16,
-            file_prefix: prefix(inputs),
+            file_prefix: prefix(pass.scope.inputs),
             gather_bytes_max: memory / 4,
             held_bytes_max: memory / 2,
             sort_bytes_max: (memory / 8).min(128 * MIB),
+            presorted,
             column_concurrency: self.cores,
             ..WriterOptions::default()
         };
-        EpochWriter::new(layout, files, &Budget::new(memory), self.env.clone(), options)
-    }
-
-    /// Passes the rows of all inputs to `writer`: files are opened ahead, and decoded beside the encoding. Answers how many rows
-    /// were deleted.
-    async fn pass(
-        &self,
-        reading: Reading<'_>,
-        scope: Scope<'_>,
-        masks: &Masks,
-        trail: &mut Trail,
-        writer: &mut EpochWriter,
-    ) -> Result<u64> {
-        let ahead = ahead(self.memory);
-        let (opened, mut open) = mpsc::channel(1);
-        let (decoded, mut batches) = mpsc::channel(ahead);
-        let opening = async move {
-            let (mut left, mut under_way) = (scope.inputs.iter(), FuturesOrdered::new());
-            loop {
-                while under_way.len() < ahead
-                    && let Some(input) = left.next()
-                {
-                    let rows = Rows::open(reading, scope, masks, input);
-                    under_way.push_back(rows.map(move |rows| (input, rows)).boxed());
-                }
-                let Some(next) = under_way.next().await else { break };
-                if opened.send(next).await.is_err() {
-                    break; // decoding failed
-                }
-            }
-        };
-        let decoding = async move {
-            let mut deleted = 0;
-            while let Some((input, rows)) = open.recv().await {
-                let mut rows = rows.map_err(|e| e.within(&input.location))?;
-                while let Some(batch) = rows.next().await.map_err(|e| e.within(&input.location))? {
-                    if decoded.send((input, batch)).await.is_err() {
-                        return Ok(deleted); // writing failed
-                    }
-                }
-                let (gone, by_key) = rows.deleted();
-                deleted += gone;
-                trail.pass(input, masks.of(input), by_key);
-            }
-            Ok(deleted)
-        };
-        let writing = async move {
-            while let Some((input, batch)) = batches.recv().await {
-                write(writer, batch).await.map_err(|e| e.within(&input.location))?;
-            }
-            Ok(())
-        };
-        let ((), deleted, written) = futures::join!(opening, decoding, writing);
-        written.and(deleted)
+        EpochWriter::new(layout, trail.noting(&self.files), &Budget::new(memory), self.env.clone(), options)
     }
 
     async fn given_up(&self, files: &[DataFile], what: String) -> Error {
@@ -256,9 +208,29 @@ impl Rewriter<'_> {
     }
 }
 
-/// How many files are opened, and how many batches decoded, before they are needed.
-fn ahead(memory: u64) -> usize {
-    usize::try_from(memory / 8 / BATCH_BYTES).unwrap_or(usize::MAX).clamp(1, AHEAD_MAX)
+/// Writes what `passing` sends, and completes the files. Gives them up when it answers nothing.
+async fn write_all<'a, T>(
+    mut writer: EpochWriter,
+    mut batches: mpsc::Receiver<Batch<'a>>,
+    passing: impl Future<Output = Result<Option<T>>>,
+) -> Result<Option<(Staged, T)>> {
+    let rows = &mut writer;
+    let writing = async move {
+        while let Some((input, batch)) = batches.recv().await {
+            write(rows, batch).await.map_err(|e| e.within(&input.location))?;
+        }
+        Ok(())
+    };
+    let (passed, written) = futures::join!(passing, writing);
+    match written.and(passed) {
+        Ok(Some(passed)) => Ok(Some((writer.finish().await?, passed))),
+        given_up => {
+            if let Err(left) = writer.discard().await {
+                tracing::warn!(error = %left, "files of a rewrite that was given up stay behind");
+            }
+            given_up.map(|_| None)
+        }
+    }
 }
 
 /// Writes rows that are known to have a place in the table.

@@ -8,6 +8,8 @@ mod input;
 mod keys;
 mod masks;
 pub mod merge;
+mod ordered;
+mod pass;
 pub(crate) mod project;
 mod rows;
 mod trail;

@@ -28,6 +28,7 @@ pub(crate) struct Rows<'a> {
     projection: Arc<Projection>,
     /// The row group that is decoded, and which comes next.
     reader: Option<ParquetRecordBatchReader>,
+    batch_bytes: u64,
     next_group: usize,
     /// Rows that came so far, and how many of them were deleted.
     passed: u64,
@@ -37,7 +38,7 @@ pub(crate) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Opens the file of `input`.
+    /// Opens the file of `input`, whose rows are to come in batches of so many bytes, about.
     ///
     /// # Errors
     /// As [`ParquetFile::open`]; `Corrupt` when it has not the rows that its manifest says; `Unsupported` for columns that
@@ -47,6 +48,7 @@ impl<'a> Rows<'a> {
         scope: Scope<'a>,
         masks: &'a Masks,
         input: &'a DataEntry,
+        batch_bytes: u64,
     ) -> Result<Self> {
         let file = ParquetFile::open(reading.storage, &input.location, input.bytes).await?;
         if file.rows() != input.rows {
@@ -64,6 +66,7 @@ impl<'a> Rows<'a> {
             file,
             projection: Arc::new(projection),
             reader: None,
+            batch_bytes,
             next_group: 0,
             passed: 0,
             deleted: 0,
@@ -81,7 +84,7 @@ impl<'a> Rows<'a> {
                 Some(reader) => reader,
                 None if self.next_group < self.file.row_groups() => {
                     self.next_group += 1;
-                    self.file.row_group(self.next_group - 1, self.reading.bytes_max).await?
+                    self.file.batches(self.next_group - 1, self.reading.bytes_max, self.batch_bytes).await?
                 }
                 None if self.passed == self.input.rows => return Ok(None),
                 None => {
@@ -102,6 +105,16 @@ impl<'a> Rows<'a> {
                 return Ok(Some(batch));
             }
         }
+    }
+
+    /// Whose rows they are.
+    pub(crate) fn input(&self) -> &'a DataEntry {
+        self.input
+    }
+
+    /// As [`ParquetFile::held`].
+    pub(crate) fn held(&self) -> u64 {
+        self.file.held()
     }
 
     /// How many rows were deleted, and those of them that keys alone deleted.

@@ -16,7 +16,7 @@ pub(crate) mod path;
 mod pending;
 pub mod properties;
 mod shape;
-mod sort;
+pub(crate) mod sort;
 pub mod staged;
 mod transform;
 
@@ -63,6 +63,8 @@ pub struct WriterOptions {
     pub sort_bytes_max: u64,
     /// Files encoded and completed at a time when the epoch is sealed.
     pub finish_concurrency: usize,
+    /// Whether rows come in the table's sort order: they are not sorted again, and every file is marked as sorted.
+    pub presorted: bool,
     /// Columns of a file encoded at a time.
     pub column_concurrency: usize,
 }
@@ -79,6 +81,7 @@ impl Default for WriterOptions {
             shared_bytes_max: 16 * MIB,
             sort_bytes_max: 128 * MIB,
             finish_concurrency: 8,
+            presorted: false,
             column_concurrency: 1,
         }
     }
@@ -104,7 +107,6 @@ pub struct RejectedRow {
 pub struct EpochWriter {
     shared: Arc<Shared>,
     splitter: Option<Arc<Splitter>>,
-    options: WriterOptions,
     open: BTreeMap<Box<[u8]>, Part>,
     done: Vec<DataFile>,
     grant: Grant,
@@ -121,7 +123,7 @@ struct Shared {
     files: Files,
     env: Env,
     names: Arc<Mutex<Names>>,
-    column_concurrency: usize,
+    options: WriterOptions,
 }
 
 #[derive(Debug)]
@@ -183,11 +185,10 @@ impl EpochWriter {
     pub fn new(layout: TableLayout, files: Files, budget: &Budget, env: Env, options: WriterOptions) -> Result<Self> {
         let names = Names { prefix: format!("{}-{}", options.file_prefix, env.uuid()), started: Vec::new() };
         let names = Arc::new(Mutex::new(names));
-        let (shared, splitter) = Shared::new(layout, files, env, names, options.column_concurrency)?;
+        let (shared, splitter) = Shared::new(layout, files, env, names, options)?;
         Ok(Self {
             shared: Arc::new(shared),
             splitter,
-            options,
             open: BTreeMap::new(),
             done: Vec::new(),
             grant: budget.hold(0),
@@ -218,8 +219,8 @@ impl EpochWriter {
     /// As [`EpochWriter::new`] and [`EpochWriter::write`].
     pub async fn evolve(&mut self, layout: TableLayout) -> Result<()> {
         let (files, env, names) = (&self.shared.files, &self.shared.env, &self.shared.names);
-        let columns = self.options.column_concurrency;
-        let (shared, splitter) = Shared::new(layout, files.clone(), env.clone(), Arc::clone(names), columns)?;
+        let options = self.shared.options.clone();
+        let (shared, splitter) = Shared::new(layout, files.clone(), env.clone(), Arc::clone(names), options)?;
         self.complete_all().await?;
         self.shared = Arc::new(shared);
         self.splitter = splitter;
@@ -287,9 +288,9 @@ impl EpochWriter {
 
     /// Adds rows to their partitions; encodes those that have enough.
     async fn gather(&mut self, groups: Vec<Group>, weight: u64) -> Result<()> {
-        let enough = match self.shared.sorter {
-            Some(_) => self.options.sort_bytes_max,
-            None => self.options.encode_bytes,
+        let enough = match self.shared.sorter() {
+            Some(_) => self.shared.options.sort_bytes_max,
+            None => self.shared.options.encode_bytes,
         };
         let rows: u64 = groups.iter().map(|group| group.rows.num_rows() as u64).sum();
         self.rows += rows;
@@ -311,7 +312,7 @@ impl EpochWriter {
             }
         }
         self.unsettled += if shared { weight } else { 0 };
-        if self.unsettled > self.options.shared_bytes_max { self.settle().await } else { Ok(()) }
+        if self.unsettled > self.shared.options.shared_bytes_max { self.settle().await } else { Ok(()) }
     }
 
     /// Gives every partition its own memory, so that one which gets few rows does not hold on to everybody's.
@@ -347,22 +348,22 @@ impl EpochWriter {
     }
 
     async fn stay_within_limits(&mut self) -> Result<()> {
-        while self.open.values().map(|part| part.pending.bytes()).sum::<u64>() > self.options.gather_bytes_max {
+        while self.open.values().map(|part| part.pending.bytes()).sum::<u64>() > self.shared.options.gather_bytes_max {
             let largest = self.open.iter().max_by_key(|(_, part)| part.pending.bytes());
             // A Parquet writer keeps rows as they are until they fill a page, and more besides: encoding less frees nothing.
-            let worth = largest.filter(|(_, part)| part.pending.bytes() >= self.options.encode_bytes);
+            let worth = largest.filter(|(_, part)| part.pending.bytes() >= self.shared.options.encode_bytes);
             let Some(key) = worth.map(|(key, _)| key.clone()) else {
                 break;
             };
             self.encode(&key).await?;
         }
-        while self.memory() > self.options.held_bytes_max {
+        while self.memory() > self.shared.options.held_bytes_max {
             let Some(key) = self.open.iter().max_by_key(|(_, part)| part.memory()).map(|(key, _)| key.clone()) else {
                 break;
             };
             self.complete(&key).await?;
         }
-        while self.open.values().filter(|part| part.file.is_some()).count() > self.options.open_files_max {
+        while self.open.values().filter(|part| part.file.is_some()).count() > self.shared.options.open_files_max {
             let size = |part: &Part| part.file.as_ref().map(DataFileWriter::bytes_written);
             let Some(key) = self.open.iter().max_by_key(|(_, part)| size(part)).map(|(key, _)| key.clone()) else {
                 break;
@@ -376,7 +377,7 @@ impl EpochWriter {
         let parts = std::mem::take(&mut self.open);
         let shared = &self.shared;
         let mut answers = stream::iter(parts.into_values().map(|part| shared.complete(part)))
-            .buffer_unordered(self.options.finish_concurrency.max(1));
+            .buffer_unordered(self.shared.options.finish_concurrency.max(1));
         // After a failure the others are waited for all the same: dropped half-way they would leave parts behind.
         let mut failed = Ok(());
         while let Some(answer) = answers.next().await {
@@ -395,19 +396,24 @@ impl Shared {
         files: Files,
         env: Env,
         names: Arc<Mutex<Names>>,
-        column_concurrency: usize,
+        options: WriterOptions,
     ) -> Result<(Self, Option<Arc<Splitter>>)> {
         let shape = Arc::new(FileShape::new(layout)?);
         let splitter = Splitter::new(&shape.layout, &shape.schema)?.map(Arc::new);
         let sorter = Sorter::new(&shape.layout, &shape.schema)?.map(Arc::new);
-        Ok((Self { shape, sorter, files, env, names, column_concurrency }, splitter))
+        Ok((Self { shape, sorter, files, env, names, options }, splitter))
+    }
+
+    /// What sorts rows that do not come in order.
+    fn sorter(&self) -> Option<&Arc<Sorter>> {
+        self.sorter.as_ref().filter(|_| !self.options.presorted)
     }
 
     async fn encode(&self, part: &mut Part) -> Result<()> {
         let Some(batches) = part.pending.take() else {
             return Ok(());
         };
-        let (sorter, schema, sampled) = (self.sorter.clone(), Arc::clone(&self.shape.schema), part.file.is_none());
+        let (sorter, schema, sampled) = (self.sorter().cloned(), Arc::clone(&self.shape.schema), part.file.is_none());
         let prepare = move || -> Result<_> {
             let batches = match sorter {
                 Some(sorter) => vec![sorter.sort(&schema, &batches)?],
@@ -424,7 +430,7 @@ impl Shared {
                 let location = self.next_location(&part.partition)?;
                 let partition = part.partition.clone();
                 part.runs = 0;
-                let (shape, columns) = (&self.shape, self.column_concurrency);
+                let (shape, columns) = (&self.shape, self.options.column_concurrency);
                 let open = DataFileWriter::open(shape, &self.files, &self.env, columns, location, partition, &sample);
                 none.insert(open.await?)
             }
@@ -436,7 +442,8 @@ impl Shared {
     /// Encodes what waits and completes the file; `None` when there were no rows. A file that fails is given up.
     async fn complete(&self, mut part: Part) -> Result<Option<DataFile>> {
         let mut done = self.encode(&mut part).await.map(|()| None);
-        let order = self.sorter.as_ref().filter(|_| part.runs == 1).map(|sorter| sorter.order_id());
+        let order =
+            self.sorter.as_ref().filter(|_| self.options.presorted || part.runs == 1).map(|sorter| sorter.order_id());
         if let (Ok(_), Some(file)) = (&done, &mut part.file) {
             done = file.finish(order).await.map(Some);
         }
@@ -458,4 +465,4 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

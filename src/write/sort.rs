@@ -81,8 +81,8 @@ impl Sorter {
         take_record_batch(&rows, &UInt32Array::from(order)).context(ErrorKind::Internal, || "sorted rows")
     }
 
-    /// Values without a result of the transform sort as nulls: their order is not defined by the spec.
-    fn keys(&self, rows: &RecordBatch) -> Result<arrow::row::Rows> {
+    /// What the rows of a batch are compared by. Values without a result of the transform sort as nulls: their order is not defined by the spec.
+    pub(crate) fn keys(&self, rows: &RecordBatch) -> Result<arrow::row::Rows> {
         let columns = self.fields.iter().map(|(path, transform)| apply(transform, &column_at(rows, path)?));
         let columns = columns.collect::<Result<Vec<_>>>()?;
         self.converter.convert_columns(&columns).context(ErrorKind::Internal, || "sort keys")

@@ -49,6 +49,9 @@ fn file(number: usize, kinds: usize, deletes: bool) -> DataFile {
     if number % 4 == 1 {
         file.key_metadata(Some(vec![1, 2]));
     }
+    if number % 5 == 2 {
+        file.sort_order_id(number as i32);
+    }
     match (deletes, number % 3) {
         (false, 0) => drop(file.first_row_id(Some(number as i64 * 100))),
         (true, 0) => drop(file.content(DataContentType::EqualityDeletes).equality_ids(Some(vec![1, 300, 2]))),

@@ -3,6 +3,7 @@ use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, StringArray, StructArray};
 use arrow::datatypes::{DataType, Fields, Int64Type};
 use bytes::Bytes;
+use futures::StreamExt;
 use iceberg::spec::{
     Literal, PartitionSpec, PrimitiveLiteral, Schema, SortOrder, Struct, StructType, Transform, UnboundPartitionField,
     UnboundPartitionSpec,
@@ -18,6 +19,8 @@ use crate::env::SystemClock;
 use crate::model::change::DeleteFile;
 use crate::storage::StorageOptions;
 use crate::write::properties::WriteProperties;
+
+mod sorted;
 
 /// A table of `n long, s string, x struct<a int, b int>`, and its files.
 struct Bench {
@@ -143,7 +146,17 @@ impl Bench {
 }
 
 fn data((location, bytes, rows): (String, u64, u64), seq: i64, first_row_id: Option<i64>) -> DataEntry {
-    DataEntry { location, bytes, rows, seq, partition: 0, first_row_id, added_ms: None, readable: true }
+    DataEntry {
+        location,
+        bytes,
+        rows,
+        seq,
+        partition: 0,
+        first_row_id,
+        sort_order_id: None,
+        added_ms: None,
+        readable: true,
+    }
 }
 
 fn deletes((location, bytes, rows): (String, u64, u64), kind: DeleteKind, seq: i64) -> DeleteEntry {

@@ -20,6 +20,7 @@ fn data(name: usize, bytes: u64, seq: i64, partition: usize) -> DataEntry {
         seq,
         partition,
         first_row_id: None,
+        sort_order_id: None,
         added_ms: Some(seq),
         readable: true,
     }
