@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
 use arrow::record_batch::RecordBatch;
-use futures::{FutureExt, TryFutureExt};
+use futures::FutureExt;
 use iceberg::spec::{DataFile, FormatVersion, NestedField, PartitionSpec, PrimitiveType, SchemaRef, Type};
 use tokio::sync::mpsc;
 
 use crate::compact::files::{DataEntry, DeleteEntry, Partition};
 use crate::compact::masks::{Masks, Reading, Scope};
 use crate::compact::pass::{Batch, Pass};
+use crate::compact::sorted::Output;
 use crate::compact::trail::Trail;
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -23,7 +24,6 @@ use crate::write::budget::Budget;
 use crate::write::layout::TableLayout;
 use crate::write::parquet::{Files, OpenFile};
 use crate::write::properties::MetricsMode;
-use crate::write::staged::Staged;
 use crate::write::{EpochWriter, WriterOptions};
 
 /// Row lineage (spec, "Reserved Field IDs").
@@ -147,73 +147,74 @@ impl Rewriter<'_> {
         let scope = Scope { target: &target, inputs: &work.inputs, partitions, specs };
         let masks = Masks::read(reading, scope, &work.deletes).await?;
         let mut trail = Trail::new(&target.layout, memory / 16);
-        let (staged, deleted) = self.pass(Pass { reading, scope, masks: &masks, memory }, &mut trail).await?;
-        let rows = work.inputs.iter().map(|input| input.rows).sum();
-        if staged.rows.checked_add(deleted) != Some(rows) {
-            let what = format!("{rows} rows came in, {deleted} were deleted, and {} went out", staged.rows);
-            return Err(self.given_up(&staged.files, what).await);
+        let (files, deleted) = self.pass(Pass { reading, scope, masks: &masks, memory }, &mut trail).await?;
+        let rows: u64 = work.inputs.iter().map(|input| input.rows).sum();
+        let out: u64 = files.iter().map(DataFile::record_count).sum();
+        if out.checked_add(deleted) != Some(rows) {
+            let what = format!("{rows} rows came in, {deleted} were deleted, and {out} went out");
+            return Err(self.given_up(&files, what).await);
         }
         let strays = work.inputs.first().and_then(|input| partitions.get(input.partition)).is_some_and(|partition| {
-            let same = partition.spec_id == staged.spec.spec_id();
-            same && staged.files.iter().any(|file| *file.partition() != partition.values)
+            let same = partition.spec_id == target.layout.spec.spec_id();
+            same && files.iter().any(|file| *file.partition() != partition.values)
         });
         if strays {
             let what = "rows lie in files of a partition that is not theirs".to_owned();
-            return Err(self.given_up(&staged.files, what).await);
+            return Err(self.given_up(&files, what).await);
         }
-        let remap = trail.remap(work, partitions, &staged.files);
-        Ok(Rewritten { outputs: staged.files, rows, deleted, remap })
+        let remap = trail.remap(work, partitions, &files);
+        Ok(Rewritten { outputs: files, rows, deleted, remap })
     }
 
-    /// Writes all rows: merged where the inputs are sorted, else in turn, and then sorted by the writer where the table has an
-    /// order. Answers the files, and how many rows were deleted.
-    async fn pass(&self, pass: Pass<'_>, trail: &mut Trail) -> Result<(Staged, u64)> {
+    /// Writes all rows, in the table's sort order where it has one. Answers the files, and how many rows were deleted.
+    async fn pass(&self, pass: Pass<'_>, trail: &mut Trail) -> Result<(Vec<DataFile>, u64)> {
+        if pass.scope.target.layout.sort_order.is_unsorted() {
+            return self.in_turn(pass, trail, Output::Files).await;
+        }
         if let Some(ordered) = pass.ordered().await? {
             let (decoded, batches) = mpsc::channel(pass.ahead());
-            let writer = self.writer(pass, trail, true)?;
-            let done = write_all(writer, batches, pass.in_order(ordered, decoded, trail)).await?;
-            if let Some(done) = done {
+            let writer = self.writer(pass, trail, Output::Sorted)?;
+            if let Some(done) = write_all(writer, batches, pass.in_order(ordered, decoded, trail)).await? {
                 return Ok(done);
             }
         }
-        let (decoded, batches) = mpsc::channel(pass.ahead());
-        let writer = self.writer(pass, trail, false)?;
-        let done = write_all(writer, batches, pass.in_turn(decoded, trail).map_ok(Some)).await?;
-        done.ok_or_else(|| Error::new(ErrorKind::Internal, "a pass without an end"))
+        self.sorted(pass, trail).await
     }
 
-    fn writer(&self, pass: Pass<'_>, trail: &Trail, presorted: bool) -> Result<EpochWriter> {
+    pub(crate) fn writer(&self, pass: Pass<'_>, trail: &Trail, output: Output) -> Result<EpochWriter> {
         let (memory, mut layout) = (pass.memory, pass.scope.target.layout.clone());
-        let row_group = usize::try_from(memory / 8).unwrap_or(usize::MAX);
-        layout.properties.row_group_bytes = layout.properties.row_group_bytes.min(row_group);
+        output.shape(&mut layout, memory);
         let options = WriterOptions {
             open_files_max: 16,
             file_prefix: prefix(pass.scope.inputs),
             gather_bytes_max: memory / 4,
             held_bytes_max: memory / 2,
-            sort_bytes_max: (memory / 8).min(128 * MIB),
-            presorted,
+            sort_bytes_max: Self::sort_bytes(memory),
+            presorted: matches!(output, Output::Sorted | Output::Merged),
+            a_file_per_run: output == Output::Runs,
             column_concurrency: self.cores,
             ..WriterOptions::default()
         };
         EpochWriter::new(layout, trail.noting(&self.files), &Budget::new(memory), self.env.clone(), options)
     }
 
+    /// Bytes of rows that are sorted in memory.
+    pub(crate) fn sort_bytes(memory: u64) -> u64 {
+        (memory / 8).min(128 * MIB)
+    }
+
     async fn given_up(&self, files: &[DataFile], what: String) -> Error {
-        let names = files.iter().map(|file| file.file_path().to_owned()).collect();
-        if let Err(left) = (self.files.remove)(names).await {
-            tracing::warn!(error = %left, "files of a rewrite that failed stay behind");
-        }
+        self.remove(files.iter().map(|file| file.file_path().to_owned()).collect()).await;
         Error::new(ErrorKind::Corrupt, what)
     }
 }
 
 /// Writes what `passing` sends, and completes the files. Gives them up when it answers nothing.
-async fn write_all<'a, T>(
+pub(crate) async fn write_all<'a, T>(
     mut writer: EpochWriter,
     mut batches: mpsc::Receiver<Batch<'a>>,
     passing: impl Future<Output = Result<Option<T>>>,
-) -> Result<Option<(Staged, T)>> {
+) -> Result<Option<(Vec<DataFile>, T)>> {
     let rows = &mut writer;
     let writing = async move {
         while let Some((input, batch)) = batches.recv().await {
@@ -223,7 +224,7 @@ async fn write_all<'a, T>(
     };
     let (passed, written) = futures::join!(passing, writing);
     match written.and(passed) {
-        Ok(Some(passed)) => Ok(Some((writer.finish().await?, passed))),
+        Ok(Some(passed)) => Ok(Some((writer.finish().await?.files, passed))),
         given_up => {
             if let Err(left) = writer.discard().await {
                 tracing::warn!(error = %left, "files of a rewrite that was given up stay behind");

@@ -12,4 +12,5 @@ mod ordered;
 mod pass;
 pub(crate) mod project;
 mod rows;
+mod sorted;
 mod trail;

@@ -72,20 +72,25 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// Those of [`Rows::open`], with the input.
     pub(crate) async fn ordered(self) -> Result<Option<Ordered<'a>>> {
-        let layout = &self.scope.target.layout;
-        let Some(sorter) = Sorter::new(layout, &self.scope.target.wanted)? else { return Ok(None) };
-        let inputs = self.scope.inputs;
+        let (inputs, order) = (self.scope.inputs, self.scope.target.layout.sort_order.order_id);
         let whole: u64 = inputs.iter().map(|input| input.bytes).filter(|bytes| *bytes <= WHOLE_MAX).sum();
-        let sorted = inputs.iter().all(|input| input.sort_order_id == Some(sorter.order_id()));
-        if !sorted || whole > self.reading.bytes_max {
-            return Ok(None);
-        }
+        let sorted = inputs.iter().all(|input| input.sort_order_id.map(i64::from) == Some(order));
+        if sorted && whole <= self.reading.bytes_max { self.merge_of(self.reading.bytes_max).await } else { Ok(None) }
+    }
+
+    /// A merge of the inputs, all in the table's sort order, when it has one and what is held of them is at most `bytes_max`.
+    ///
+    /// # Errors
+    /// Those of [`Rows::open`], with the input.
+    pub(crate) async fn merge_of(self, bytes_max: u64) -> Result<Option<Ordered<'a>>> {
+        let (inputs, target) = (self.scope.inputs, self.scope.target);
+        let Some(sorter) = Sorter::new(&target.layout, &target.wanted)? else { return Ok(None) };
         let batch_bytes = (self.memory / 8 / (inputs.len() as u64).max(1)).min(BATCH_BYTES);
         let (mut opening, mut rows, mut held) = (Opening::new(self, batch_bytes), Vec::new(), 0_u64);
         while let Some(next) = opening.next().await {
             let next = next?;
             held = held.saturating_add(next.held());
-            if held > self.reading.bytes_max {
+            if held > bytes_max {
                 return Ok(None);
             }
             rows.push(next);

@@ -204,6 +204,9 @@ impl Compaction<'_> {
             rewrite_all: self.wish.rewrite_all,
             target_bytes: layout.properties.target_file_bytes,
             spec_id: layout.spec.spec_id(),
+            sort_order_id: Some(&layout.sort_order)
+                .filter(|order| !order.is_unsorted())
+                .and_then(|order| i32::try_from(order.order_id).ok()),
             ..rules.policy.clone()
         };
         let plan = plan(&files, &policy, self.env.now_ms());

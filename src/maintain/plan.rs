@@ -1,7 +1,7 @@
 //! What is worth rewriting. Pure: a function of a snapshot's files, the policy and the time, so that it can be printed,
 //! explained and tested; a plan that was carried out leaves nothing for the same plan.
 //!
-//! Per partition, files that must go (many of their rows are deleted, an older spec, far too large) are rewritten together with
+//! Per partition, files that must go (many of their rows are deleted, an older spec or sort order, far too large) are rewritten together with
 //! the small ones beside them; small ones alone when there are enough of them, or enough for a whole file. A group's files roll
 //! at the target size, so that one short file is left of it, and no later plan takes one file for a reason to do anything.
 //! Two exceptions, which need a second round: a partition above [`Policy::group_bytes_max`] leaves a short file per group, and
@@ -40,6 +40,8 @@ pub struct Policy {
     pub group_bytes_max: u64,
     /// The spec that new files have.
     pub spec_id: i32,
+    /// The sort order that new files have, if any.
+    pub sort_order_id: Option<i32>,
 }
 
 impl Policy {
@@ -55,6 +57,7 @@ impl Policy {
             rewrite_all: false,
             group_bytes_max: 100 << 30,
             spec_id,
+            sort_order_id: None,
         }
     }
 }
@@ -111,6 +114,7 @@ pub struct Plan {
 enum Need {
     Wished,
     Spec,
+    Order,
     Deletes,
     Large,
     Small,
@@ -220,6 +224,9 @@ impl Chooser<'_> {
             || (rows > 0 && hundredths(rows, file.rows) >= u128::from(policy.deleted_percent))
         {
             Need::Deletes
+        } else if file.sort_order_id.is_some_and(|order| policy.sort_order_id.is_some_and(|own| own != order)) {
+            // A file that says of no order may be in the right one: not all writers say it.
+            Need::Order
         } else if hundredths(file.bytes, policy.target_bytes) > u128::from(LARGE) {
             Need::Large
         } else if hundredths(file.bytes, policy.target_bytes) < u128::from(SMALL) {
@@ -318,6 +325,7 @@ fn why(policy: &Policy, chosen: &[(usize, Need)]) -> String {
     let parts = [
         part(Need::Wished, "as asked for".to_owned()),
         part(Need::Spec, "of an older partition spec".to_owned()),
+        part(Need::Order, "in an older sort order".to_owned()),
         part(Need::Deletes, "with many deletes".to_owned()),
         part(Need::Large, format!("far above {mib:.1} MiB")),
         part(Need::Small, format!("well below {mib:.1} MiB")),

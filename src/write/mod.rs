@@ -65,6 +65,8 @@ pub struct WriterOptions {
     pub finish_concurrency: usize,
     /// Whether rows come in the table's sort order: they are not sorted again, and every file is marked as sorted.
     pub presorted: bool,
+    /// For tables with a sort order: whether a file is completed after each sorted run, however small it is.
+    pub a_file_per_run: bool,
     /// Columns of a file encoded at a time.
     pub column_concurrency: usize,
 }
@@ -82,6 +84,7 @@ impl Default for WriterOptions {
             sort_bytes_max: 128 * MIB,
             finish_concurrency: 8,
             presorted: false,
+            a_file_per_run: false,
             column_concurrency: 1,
         }
     }
@@ -334,7 +337,8 @@ impl EpochWriter {
         };
         self.shared.encode(part).await?;
         let target = self.shared.shape.layout.properties.target_file_bytes;
-        if part.file.as_ref().is_some_and(|file| file.bytes_written() >= target) {
+        let full = |file: &DataFileWriter| self.shared.options.a_file_per_run || file.bytes_written() >= target;
+        if part.file.as_ref().is_some_and(full) {
             self.complete(key).await?;
         }
         Ok(())

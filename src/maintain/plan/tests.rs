@@ -73,6 +73,12 @@ fn files_that_are_far_too_large_deleted_from_or_of_an_older_spec_are_rewritten_w
     assert_eq!(chosen(&keys, &policy()), [[0]], "equality deletes reach what is older, not what is as old");
     assert_eq!(chosen(&files(&[100, 100]), &Policy { spec_id: 1, ..policy() }), [[0, 1]]);
     assert_eq!(chosen(&files(&[100, 1]), &Policy { rewrite_all: true, ..policy() }), [[0, 1]]);
+    let mut sorted = files(&[100, 100, 100]);
+    (sorted.data[0].sort_order_id, sorted.data[1].sort_order_id) = (Some(1), Some(2));
+    let ordered = Policy { sort_order_id: Some(2), ..policy() };
+    assert_eq!(chosen(&sorted, &ordered), [[0]], "one that says nothing may be in the right order");
+    assert_eq!(plan(&sorted, &ordered, 0).groups[0].why, "1 file in an older sort order");
+    assert_eq!(chosen(&sorted, &policy()), [[0; 0]; 0], "nothing is older than no order");
 }
 
 #[test]
@@ -120,7 +126,8 @@ fn applied(files: &LiveFiles, plan: &Plan, policy: &Policy) -> LiveFiles {
         let mut left = group.bytes_out;
         while left > 0 {
             let size = left.min(policy.target_bytes);
-            kept.push(data(next, size, files.seq, group.partition));
+            let file = data(next, size, files.seq, group.partition);
+            kept.push(DataEntry { sort_order_id: policy.sort_order_id, ..file });
             left -= size;
             next += 1;
         }
@@ -160,8 +167,13 @@ fn table() -> impl Strategy<Value = LiveFiles> {
 
 proptest! {
     #[test]
-    fn a_plan_that_was_carried_out_leaves_nothing_to_plan(files in table()) {
-        let policy = policy();
+    fn a_plan_that_was_carried_out_leaves_nothing_to_plan(
+        mut files in table(),
+        orders in prop::collection::vec(prop::option::of(1..3), 40),
+        own in prop::option::of(1..3),
+    ) {
+        files.data.iter_mut().zip(orders).for_each(|(file, order)| file.sort_order_id = order);
+        let policy = Policy { sort_order_id: own, ..policy() };
         let first = plan(&files, &policy, 0);
         let second = plan(&applied(&files, &first, &policy), &policy, 0);
         prop_assert!(second.groups.is_empty(), "{:?}", second.groups);

@@ -46,10 +46,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn sorted_inputs_are_merged_and_an_input_that_only_says_so_is_sorted(
+    fn sorted_inputs_are_merged_and_others_are_sorted_whatever_they_say(
         files in prop::collection::vec(prop::collection::vec(prop::option::weighted(0.9, -5_i64..20), 1..40), 1..6),
         gone in prop::collection::vec((0..6_usize, 0..40_usize), 0..8),
         lies in prop::option::weighted(0.3, 0..6_usize),
+        silent in prop::option::weighted(0.3, 0..6_usize),
     ) {
         let mut files = files;
         for (at, file) in files.iter_mut().enumerate() {
@@ -64,7 +65,9 @@ proptest! {
             let bench = bench();
             let mut inputs = Vec::new();
             for (at, file) in files.iter().enumerate() {
-                inputs.push(marked(&bench, at, file).await);
+                let entry = marked(&bench, at, file).await;
+                let marked = lies == Some(at) || silent != Some(at);
+                inputs.push(DataEntry { sort_order_id: marked.then_some(ORDER), ..entry });
             }
             let places: Vec<(&str, i64)> =
                 gone.iter().map(|(file, row)| (inputs[*file].location.as_str(), *row as i64)).collect();
@@ -80,26 +83,62 @@ proptest! {
     }
 }
 
-#[tokio::test]
-async fn a_merge_is_sorted_however_much_more_it_is_than_can_be_sorted_in_memory() {
-    let bench = bench();
-    let texts: Vec<String> = (0..10).map(|text| format!("{text}").repeat(100)).collect();
+/// Three files of 6,000 rows each, whose values alternate: about 18 MB in memory, and few bytes in files.
+async fn woven(bench: &Bench) -> Vec<DataEntry> {
+    let texts: Vec<String> = (0..10).map(|text| format!("{text}").repeat(1_000)).collect();
     let mut inputs = Vec::new();
     for file in 0..3_i64 {
         let rows: Vec<(Option<i64>, Option<&str>)> =
-            (0..60_000).map(|row| (Some(row * 3 + file), Some(texts[row as usize % 10].as_str()))).collect();
+            (0..6_000).map(|row| (Some(row * 3 + file), Some(texts[row as usize % 10].as_str()))).collect();
         let entry = bench.new_file(&format!("f{file}"), &rows, 1).await;
         inputs.push(DataEntry { sort_order_id: Some(ORDER), ..entry });
     }
-    let done = bench.rewrite(inputs.clone(), vec![]).await.expect("rewritten").outputs;
-    let [file] = done.as_slice() else { panic!("one file: {done:?}") };
-    assert_eq!(file.sort_order_id(), Some(ORDER));
-    let lines = bench.lines(&done).await;
-    assert!(lines.iter().enumerate().all(|(at, line)| line.starts_with(&format!("{at}|"))), "0 to 179,999");
-    assert_eq!(lines.len(), 180_000);
+    inputs
+}
 
-    // Unmarked, they are sorted in parts, and the file does not say that it is sorted.
+#[tokio::test]
+async fn a_rewrite_is_sorted_however_much_more_it_is_than_is_sorted_in_memory() {
+    let bench = bench();
+    let mut inputs = woven(&bench).await;
+    assert!(Rewriter::sort_bytes(MEMORY_MIN) < 10 << 20);
+    for marked in [true, false] {
+        inputs[1].sort_order_id = marked.then_some(ORDER);
+        let before = objects(&bench).await;
+        let done = bench.rewrite(inputs.clone(), vec![]).await.expect("rewritten").outputs;
+        let [file] = done.as_slice() else { panic!("one file: {done:?}") };
+        assert_eq!(file.sort_order_id(), Some(ORDER));
+        let lines = bench.lines(&done).await;
+        assert!(lines.iter().enumerate().all(|(at, line)| line.starts_with(&format!("{at}|"))), "0 to 17,999");
+        assert_eq!((lines.len(), objects(&bench).await), (18_000, before + 1), "no run stays behind");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_while_runs_are_merged_leaves_none_behind() {
+    let bench = bench();
+    let mut inputs = woven(&bench).await;
     inputs[1].sort_order_id = None;
-    let done = bench.rewrite(inputs, vec![]).await.expect("rewritten").outputs;
-    assert_eq!(done.iter().map(DataFile::sort_order_id).collect::<Vec<_>>(), [None]);
+    let spec = Arc::clone(&bench.layout.spec);
+    let before = objects(&bench).await;
+    let mut failed = 0;
+    for last in 0.. {
+        let mut rewriter = bench.rewriter();
+        let (create, begun) = (Arc::clone(&rewriter.files.create), Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+        rewriter.files.create = Arc::new(move |location| {
+            let full = begun.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == last;
+            let refused = async { Err(Error::new(ErrorKind::Unavailable, "the disk is full")) };
+            if full { refused.boxed() } else { create(location) }
+        });
+        let work = Work { inputs: inputs.clone(), deletes: vec![] };
+        match rewriter.rewrite(&work, &bench.partitions, &[&spec]).await {
+            Ok(done) => {
+                assert_eq!(objects(&bench).await, before + done.outputs.len());
+                break;
+            }
+            Err(error) => assert!(error.to_string().contains("disk is full"), "{error}"),
+        }
+        assert_eq!(objects(&bench).await, before, "the file number {last} could not be made");
+        failed += 1;
+    }
+    assert!(failed > 5, "{failed}: three runs, two merges and the end");
 }
