@@ -126,7 +126,11 @@ fn said(outcomes: &[Outcome]) -> Answer {
                 for id in &preview.choice.snapshots {
                     notes.push_str(&format!("{name}: snapshot {id} would go\n"));
                 }
-                for file in preview.dead.data.iter().chain(&preview.dead.statistics) {
+                for gone in &preview.choice.refs {
+                    notes.push_str(&format!("{name}: ref {gone} would go\n"));
+                }
+                let dead = &preview.dead;
+                for file in [&dead.data, &dead.statistics, &dead.manifests, &dead.lists].into_iter().flatten() {
                     notes.push_str(&format!("{name}: {file} would be deleted\n"));
                 }
                 (preview.choice.snapshots.len(), preview.dead.len(), preview.dead.bytes, "would go".to_owned())

@@ -52,6 +52,8 @@ pub struct CompactPolicy {
     pub deletes_max: usize,
     /// So many hundredths of deleted rows are too many for a file.
     pub deleted_percent: u64,
+    /// Bytes that are rewritten at a look.
+    pub bytes_max: u64,
 }
 
 /// When manifests are gathered. Their size is the table's `commit.manifest.target-size-bytes`.
@@ -235,6 +237,7 @@ impl Layered<'_> {
                 files_min: self.size("compact.files_min"),
                 deletes_max: self.size("compact.deletes_max"),
                 deleted_percent: self.number("compact.deleted_percent").unwrap_or_default(),
+                bytes_max: self.number("compact.bytes_max").unwrap_or(u64::MAX),
             },
             manifests: ManifestsPolicy {
                 enabled: self.flag("manifests.enabled"),

@@ -364,6 +364,12 @@ pub const FIELDS: &[Field] = &[
         "A file is rewritten when so many hundredths of its rows are known to be deleted",
     ),
     field(
+        "policy.*.compact.bytes_max",
+        Bytes(MIB, 1 << 60),
+        Usually("1TiB"),
+        "Bytes of data files that are rewritten at a look, at most; what helps readers most for its bytes comes first",
+    ),
+    field(
         "policy.*.manifests.enabled",
         Flag,
         Usually("true"),

@@ -38,6 +38,8 @@ pub struct Policy {
     pub rewrite_all: bool,
     /// Bytes that are rewritten and committed together at most.
     pub group_bytes_max: u64,
+    /// Bytes that all groups may have; the first is not held to it.
+    pub bytes_max: u64,
     /// The spec that new files have.
     pub spec_id: i32,
     /// The sort order that new files have, if any.
@@ -56,6 +58,7 @@ impl Policy {
             hot_files_max: 50,
             rewrite_all: false,
             group_bytes_max: 100 << 30,
+            bytes_max: u64::MAX,
             spec_id,
             sort_order_id: None,
         }
@@ -164,7 +167,26 @@ pub fn plan(files: &LiveFiles, policy: &Policy, now_ms: i64) -> Plan {
         let per_gib = u128::from(saved.saturating_sub(group.files_out)) * (1 << 30) / u128::from(group.bytes_in.max(1));
         (std::cmp::Reverse(per_gib), group.partition, group.inputs.first().copied())
     });
+    plan.keep_within(policy.bytes_max);
     plan
+}
+
+impl Plan {
+    /// Leaves the last groups for another time, so that no more than these bytes are rewritten; but one always is.
+    fn keep_within(&mut self, bytes_max: u64) {
+        let mut bytes = 0_u64;
+        let fits = self.groups.iter().take_while(|group| {
+            bytes = bytes.saturating_add(group.bytes_in);
+            bytes <= bytes_max
+        });
+        let kept = fits.count().max(1).min(self.groups.len());
+        self.left.extend(self.groups.drain(kept..).map(|group| Left {
+            partition: group.partition,
+            files: group.inputs.len(),
+            bytes: group.bytes_in,
+            why: format!("more than is rewritten at a time; {}", group.why),
+        }));
+    }
 }
 
 /// Chooses among the files of one partition.

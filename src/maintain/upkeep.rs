@@ -522,6 +522,7 @@ pub(super) fn rules(policy: &CompactPolicy) -> Rules {
         deletes_max: policy.deletes_max,
         quiet_ms: i64::try_from(policy.quiet.as_millis()).unwrap_or(i64::MAX),
         hot_files_max: policy.hot_files_max,
+        bytes_max: policy.bytes_max,
         ..plan::Policy::new(policy.target_file_size, 0)
     };
     Rules { policy, ..Rules::default() }

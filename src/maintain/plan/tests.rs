@@ -111,6 +111,21 @@ fn a_group_has_every_delete_that_may_reach_one_of_its_files() {
     assert_eq!(plan(&all, &policy(), 0).groups[0].deletes, [0, 4, 6]);
 }
 
+#[test]
+fn what_is_beyond_the_bytes_of_a_time_is_left_for_the_next_the_best_first() {
+    let mut many = files(&[1, 1, 1, 1, 1]);
+    many.partitions.push(partition(1, 0));
+    many.data.extend((5..15).map(|at| data(at, MIB, 1, 1)));
+    for (bytes_max, kept) in [(0, 1), (10 * MIB, 1), (14 * MIB, 1), (15 * MIB, 2)] {
+        let found = plan(&many, &Policy { bytes_max, ..policy() }, 0);
+        assert_eq!((found.groups.len(), found.groups[0].inputs.len()), (kept, 10), "{bytes_max}");
+        assert_eq!(found.left.len(), 2 - kept);
+    }
+    let left = &plan(&many, &Policy { bytes_max: 0, ..policy() }, 0).left[0];
+    assert_eq!((left.partition, left.files, left.bytes), (0, 5, 5 * MIB));
+    assert_eq!(left.why, "more than is rewritten at a time; 5 files well below 100.0 MiB");
+}
+
 /// The files after `plan` was carried out: outputs roll at the target size, deletes that reach nothing are gone.
 fn applied(files: &LiveFiles, plan: &Plan, policy: &Policy) -> LiveFiles {
     let mut after = files.clone();
