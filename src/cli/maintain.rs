@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::flags::{Flags, Maintain};
 use crate::cli::output::{self, Align, Answer, columns, moment};
 use crate::cli::{Exit, answer, compact, table, wiring, with_config};
+use crate::commit::traffic::Traffic;
 use crate::config::Config;
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -55,6 +56,7 @@ pub(crate) async fn round(
         storage: wiring::storage(config, env),
         // Beside the daemon of this configuration.
         holder: format!("frazil maintain of {}", config.instance),
+        traffic: Traffic::default(),
         instance: config.instance.clone(),
         policies: Arc::new(config.policies.clone()),
         leftovers: Arc::new(Leftovers::open(disk).await?),

@@ -27,4 +27,5 @@ pub mod skim;
 pub(crate) mod snapshot;
 pub mod standing;
 mod summary;
+pub mod traffic;
 pub(crate) mod vector;

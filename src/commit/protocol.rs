@@ -27,6 +27,7 @@ use crate::commit::properties::CommitProperties;
 use crate::commit::replace;
 use crate::commit::snapshot::{ListCache, Prepared, Preparer, parent};
 use crate::commit::standing::{Ancestry, Question, Standing, Witness, standing};
+use crate::commit::traffic::{Passage, TableTraffic};
 use crate::env::Env;
 use crate::error::{Directive, Error, ErrorKind, Result};
 use crate::model::change::{Change, Data, PipelineDelta};
@@ -38,6 +39,9 @@ use crate::storage::ledger::Ledger;
 
 /// A body older than this is prepared anew instead of being submitted again: its timestamp would be refused.
 const YOUNG_MS: i64 = 30_000;
+
+/// How long maintenance waits for commits of rows that are under way.
+pub const GIVE_WAY: Duration = Duration::from_secs(30);
 
 /// The commits of one table by this process: one at a time.
 #[derive(Debug)]
@@ -59,6 +63,7 @@ pub struct Committer {
     /// What proofs have read.
     history: History,
     ancestry: Ancestry,
+    traffic: Option<TableTraffic>,
 }
 
 impl Committer {
@@ -87,6 +92,26 @@ impl Committer {
             cache: ListCache::default(),
             history: History::default(),
             ancestry: Ancestry::default(),
+            traffic: None,
+        }
+    }
+
+    /// The same among the process's other commits to the table.
+    #[must_use]
+    pub fn among(self, traffic: TableTraffic) -> Self {
+        Self { traffic: Some(traffic), ..self }
+    }
+
+    /// A commit of rows sets out: until what comes back is dropped, [`Committer::give_way`] waits.
+    pub fn set_out(&self) -> Option<Passage> {
+        self.traffic.as_ref().map(TableTraffic::enter)
+    }
+
+    /// Waits until no commit of rows of this process is under way to the table, but no longer than [`GIVE_WAY`].
+    pub async fn give_way(&self) {
+        if let Some(traffic) = &self.traffic {
+            // Where rows are committed without a pause, maintenance takes its chance among them.
+            let _ = self.env.timeout(GIVE_WAY, traffic.clear()).await;
         }
     }
 

@@ -118,6 +118,7 @@ impl Jobs {
             name: name.clone(),
             catalog: Arc::clone(catalog),
             storage: shared.storage.clone(),
+            traffic: shared.traffic.clone(),
             instance: shared.instance.to_string(),
             holder: shared.instance.to_string(),
             policies: Arc::new(config.policies.clone()),

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::commit::proof::{DEADLINE, Leftover, Proof};
 use crate::commit::protocol::{Commit, Committer, Drive, Ending, Paused, stale_wait};
 use crate::commit::standing::{Question, Standing, Witness};
+use crate::commit::traffic::Passage;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::change::OnRollback;
@@ -167,6 +168,8 @@ struct Driven {
     commit: Box<Commit>,
     cancel: CancellationToken,
     reply: oneshot::Sender<(Box<Commit>, Result<Ending>)>,
+    /// Maintenance waits while it is on its way.
+    _passage: Option<Passage>,
 }
 
 /// The next round after `ms`.
@@ -218,7 +221,10 @@ impl TableActor {
                 let _ = reply.send(self.standing(&asker).await);
             }
             Request::Commit { commit, base, cancel, reply } => match self.committer.begin(&commit, &base) {
-                Ok(drive) => self.turn(Driven { drive, commit, cancel, reply }).await,
+                Ok(drive) => {
+                    let _passage = self.committer.set_out();
+                    self.turn(Driven { drive, commit, cancel, reply, _passage }).await;
+                }
                 Err(error) => {
                     let _ = reply.send((commit, Err(error)));
                 }

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 
 use crate::catalog::Catalog;
 use crate::commit::protocol::Committer;
+use crate::commit::traffic::Traffic;
 use crate::daemon::table::TableHandle;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
@@ -37,6 +38,8 @@ pub struct Shared {
     pub budget: Budget,
     /// Catalogs by their configured names.
     pub catalogs: Arc<BTreeMap<String, Arc<dyn Catalog>>>,
+    /// Commits of rows on their way.
+    pub traffic: Traffic,
     actors: Arc<Mutex<BTreeMap<(String, TableName), TableHandle>>>,
 }
 
@@ -58,6 +61,7 @@ impl Shared {
             anchors: kept.1,
             budget,
             catalogs: Arc::new(catalogs),
+            traffic: Traffic::default(),
             actors: Arc::default(),
         }
     }
@@ -92,6 +96,7 @@ impl Shared {
                 name.clone(),
                 self.instance.to_string(),
             );
+            let committer = committer.among(self.traffic.of(catalog, name));
             TableHandle::start(self.env.clone(), committer, self.ledger.clone())
         };
         Ok(actors.entry((catalog.to_owned(), name.clone())).or_insert_with(start).clone())

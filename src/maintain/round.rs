@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
 use crate::commit::protocol::Committer;
+use crate::commit::traffic::Traffic;
 use crate::config::Policies;
 use crate::config::policy::Policy;
 use crate::env::Env;
@@ -49,6 +50,8 @@ pub struct Round {
     pub catalog: Arc<dyn Catalog>,
     /// The process's stores.
     pub storage: Storage,
+    /// Commits of rows of this process: they go first.
+    pub traffic: Traffic,
     /// Names this process in commits.
     pub instance: String,
     /// Names it in claims: no other process that is alive has this name.
@@ -201,6 +204,7 @@ impl Round {
         let (catalog, storage) = (Arc::clone(&self.catalog), self.storage.clone());
         let ledger = Some(self.leftovers.ledger().clone());
         Committer::new(self.env.clone(), catalog, storage, ledger, table.clone(), self.instance.clone())
+            .among(self.traffic.of(&self.name, table))
     }
 }
 

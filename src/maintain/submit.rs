@@ -63,6 +63,7 @@ impl Submit<'_> {
     ) -> Result<Option<Bad>> {
         let mut bad = None;
         for _ in 0..ROUNDS_MAX {
+            self.committer.give_way().await;
             match self.committer.run(commit, base, cancel).await? {
                 Ending::Done { state, ours } => {
                     self.lose(commit, &state, ours).await;

@@ -1,7 +1,10 @@
 //! Maintenance in the daemon, on virtual time, over a catalog that keeps its documents in the store.
 
+use futures::FutureExt;
+
 use super::*;
 use crate::catalog::embedded::EmbeddedCatalog;
+use crate::catalog::faulty::FaultyCatalog;
 use crate::catalog::{Outcome, PreparedCommit};
 use crate::config::load::from_text;
 use crate::config::{Policies, Role};
@@ -118,6 +121,34 @@ fn two_daemons_that_maintain_one_table_waste_work_and_break_nothing() {
         assert!(ended.values().all(Result::is_ok) && maintained.is_empty(), "{ended:?}");
         each_once(&world.positions(&[EVENTS]).await, 4_000);
         assert!(second.metrics.total("frazil_jobs_total", &[EVENTS]) > 0, "the second one took part");
+    });
+}
+
+#[test]
+fn commits_of_rows_are_known_to_maintenance_while_they_are_under_way() {
+    on_virtual_time(async {
+        let (mut world, _folder) = world(6).await;
+        world.catalog = Arc::new(FaultyCatalog::new(Arc::clone(&world.catalog), world.env.clone(), 50));
+        let daemon = world.daemon_seen_by(&streaming(1_000, Role::Ingest), face()).await;
+        let (traffic, stop) = (daemon.shared().traffic.of("lake", &name()), CancellationToken::new());
+        let is_clear = || traffic.clear().now_or_never().is_some();
+        let looking = async {
+            let (mut clear, mut busy) = (0, 0);
+            while !stop.is_cancelled() {
+                *(if is_clear() { &mut clear } else { &mut busy }) += 1;
+                world.env.sleep(Duration::from_millis(50)).await;
+            }
+            (clear, busy)
+        };
+        let running = async {
+            let ended = daemon.run(CancellationToken::new()).await;
+            stop.cancel();
+            ended
+        };
+        let (ended, (clear, busy)) = tokio::join!(running, looking);
+        assert!(ended.values().all(Result::is_ok), "{ended:?}");
+        assert!(busy > 3 && clear > busy, "seen {busy} times under way, {clear} times not");
+        assert!(is_clear(), "all have ended");
     });
 }
 

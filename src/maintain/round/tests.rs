@@ -8,7 +8,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use super::*;
 use crate::catalog::embedded::EmbeddedCatalog;
 use crate::catalog::{CreateTable, Outcome};
-use crate::commit::protocol::{Commit, Ending};
+use crate::commit::protocol::{Commit, Ending, GIVE_WAY};
+use crate::commit::traffic::Traffic;
 use crate::compact::files::LiveFiles;
 use crate::compact::merge::files_in;
 use crate::config::load::from_text;
@@ -47,6 +48,7 @@ impl World {
             name: "lake".to_owned(),
             catalog: Arc::new(Counted::new(truth, metrics.clone())),
             storage,
+            traffic: Traffic::default(),
             instance: "one".to_owned(),
             holder: "one".to_owned(),
             policies: Arc::new(from_text("t", policies.to_owned(), &[]).expect("valid").config.policies),
@@ -224,6 +226,41 @@ fn many_small_manifests_are_gathered_once_and_no_row_changes() {
         assert_eq!(listed.len(), 1);
         assert!(world.round.leftovers.ledger().open_entries().is_empty(), "what is in is settled");
         assert_eq!(said_of(&world.run(&tables).await), [vec![], Vec::<String>::new()], "nothing is due again");
+    });
+}
+
+#[test]
+fn a_rewrite_lets_commits_of_rows_that_are_under_way_go_first() {
+    on_virtual_time(async {
+        let world = World::new("[policy.\"*\"]\ncompact = { quiet = \"0s\" }\nexpire = { enabled = false }").await;
+        let env = world.round.env.clone();
+        let limit = i64::try_from(GIVE_WAY.as_millis()).expect("short");
+        for (held_ms, waits_ms) in [(0, 0), (limit / 2, limit / 2), (limit * 10, limit)] {
+            let table = world.table(&format!("db.t{held_ms}"), 6, &[]).await;
+            let traffic = world.round.traffic.of("lake", &table);
+            let (passage, begun) = (traffic.enter(), env.now_ms());
+            let rows = async {
+                env.sleep(Duration::from_millis(u64::try_from(held_ms).expect("positive"))).await;
+                drop(passage);
+            };
+            let work = async {
+                world.run(std::slice::from_ref(&table)).await;
+                world
+                    .round
+                    .catalog
+                    .load(&table)
+                    .await
+                    .expect("there")
+                    .metadata
+                    .current_snapshot()
+                    .expect("one")
+                    .timestamp_ms()
+            };
+            let (committed_ms, ()) = tokio::join!(work, rows);
+            assert_eq!(world.rows(&table).await, (1, (0..6).collect()), "rewritten");
+            let waited = committed_ms - begun;
+            assert!((waits_ms..waits_ms + 5_000).contains(&waited), "held for {held_ms} ms, it waited {waited}");
+        }
     });
 }
 

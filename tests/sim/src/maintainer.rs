@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use frazil::commit::protocol::Committer;
+use frazil::commit::traffic::Traffic;
 use frazil::config::load::from_text;
 use frazil::config::{MaintenanceConfig, Policies};
 use frazil::env::Env;
@@ -233,6 +234,7 @@ impl Maintainer {
             name: "lake".to_owned(),
             catalog: Arc::clone(&life.catalog) as _,
             storage: life.storage.clone(),
+            traffic: Traffic::default(),
             instance: self.name.to_owned(),
             holder: life.process.name.clone(),
             policies: Arc::new(self.upkeep.policies(self.scenario.expires.is_some())),
