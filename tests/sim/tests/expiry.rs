@@ -31,8 +31,8 @@ use frazil_sim::store::NetworkStore;
 use frazil_sim::world::{Rates, World};
 use futures::TryStreamExt;
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, NestedField, PrimitiveType, Schema,
-    SortOrder, Struct, Type, UnboundPartitionSpec,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, NestedField, PartitionStatisticsFile,
+    PrimitiveType, Schema, SortOrder, StatisticsFile, Struct, Type, UnboundPartitionSpec,
 };
 use iceberg::{TableRequirement, TableUpdate};
 use object_store::ObjectStore;
@@ -318,6 +318,51 @@ fn each_step_waits_a_deadline_and_a_dry_run_names_what_the_steps_will_do() {
         let after = world.objects().await;
         assert_eq!(before.difference(&after).count(), preview.dead.len(), "all that went was named before");
         assert!(world.disk.list().await.expect("listed").is_empty(), "nothing is left to note");
+    });
+}
+
+/// One file is of a snapshot that goes and of one that stays, as writers do who carry statistics forward.
+#[test]
+fn statistics_of_snapshots_that_go_go_with_them_and_shared_ones_stay() {
+    on_virtual_time(1, async || {
+        let mut world = Quiet::new(4).await;
+        world.append(MAIN, 1).await;
+        let old = world.state().await.metadata.current_snapshot_id().expect("a head");
+        world.append(MAIN, 1).await;
+        let state = world.state().await;
+        let (head, folder) = (state.metadata.current_snapshot_id().expect("a head"), state.metadata.location());
+        let first = state.metadata.snapshots().map(|s| (s.sequence_number(), s.snapshot_id())).min().expect("three").1;
+        let path = |name: &str| format!("{folder}/metadata/{name}.stats");
+        for name in ["old", "head", "first", "both", "old-parts"] {
+            world.storage.write(&path(name), Bytes::from_static(b"statistics")).await.expect("written");
+        }
+        for (snapshot_id, whole, parts) in [(old, "old", "old-parts"), (head, "head", "both"), (first, "first", "both")]
+        {
+            let statistics = |name| StatisticsFile {
+                snapshot_id,
+                statistics_path: path(name),
+                file_size_in_bytes: 10,
+                file_footer_size_in_bytes: 1,
+                key_metadata: None,
+                blob_metadata: Vec::new(),
+            };
+            let partition_statistics =
+                PartitionStatisticsFile { snapshot_id, statistics_path: path(parts), file_size_in_bytes: 10 };
+            let updates = vec![
+                TableUpdate::SetStatistics { statistics: statistics(whole) },
+                TableUpdate::SetPartitionStatistics { partition_statistics },
+            ];
+            let outcome = world.update(updates).await;
+            assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
+        }
+        world.env.sleep(Duration::from_secs(7_200)).await;
+        for _ in 0..4 {
+            world.step().await;
+            world.env.sleep(DEADLINE).await;
+        }
+        let left: Vec<String> = world.objects().await.into_iter().filter(|path| path.ends_with(".stats")).collect();
+        assert_eq!(left, ["both", "head"].map(path), "and what no snapshot names any more is gone");
+        assert_eq!(world.state().await.metadata.snapshots().len(), 1);
     });
 }
 
