@@ -275,8 +275,7 @@ impl Upkeep<'_> {
             look.notes.push(Step::new(Job::Compact, End::Left, "format version 1 is not rewritten"));
             return Ok(());
         }
-        if let Some((column, kind)) = state.opaque.first_key_value() {
-            let words = format!("column {column} has type {kind}, which this version does not know");
+        if let Some(words) = unknown_type(state) {
             look.notes.push(Step::new(Job::Compact, End::Left, words));
             return Ok(());
         }
@@ -312,12 +311,16 @@ impl Upkeep<'_> {
         let few = |files: u64| files < policy.manifests.count_min as u64;
         // Each live manifest has a live entry.
         if state.metadata.format_version() < FormatVersion::V2
-            || !state.opaque.is_empty()
             || totals(state).is_some_and(|(files, _, deletes)| few(files.saturating_add(deletes)))
         {
             return Ok(());
         }
         let Some(plan) = self.manifests(policy).plan(state).await? else { return Ok(()) };
+        if let Some(words) = unknown_type(state) {
+            // A new manifest would have to say it.
+            look.notes.push(Step::new(Job::Manifests, End::Left, words));
+            return Ok(());
+        }
         let figures = gathered(plan.manifests_in, plan.manifests_out);
         look.core_ms = look.core_ms.saturating_add(plan.entries as u64 / ENTRIES_PER_MS);
         let (count, size) = (counted(plan.manifests_in, "manifest"), show_size(plan.bytes));
@@ -512,6 +515,12 @@ fn remapped(rows: u64) -> String {
 
 fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Why neither files nor manifests of a table can be written, where it has a column of an unknown type.
+fn unknown_type(state: &TableState) -> Option<String> {
+    let (column, kind) = state.opaque.first_key_value()?;
+    Some(format!("column {column} has type {kind}, which this version does not know"))
 }
 
 /// What compaction goes by, of a policy.
