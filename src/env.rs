@@ -57,6 +57,7 @@ pub struct Env {
     chance: Arc<Mutex<StdRng>>,
     offload: Offload,
     pace: Option<Arc<Pace>>,
+    cores: usize,
 }
 
 /// How much CPU work is done on average: what was done beyond it is waited off.
@@ -90,12 +91,14 @@ impl Env {
             chance: Arc::new(Mutex::new(StdRng::from_os_rng())),
             offload: Offload::Threads,
             pace: None,
+            cores: std::thread::available_parallelism().map_or(1, NonZero::get),
         }
     }
 
     /// A clock and a seed of the caller's; CPU work runs inline, so that one thread does everything.
     pub fn simulated(clock: Arc<dyn Clock>, seed: u64) -> Self {
-        Self { clock, chance: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))), offload: Offload::Inline, pace: None }
+        let chance = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
+        Self { clock, chance, offload: Offload::Inline, pace: None, cores: 1 }
     }
 
     /// Milliseconds since the Unix epoch.
@@ -159,17 +162,20 @@ impl Env {
     #[must_use]
     pub fn paced(&self, cores: f64) -> Self {
         let pace = Pace { cores: cores.max(0.001), ahead: Mutex::new((0.0, self.now_ms())) };
-        Self { pace: Some(Arc::new(pace)), ..self.clone() }
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a handful of cores
+        let whole = pace.cores.ceil() as usize;
+        Self { pace: Some(Arc::new(pace)), cores: whole, ..self.clone() }
+    }
+
+    /// The same, with so many cores to use.
+    #[must_use]
+    pub fn with_cores(self, cores: usize) -> Self {
+        Self { cores: cores.max(1), ..self }
     }
 
     /// How many pieces of CPU work are worth doing side by side.
     pub fn cores(&self) -> usize {
-        match (&self.offload, &self.pace) {
-            (Offload::Inline, _) => 1,
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a handful of cores
-            (Offload::Threads, Some(pace)) => pace.cores.ceil() as usize,
-            (Offload::Threads, None) => std::thread::available_parallelism().map_or(1, NonZero::get),
-        }
+        self.cores
     }
 
     /// Runs CPU-heavy `work` off the async threads, at this environment's pace.
@@ -231,6 +237,13 @@ mod tests {
             let wait = env.backoff(base, max, attempt);
             assert!(wait <= max && wait >= base / 2, "attempt {attempt}: {wait:?}");
         }
+    }
+
+    #[test]
+    fn what_is_done_side_by_side_keeps_to_the_cores_and_to_the_pace() {
+        let env = Env::simulated(Arc::new(SystemClock), 1);
+        assert_eq!((env.cores(), env.clone().with_cores(4).cores(), env.clone().with_cores(0).cores()), (1, 4, 1));
+        assert_eq!([0.15, 1.0, 1.2].map(|cores| env.paced(cores).cores()), [1, 1, 2]);
     }
 
     #[test]

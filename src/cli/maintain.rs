@@ -22,7 +22,7 @@ pub(crate) fn maintain(flags: &Flags, own: &Maintain) -> Result<Exit> {
 }
 
 async fn work(flags: &Flags, config: &Config, own: &Maintain) -> Result<Exit> {
-    let env = Env::system();
+    let env = Env::system().with_cores(config.limits.workers);
     let memory = compact::memory(&own.max_memory, own.parallel)?;
     let name = table::chosen(config, &own.of.from, Some(&own.of.tables))?;
     let (disk, hold) = wiring::workplace(config, own.dry_run, &env).await?;

@@ -123,7 +123,7 @@ pub(crate) async fn on_each<T>(
     dry_run: bool,
     work: impl AsyncFn(&Workplace<'_>, &TableName) -> Result<T>,
 ) -> Result<Vec<(TableName, Result<T>)>> {
-    let env = Env::system();
+    let env = Env::system().with_cores(config.limits.workers);
     let name = table::chosen(config, &of.from, Some(&of.tables))?;
     let tables = table::matching(&catalog(config, &name, &env).await?, &name, &of.tables).await?;
     let (disk, _hold) = workplace(config, dry_run, &env).await?;
