@@ -32,7 +32,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use tokio::sync::Semaphore;
 
 pub use client::check_options;
@@ -95,6 +95,11 @@ struct Client {
     /// Local files are written in a way of their own.
     local: Option<LocalStore>,
 }
+
+/// Which content of an object its reader has begun with, by the store's tag of it; unknown before the first read, and where a
+/// store has no tags.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Version(Option<String>);
 
 /// One object of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,14 +192,41 @@ impl Storage {
         let (client, at) = self.object(location)?;
         let bytes = client.stack.objects.get_range(&at.path, range.clone()).await;
         let bytes = bytes.map_err(|e| fault::wrap(&e, "read", location))?;
-        if u64::try_from(bytes.len()).is_ok_and(|got| got == range.end - range.start) {
-            return Ok(bytes);
+        whole(location, range, bytes)
+    }
+
+    /// A whole object, or bytes `range` of it, of the content that `version` is. An unknown version becomes that of what came.
+    ///
+    /// # Errors
+    /// As [`Storage::read_range`], and `Corrupt` when another object has taken its place.
+    pub async fn read_version(
+        &self,
+        location: &str,
+        range: Option<Range<u64>>,
+        version: &mut Version,
+    ) -> Result<Bytes> {
+        let replaced = || Error::new(ErrorKind::Corrupt, format!("{location} was replaced while it was read"));
+        let (client, at) = self.object(location)?;
+        let options = GetOptions::new().with_range(range.clone());
+        // A weak tag matches nothing in a condition: it is compared here alone.
+        let tag = version.0.clone().filter(|tag| !tag.starts_with("W/"));
+        let got = async {
+            let got = client.stack.objects.get_opts(&at.path, options.with_if_match(tag)).await?;
+            let now = got.meta.e_tag.clone();
+            Ok((now, got.bytes().await?))
+        };
+        let (now, bytes) = got.await.map_err(|error| match error {
+            object_store::Error::Precondition { .. } => replaced(),
+            error => fault::wrap(&error, "read", location),
+        })?;
+        if version.0.is_some() && now.is_some() && version.0 != now {
+            return Err(replaced()); // the store does not know conditions
         }
-        let (got, start, end) = (bytes.len(), range.start, range.end);
-        Err(Error::new(
-            ErrorKind::Corrupt,
-            format!("read {location}: bytes {start} to {end} were asked for, {got} came"),
-        ))
+        version.0 = now.or(version.0.take());
+        match range {
+            Some(range) => whole(location, range, bytes),
+            None => Ok(bytes),
+        }
     }
 
     /// An object's size in bytes.
@@ -440,6 +472,15 @@ fn entry(at: &Location, meta: object_store::ObjectMeta) -> ObjectEntry {
         modified_ms: meta.last_modified.timestamp_millis(),
         etag: meta.e_tag,
     }
+}
+
+/// That all came that was asked for.
+fn whole(location: &str, range: Range<u64>, bytes: Bytes) -> Result<Bytes> {
+    if bytes.len() as u64 == range.end.saturating_sub(range.start) {
+        return Ok(bytes);
+    }
+    let (got, start, end) = (bytes.len(), range.start, range.end);
+    Err(Error::new(ErrorKind::Corrupt, format!("read {location}: bytes {start} to {end} were asked for, {got} came")))
 }
 
 fn gone(answer: object_store::Result<()>, location: &str) -> Result<()> {

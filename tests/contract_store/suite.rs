@@ -7,10 +7,10 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use bytes::Bytes;
 use frazil::error::ErrorKind;
-use frazil::storage::Storage;
 use frazil::storage::counters::Operation;
 use frazil::storage::disk::MemoryDisk;
 use frazil::storage::ledger::{Ledger, LedgerOwner};
+use frazil::storage::{Storage, Version};
 use futures::TryStreamExt;
 use parquet::arrow::AsyncArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -21,6 +21,7 @@ macro_rules! cases_of_a_store {
         $(cases_of_a_store! { @ $over $place,
             what_is_written_is_read
             an_error_names_the_location
+            a_reader_stays_with_the_content_that_it_began_with
             of_many_that_create_one_wins
             odd_names_come_back_as_they_were
             a_listing_holds_the_folder_and_nothing_beside_it
@@ -79,6 +80,24 @@ pub(crate) async fn what_is_written_is_read(place: Place) {
     storage.delete(&at).await.unwrap();
     storage.delete(&at).await.unwrap();
     assert_eq!(storage.read(&at).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+pub(crate) async fn a_reader_stays_with_the_content_that_it_began_with(place: Place) {
+    let (storage, at) = (&place.storage, place.at("t/data/replaced.parquet"));
+    storage.write(&at, Bytes::from_static(b"0123456789")).await.unwrap();
+    let mut version = Version::default();
+    assert_eq!(storage.read_version(&at, Some(6..10), &mut version).await.unwrap(), "6789");
+    assert_eq!(storage.read_version(&at, Some(0..2), &mut version).await.unwrap(), "01");
+    assert_eq!(storage.read_version(&at, None, &mut version).await.unwrap(), "0123456789");
+    let error = storage.read_version(&at, Some(5..11), &mut version).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    storage.write(&at, Bytes::from_static(b"abcdefghij")).await.unwrap();
+    for range in [Some(0..2), None] {
+        let error = storage.read_version(&at, range, &mut version).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert_eq!(error.to_string(), format!("{at} was replaced while it was read"));
+    }
+    assert_eq!(storage.read_version(&at, Some(0..2), &mut Version::default()).await.unwrap(), "ab");
 }
 
 pub(crate) async fn an_error_names_the_location(place: Place) {
