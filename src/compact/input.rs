@@ -1,17 +1,22 @@
-//! A Parquet file, one row group at a time: what is fetched is decoded off the async threads.
+//! A Parquet file, one row group at a time: what is fetched is decoded off the async threads, batch by batch. Pages that carry a
+//! checksum are held against it.
+
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use arrow::record_batch::{RecordBatch, RecordBatchReader};
 use bytes::{Buf, Bytes};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
-use parquet::basic::Type as PhysicalType;
+use parquet::basic::{Compression, Type as PhysicalType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
+use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::Storage;
+use crate::storage::{Storage, Version};
 use crate::write::partition::column_path;
 
 /// Files up to this size are fetched by one request.
@@ -70,6 +75,7 @@ pub(crate) struct ParquetFile<'a> {
     location: &'a str,
     fetched: Fetched,
     metadata: ArrowReaderMetadata,
+    version: Version,
 }
 
 impl<'a> ParquetFile<'a> {
@@ -77,12 +83,25 @@ impl<'a> ParquetFile<'a> {
     ///
     /// # Errors
     /// `NotFound`, `Unavailable` and others of the store; `Corrupt` when it is no Parquet file or has another size;
-    /// `Unsupported` when it is encrypted.
+    /// `Unsupported` when it is encrypted, and with the column when that is of a form or a codec that is not read.
     pub(crate) async fn open(storage: &'a Storage, location: &'a str, size: u64) -> Result<Self> {
+        Self::open_version(storage, location, size, Version::default()).await
+    }
+
+    /// The same of a file that was read before, as it was then.
+    ///
+    /// # Errors
+    /// As [`ParquetFile::open`], and `Corrupt` when it was replaced since.
+    pub(crate) async fn open_version(
+        storage: &'a Storage,
+        location: &'a str,
+        size: u64,
+        mut version: Version,
+    ) -> Result<Self> {
         let corrupt = |what: String| Error::new(ErrorKind::Corrupt, format!("{location}: {what}"));
         let start = if size <= WHOLE_MAX { 0 } else { size - TAIL };
-        let mut tail =
-            if start == 0 { storage.read(location).await } else { storage.read_range(location, start..size).await }?;
+        let end = (start > 0).then_some(start..size);
+        let mut tail = storage.read_version(location, end, &mut version).await?;
         if tail.len() as u64 != size - start {
             return Err(corrupt(format!("{} bytes, its manifest says {size}", tail.len())));
         }
@@ -101,18 +120,18 @@ impl<'a> ParquetFile<'a> {
         let mut start = start;
         if footer > tail.len() as u64 {
             start = size - footer;
-            tail = storage.read_range(location, start..size).await?;
+            tail = storage.read_version(location, Some(start..size), &mut version).await?;
         }
         let fetched = Fetched { size, pieces: vec![(start, tail)] };
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let metadata = ArrowReaderMetadata::load(&fetched, options).map_err(|e| broken(location, e))?;
-        let old =
-            metadata.parquet_schema().columns().iter().find(|column| column.physical_type() == PhysicalType::INT96);
-        if let Some(column) = old {
-            let what = format!("{location}: column {} has timestamps of the form INT96", column.path());
-            return Err(Error::new(ErrorKind::Unsupported, what));
-        }
-        Ok(Self { storage, location, fetched, metadata })
+        check(location, &metadata)?;
+        Ok(Self { storage, location, fetched, metadata, version })
+    }
+
+    /// Which content of the file this is.
+    pub(crate) fn version(&self) -> &Version {
+        &self.version
     }
 
     /// Its columns.
@@ -134,17 +153,12 @@ impl<'a> ParquetFile<'a> {
     ///
     /// # Errors
     /// As [`ParquetFile::open`]; `Unsupported` when it is larger than `bytes_max`.
-    pub(crate) async fn row_group(&self, at: usize, bytes_max: u64) -> Result<ParquetRecordBatchReader> {
+    pub(crate) async fn row_group(&self, at: usize, bytes_max: u64) -> Result<RowGroup> {
         self.batches(at, bytes_max, BATCH_BYTES).await
     }
 
     /// As [`ParquetFile::row_group`], in batches of so many bytes, about.
-    pub(crate) async fn batches(
-        &self,
-        at: usize,
-        bytes_max: u64,
-        batch_bytes: u64,
-    ) -> Result<ParquetRecordBatchReader> {
+    pub(crate) async fn batches(&self, at: usize, bytes_max: u64, batch_bytes: u64) -> Result<RowGroup> {
         self.fetch(at, bytes_max, batch_bytes, ProjectionMask::all()).await
     }
 
@@ -161,24 +175,21 @@ impl<'a> ParquetFile<'a> {
     }
 
     /// As [`ParquetFile::row_group`], of the columns alone that have or hold these field ids; none for those that it lacks.
-    pub(crate) async fn columns(&self, at: usize, bytes_max: u64, ids: &[i32]) -> Result<ParquetRecordBatchReader> {
+    pub(crate) async fn columns(&self, at: usize, bytes_max: u64, ids: &[i32]) -> Result<RowGroup> {
         let roots = ids.iter().filter_map(|id| column_path(self.schema(), *id)?.first().copied());
         self.fetch(at, bytes_max, BATCH_BYTES, ProjectionMask::roots(self.metadata.parquet_schema(), roots)).await
     }
 
-    async fn fetch(
-        &self,
-        at: usize,
-        bytes_max: u64,
-        batch_bytes: u64,
-        wanted: ProjectionMask,
-    ) -> Result<ParquetRecordBatchReader> {
+    async fn fetch(&self, at: usize, bytes_max: u64, batch_bytes: u64, wanted: ProjectionMask) -> Result<RowGroup> {
         let group = self.metadata.metadata().row_group(at);
         let wanted_chunks = group.columns().iter().enumerate().filter(|(leaf, _)| wanted.leaf_included(*leaf));
-        let ranges = wanted_chunks.map(|(_, chunk)| chunk.byte_range());
+        let ranges = wanted_chunks.clone().map(|(_, chunk)| chunk.byte_range());
         let (start, end) = ranges
             .fold((u64::MAX, 0), |(start, end), (at, length)| (start.min(at), end.max(at.saturating_add(length))));
-        let unpacked = u64::try_from(group.total_byte_size()).unwrap_or(u64::MAX);
+        // A dictionary's texts are as many in memory as there are rows: some writers say what they come to.
+        let unpacked = wanted_chunks
+            .map(|(_, chunk)| chunk.uncompressed_size().max(chunk.unencoded_byte_array_data_bytes().unwrap_or(0)))
+            .fold(0_u64, |sum, bytes| sum.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)));
         let bytes = end.saturating_sub(start);
         if bytes > bytes_max {
             return Err(Error::new(
@@ -199,27 +210,122 @@ impl<'a> ParquetFile<'a> {
                     format!("{}: a column ends beyond the file", self.location),
                 ));
             }
-            let piece = self.storage.read_range(self.location, start..end).await?;
+            let piece = self.storage.read_version(self.location, Some(start..end), &mut self.version.clone()).await?;
             fetched.pieces = vec![(start, piece)];
         }
         let row = unpacked / u64::try_from(group.num_rows()).unwrap_or(1).max(1);
-        let rows = usize::try_from(batch_bytes / row.max(1)).unwrap_or(usize::MAX).clamp(1, BATCH_ROWS);
-        ParquetRecordBatchReaderBuilder::new_with_metadata(fetched, self.metadata.clone())
-            .with_batch_size(rows)
-            .with_row_groups(vec![at])
+        let batch_rows = usize::try_from(batch_bytes / row.max(1)).unwrap_or(usize::MAX).clamp(1, BATCH_ROWS);
+        let location = self.location.to_owned();
+        let chunks = Chunks { location, fetched, metadata: self.metadata.clone(), at, wanted, batch_rows };
+        let reader = chunks.reader(chunks.wanted.clone()).map_err(|e| chunks.broken(e))?;
+        Ok(RowGroup { chunks: Arc::new(chunks), schema: reader.schema(), reader: Some(reader) })
+    }
+}
+
+/// A row group that was fetched. It is decoded as it is asked for: no more than one batch is held.
+pub(crate) struct RowGroup {
+    chunks: Arc<Chunks>,
+    schema: SchemaRef,
+    reader: Option<ParquetRecordBatchReader>,
+}
+
+/// What was fetched of a row group, and how it is read.
+struct Chunks {
+    location: String,
+    fetched: Fetched,
+    metadata: ArrowReaderMetadata,
+    at: usize,
+    wanted: ProjectionMask,
+    batch_rows: usize,
+}
+
+impl RowGroup {
+    /// The columns that are decoded.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// What `work` makes of the next rows, both off the async threads; `None` after the last.
+    ///
+    /// # Errors
+    /// `Corrupt` with file and column when they cannot be decoded, `Unsupported` when they are encoded in a way that is not
+    /// known; those of `work`.
+    pub(crate) async fn next<T: Send + 'static>(
+        &mut self,
+        env: &Env,
+        work: impl FnOnce(RecordBatch) -> Result<T> + Send + 'static,
+    ) -> Result<Option<T>> {
+        let Some(mut reader) = self.reader.take() else { return Ok(None) };
+        let chunks = Arc::clone(&self.chunks);
+        let decode = move || match reader.next() {
+            None => Ok(None),
+            Some(Ok(batch)) => Ok(Some((work(batch)?, reader))),
+            Some(Err(error)) => Err(chunks.broken(error.into())),
+        };
+        let Some((made, reader)) = env.offload(decode).await?? else { return Ok(None) };
+        self.reader = Some(reader);
+        Ok(Some(made))
+    }
+}
+
+impl Chunks {
+    fn reader(&self, wanted: ProjectionMask) -> Result<ParquetRecordBatchReader, ParquetError> {
+        ParquetRecordBatchReaderBuilder::new_with_metadata(self.fetched.clone(), self.metadata.clone())
+            .with_batch_size(self.batch_rows)
+            .with_row_groups(vec![self.at])
             .with_projection(wanted)
             .build()
-            .map_err(|e| broken(self.location, e))
+    }
+
+    /// The error, with the first column that cannot be decoded by itself: the error does not say which it was.
+    fn broken(&self, error: ParquetError) -> Error {
+        let schema = self.metadata.parquet_schema();
+        let mut leaves = (0..schema.num_columns()).filter(|leaf| self.wanted.leaf_included(*leaf));
+        let breaks = |leaf: &usize| match self.reader(ProjectionMask::leaves(schema, [*leaf])) {
+            Ok(mut reader) => reader.any(|batch| batch.is_err()),
+            Err(_) => true,
+        };
+        let error = broken(&self.location, error);
+        match leaves.find(breaks) {
+            Some(leaf) => error.within(format!("column {}", schema.column(leaf).path())),
+            None => error,
+        }
+    }
+}
+
+/// That its columns are of forms and codecs that are read.
+fn check(location: &str, metadata: &ArrowReaderMetadata) -> Result<()> {
+    let unsupported = |what: String| Error::new(ErrorKind::Unsupported, format!("{location}: {what}"));
+    let columns = metadata.parquet_schema().columns();
+    if let Some(column) = columns.iter().find(|column| column.physical_type() == PhysicalType::INT96) {
+        return Err(unsupported(format!("column {} has timestamps of the form INT96", column.path())));
+    }
+    let mut chunks = metadata.metadata().row_groups().iter().flat_map(|group| group.columns());
+    match chunks.find(|chunk| chunk.compression() == Compression::LZO) {
+        Some(chunk) => {
+            let what = format!("column {} is compressed by LZO, which is not read", chunk.column_path());
+            Err(unsupported(what).with_hint("let the engine that wrote it write it anew, by another codec"))
+        }
+        None => Ok(()),
     }
 }
 
 /// What a Parquet error means for the file.
-pub(crate) fn broken(location: &str, error: ParquetError) -> Error {
-    let kind = match &error {
-        ParquetError::NYI(_) => ErrorKind::Unsupported,
-        _ => ErrorKind::Corrupt,
+fn broken(location: &str, error: ParquetError) -> Error {
+    // Where a page is decoded, an error comes as text.
+    let text = match &error {
+        ParquetError::External(inner) => inner.to_string(),
+        error => error.to_string(),
     };
-    Error::new(kind, format!("{location} cannot be read")).with_source(error)
+    let new = ["NYI: ", "Unexpected CompressionCodec"].iter().any(|word| text.contains(word));
+    let kind = if new { ErrorKind::Unsupported } else { ErrorKind::Corrupt };
+    Error::new(kind, format!("{location} cannot be read")).with_source(text)
+}
+
+impl std::fmt::Debug for RowGroup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RowGroup").field("location", &self.chunks.location).finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for ParquetFile<'_> {
@@ -227,3 +333,6 @@ impl std::fmt::Debug for ParquetFile<'_> {
         f.debug_struct("ParquetFile").field("location", &self.location).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,25 +1,26 @@
 //! Which rows of a group's files are deleted: positions, deletion vectors and keys, as the planning snapshot has them.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
-use arrow::array::{AsArray, BooleanArray};
+use arrow::array::{ArrayRef, AsArray, BooleanArray};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
-use arrow::record_batch::{RecordBatch, RecordBatchReader};
-use arrow::{array::ArrayRef, compute::cast};
-use iceberg::spec::PartitionSpec;
+use arrow::record_batch::RecordBatch;
+use iceberg::spec::{PartitionSpec, SchemaRef};
 use roaring::RoaringTreemap;
 
 use crate::commit::deletes::{PATH_ID, POS_ID};
 use crate::commit::vector;
 use crate::compact::files::{DataEntry, DeleteEntry, DeleteKind, Partition};
-use crate::compact::input::{ParquetFile, broken};
+use crate::compact::input::ParquetFile;
 use crate::compact::keys::KeySet;
 use crate::compact::merge::Target;
 use crate::compact::project::{Constants, Projection};
 use crate::compact::rows::constants;
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::storage::Storage;
+use crate::storage::{Storage, Version};
 use crate::write::metrics::field_id;
 
 /// The deletes of one group.
@@ -29,6 +30,8 @@ pub(crate) struct Masks {
     keys: Vec<KeySet>,
     /// What keys that had to make room delete.
     settled: BTreeMap<String, RoaringTreemap>,
+    /// The content of files at which that was found.
+    versions: BTreeMap<String, Version>,
     /// Bytes of positions, about.
     bytes: u64,
     passes: u32,
@@ -75,17 +78,16 @@ impl Masks {
             }
             let location = &entry.file.location;
             if !entry.readable {
-                return Err(Error::new(ErrorKind::Unsupported, format!("deletes of an unknown form in {location}")));
+                let what =
+                    format!("deletes of {location}: it is neither Parquet nor a deletion vector, or is encrypted");
+                return Err(Error::new(ErrorKind::Unsupported, what));
             }
             let done = match &entry.kind {
                 DeleteKind::Vector => masks.vector(reading, entry).await,
                 DeleteKind::Positions => masks.positions(reading, entry, &reached).await,
                 DeleteKind::Equality(ids) => masks.equality(reading, scope, entry, ids).await,
             };
-            done.map_err(|e| e.within(format!("deletes of {location}")))?;
-            if masks.bytes.saturating_add(masks.key_bytes()) > reading.bytes_max {
-                return Err(too_many());
-            }
+            done.and_then(|()| masks.check(reading)).map_err(|e| e.within(format!("deletes of {location}")))?;
         }
         Ok(masks)
     }
@@ -100,6 +102,11 @@ impl Masks {
         self.keys.iter().map(KeySet::bytes).sum()
     }
 
+    /// That what is held fits.
+    fn check(&self, reading: Reading<'_>) -> Result<()> {
+        if self.bytes.saturating_add(self.key_bytes()) > reading.bytes_max { Err(too_many()) } else { Ok(()) }
+    }
+
     /// The keys that are held become positions, and leave.
     async fn settle(&mut self, reading: Reading<'_>, scope: Scope<'_>) -> Result<()> {
         self.passes += 1;
@@ -108,7 +115,9 @@ impl Masks {
         }
         let ids: Vec<i32> = self.keys.iter().flat_map(|set| set.ids()).copied().collect();
         for input in scope.inputs.iter().filter(|input| self.keys.iter().any(|set| set.newest() > input.seq)) {
-            let found = self.marked(reading, scope, input, &ids).await.map_err(|e| e.within(&input.location))?;
+            let marked = self.marked(reading, scope, input, &ids).await.map_err(|e| e.within(&input.location))?;
+            let (found, version) = marked;
+            self.versions.insert(input.location.clone(), version);
             let held = self.settled.entry(input.location.clone()).or_default();
             let before = held.len();
             *held |= found;
@@ -125,19 +134,18 @@ impl Masks {
         scope: Scope<'_>,
         input: &DataEntry,
         ids: &[i32],
-    ) -> Result<RoaringTreemap> {
-        let file = ParquetFile::open(reading.storage, &input.location, input.bytes).await?;
+    ) -> Result<(RoaringTreemap, Version)> {
+        let version = self.version(input);
+        let file = ParquetFile::open_version(reading.storage, &input.location, input.bytes, version).await?;
         let constants = constants(input, scope.partitions, scope.specs);
         let mut found = RoaringTreemap::new();
         let mut first = 0_u64;
+        let Target { schema, nullable, .. } = scope.target;
         for group in 0..file.row_groups() {
-            let reader = file.columns(group, reading.bytes_max, ids).await?;
-            let Target { schema, nullable, .. } = scope.target;
-            let projection = Projection::new(&reader.schema(), nullable, schema, &constants)?;
-            let batches = reading.env.offload(move || reader.collect::<std::result::Result<Vec<_>, _>>()).await?;
-            for batch in batches.map_err(|e| broken(&input.location, e.into()))? {
+            let mut group = file.columns(group, reading.bytes_max, ids).await?;
+            let projection = Arc::new(Projection::new(group.schema(), nullable, schema, &constants)?);
+            while let Some(batch) = group.next(reading.env, projected(&projection, schema)).await? {
                 let mut deleted = vec![false; batch.num_rows()];
-                let batch = projection.apply(&batch, schema)?;
                 for set in &self.keys {
                     set.mark(&batch, input.seq, &mut deleted)?;
                 }
@@ -145,7 +153,7 @@ impl Masks {
                 first = first.saturating_add(deleted.len() as u64);
             }
         }
-        Ok(found)
+        Ok((found, file.version().clone()))
     }
 
     async fn vector(&mut self, reading: Reading<'_>, entry: &DeleteEntry) -> Result<()> {
@@ -155,6 +163,9 @@ impl Masks {
         };
         let end = start.checked_add(entry.bytes);
         let end = end.ok_or_else(|| Error::new(ErrorKind::Corrupt, "a deletion vector beyond its file"))?;
+        if self.bytes.saturating_add(entry.bytes) > reading.bytes_max {
+            return Err(too_many());
+        }
         let blob = reading.storage.read_range(&entry.file.location, start..end).await?;
         let positions = vector::positions(&blob)?;
         if positions.len() != entry.rows {
@@ -174,30 +185,21 @@ impl Masks {
             at.ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("position deletes without field {id}")))
         };
         let (path_at, pos_at) = (place(PATH_ID)?, place(POS_ID)?);
-        let reached: HashSet<&str> = reached.iter().map(|input| input.location.as_str()).collect();
+        let reached: Arc<HashSet<String>> = Arc::new(reached.iter().map(|input| input.location.clone()).collect());
         for group in 0..file.row_groups() {
-            let reader = file.row_group(group, reading.bytes_max).await?;
-            let location = entry.file.location.clone();
-            let work = move || -> Result<Vec<(ArrayRef, ArrayRef)>> {
-                let columns = |batch: RecordBatch| {
-                    let paths = cast(batch.column(path_at), &DataType::Utf8);
-                    let positions = cast(batch.column(pos_at), &DataType::Int64);
-                    paths.and_then(|paths| Ok((paths, positions?))).context(ErrorKind::Corrupt, || "position deletes")
-                };
-                reader.map(|batch| columns(batch.map_err(|e| broken(&location, e.into()))?)).collect()
+            let mut group = file.row_group(group, reading.bytes_max).await?;
+            let work = || {
+                let reached = Arc::clone(&reached);
+                move |batch: RecordBatch| places(batch.column(path_at), batch.column(pos_at), &reached)
             };
-            for (paths, positions) in reading.env.offload(work).await?? {
-                let (paths, positions) = (paths.as_string::<i32>(), positions.as_primitive::<Int64Type>());
-                for (path, position) in paths.iter().zip(positions.iter()) {
-                    let position = position.and_then(|position| u64::try_from(position).ok());
-                    let (Some(path), Some(position)) = (path, position) else {
-                        return Err(Error::new(ErrorKind::Corrupt, "position deletes without a path or position"));
-                    };
-                    if reached.contains(path) {
-                        self.positions.entry(path.to_owned()).or_default().insert(position);
-                        self.bytes = self.bytes.saturating_add(POSITION_BYTES);
-                    }
+            while let Some(found) = group.next(reading.env, work()).await? {
+                for (path, positions) in found {
+                    let held = self.positions.entry(path).or_default();
+                    let before = held.len();
+                    *held |= positions;
+                    self.bytes = self.bytes.saturating_add((held.len() - before).saturating_mul(POSITION_BYTES));
                 }
+                self.check(reading)?;
             }
         }
         Ok(())
@@ -227,14 +229,15 @@ impl Masks {
         }
         // Other columns are of no interest: what is required there may be missing.
         let projection = Projection::new(file.schema(), &target.nullable, &target.schema, &Constants::new())?;
+        let projection = Arc::new(projection);
         for group in 0..file.row_groups() {
-            let reader = file.row_group(group, reading.bytes_max).await?;
-            let batches = reading.env.offload(move || reader.collect::<std::result::Result<Vec<_>, _>>()).await?;
-            for batch in batches.map_err(|e| broken(&entry.file.location, e.into()))? {
-                self.keys[at].add(&projection.apply(&batch, &target.schema)?, entry.seq)?;
+            let mut group = file.row_group(group, reading.bytes_max).await?;
+            while let Some(batch) = group.next(reading.env, projected(&projection, &target.schema)).await? {
+                self.keys[at].add(&batch, entry.seq)?;
                 // Half is for positions.
                 if self.key_bytes() > reading.bytes_max / 2 {
                     self.settle(reading, scope).await?;
+                    self.check(reading)?;
                 }
             }
         }
@@ -272,10 +275,46 @@ impl Masks {
         Ok(deleted.contains(&true).then(|| BooleanArray::from_iter(deleted.iter().map(|deleted| Some(!deleted)))))
     }
 
+    /// The content of `input` that was read so far.
+    pub(crate) fn version(&self, input: &DataEntry) -> Version {
+        self.versions.get(&input.location).cloned().unwrap_or_default()
+    }
+
     /// The positions of `input` that are deleted, but for what keys delete.
     pub(crate) fn of(&self, input: &DataEntry) -> Option<&RoaringTreemap> {
         self.positions.get(&input.location)
     }
+}
+
+/// What brings a batch into the table's columns.
+fn projected(
+    projection: &Arc<Projection>,
+    schema: &SchemaRef,
+) -> impl FnOnce(RecordBatch) -> Result<RecordBatch> + Send + use<> {
+    let (projection, schema) = (Arc::clone(projection), Arc::clone(schema));
+    move |batch| projection.apply(&batch, &schema)
+}
+
+/// The positions in files that are among `reached`, by file.
+fn places(paths: &ArrayRef, positions: &ArrayRef, reached: &HashSet<String>) -> Result<Vec<(String, RoaringTreemap)>> {
+    let typed = |column: &ArrayRef, wanted| cast(column, wanted).context(ErrorKind::Corrupt, || "position deletes");
+    let (paths, positions) = (typed(paths, &DataType::Utf8)?, typed(positions, &DataType::Int64)?);
+    let (paths, positions) = (paths.as_string::<i32>(), positions.as_primitive::<Int64Type>());
+    // Rows are sorted by path: it is looked for once for all of a run.
+    let mut runs: Vec<(&str, Option<RoaringTreemap>)> = Vec::new();
+    for (path, position) in paths.iter().zip(positions.iter()) {
+        let position = position.and_then(|position| u64::try_from(position).ok());
+        let (Some(path), Some(position)) = (path, position) else {
+            return Err(Error::new(ErrorKind::Corrupt, "position deletes without a path or position"));
+        };
+        if runs.last().is_none_or(|(last, _)| *last != path) {
+            runs.push((path, reached.contains(path).then(RoaringTreemap::new)));
+        }
+        if let Some((_, Some(held))) = runs.last_mut() {
+            held.insert(position);
+        }
+    }
+    Ok(runs.into_iter().filter_map(|(path, held)| Some((path.to_owned(), held?))).collect())
 }
 
 /// Marks the rows from `first` on that are at `positions`.

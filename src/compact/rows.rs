@@ -7,11 +7,10 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use iceberg::spec::{Literal, PartitionSpec, Transform};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use roaring::RoaringTreemap;
 
 use crate::compact::files::{DataEntry, Partition};
-use crate::compact::input::{ParquetFile, broken};
+use crate::compact::input::{ParquetFile, RowGroup};
 use crate::compact::masks::{Masks, Reading, Scope};
 use crate::compact::merge::{LAST_UPDATED, ROW_ID};
 use crate::compact::project::{Constants, Projection};
@@ -27,7 +26,7 @@ pub(crate) struct Rows<'a> {
     file: ParquetFile<'a>,
     projection: Arc<Projection>,
     /// The row group that is decoded, and which comes next.
-    reader: Option<ParquetRecordBatchReader>,
+    group: Option<RowGroup>,
     batch_bytes: u64,
     next_group: usize,
     /// Rows that came so far, and how many of them were deleted.
@@ -50,7 +49,8 @@ impl<'a> Rows<'a> {
         input: &'a DataEntry,
         batch_bytes: u64,
     ) -> Result<Self> {
-        let file = ParquetFile::open(reading.storage, &input.location, input.bytes).await?;
+        let version = masks.version(input);
+        let file = ParquetFile::open_version(reading.storage, &input.location, input.bytes, version).await?;
         if file.rows() != input.rows {
             let what = format!("{} rows, its manifest says {}", file.rows(), input.rows);
             return Err(Error::new(ErrorKind::Corrupt, what));
@@ -65,7 +65,7 @@ impl<'a> Rows<'a> {
             input,
             file,
             projection: Arc::new(projection),
-            reader: None,
+            group: None,
             batch_bytes,
             next_group: 0,
             passed: 0,
@@ -80,8 +80,8 @@ impl<'a> Rows<'a> {
     /// Those of the store; `Corrupt` when the file is not what its footer or its manifest says.
     pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>> {
         loop {
-            let reader = match self.reader.take() {
-                Some(reader) => reader,
+            let mut group = match self.group.take() {
+                Some(group) => group,
                 None if self.next_group < self.file.row_groups() => {
                     self.next_group += 1;
                     self.file.batches(self.next_group - 1, self.reading.bytes_max, self.batch_bytes).await?
@@ -92,8 +92,8 @@ impl<'a> Rows<'a> {
                     return Err(Error::new(ErrorKind::Corrupt, what));
                 }
             };
-            let (Some(batch), reader) = self.decode(reader).await? else { continue };
-            self.reader = Some(reader);
+            let Some(batch) = group.next(self.reading.env, self.shape()).await? else { continue };
+            self.group = Some(group);
             let (first, count) = (self.passed, batch.num_rows() as u64);
             let batch = match self.masks.kept(self.input, first, &batch, &mut self.by_key)? {
                 None => batch,
@@ -122,25 +122,16 @@ impl<'a> Rows<'a> {
         (self.deleted, self.by_key)
     }
 
-    /// Decodes the next rows of a row group off the async threads.
-    async fn decode(
-        &mut self,
-        mut reader: ParquetRecordBatchReader,
-    ) -> Result<(Option<RecordBatch>, ParquetRecordBatchReader)> {
-        let (projection, target, location) =
-            (Arc::clone(&self.projection), self.scope.target, self.input.location.clone());
+    /// What makes the next rows of the file rows of the table.
+    fn shape(&self) -> impl FnOnce(RecordBatch) -> Result<RecordBatch> + Send + use<> {
+        let (projection, target) = (Arc::clone(&self.projection), self.scope.target);
         let schema = Arc::clone(&target.layout.schema);
         let lineage = target.lineage.then_some(Lineage { first_row_id: self.input.first_row_id, seq: self.input.seq });
         let first = self.passed;
-        let work = move || -> Result<_> {
-            let Some(batch) = reader.next().transpose().map_err(|e| broken(&location, e.into()))? else {
-                return Ok((None, reader));
-            };
+        move |batch| {
             let batch = projection.apply(&batch, &schema)?;
-            let batch = lineage.map_or(Ok(batch.clone()), |lineage| lineage.fill(&batch, first))?;
-            Ok((Some(batch), reader))
-        };
-        self.reading.env.offload(work).await?
+            lineage.map_or(Ok(batch.clone()), |lineage| lineage.fill(&batch, first))
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 use ::parquet::arrow::ArrowWriter;
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use ::parquet::basic::{Compression, Encoding};
+use ::parquet::file::metadata::ParquetMetaDataReader;
+use ::parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, StringArray, StructArray};
 use arrow::datatypes::{DataType, Fields, Int64Type};
 use bytes::Bytes;
@@ -14,7 +17,9 @@ use super::*;
 use crate::commit::vector;
 use crate::compact::files::DeleteKind;
 use crate::compact::input::ParquetFile;
+use crate::compact::input::tests::{checked, flip};
 use crate::compact::project::{Constants, Projection};
+use crate::compact::rows::Rows;
 use crate::env::SystemClock;
 use crate::model::change::DeleteFile;
 use crate::storage::StorageOptions;
@@ -67,10 +72,20 @@ impl Bench {
 
     /// Writes a file of these columns, all at once.
     async fn put(&self, name: &str, columns: Vec<(Field, ArrayRef)>) -> (String, u64, u64) {
+        self.put_as(name, columns, WriterProperties::builder()).await
+    }
+
+    async fn put_as(
+        &self,
+        name: &str,
+        columns: Vec<(Field, ArrayRef)>,
+        properties: WriterPropertiesBuilder,
+    ) -> (String, u64, u64) {
         let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = columns.into_iter().unzip();
         let batch = RecordBatch::try_new(Arc::new(ArrowSchema::new(fields)), arrays).expect("fits");
         let mut bytes = Vec::new();
-        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).expect("opens");
+        let properties = properties.build();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).expect("opens");
         writer.write(&batch).expect("in memory");
         writer.close().expect("in memory");
         let (location, size) = (format!("memory:///t/data/{name}"), bytes.len() as u64);
@@ -101,6 +116,32 @@ impl Bench {
             (field(i32::MAX - 102, "pos", DataType::Int64), Arc::new(at)),
         ];
         deletes(self.put(name, columns).await, DeleteKind::Positions, seq)
+    }
+
+    /// So many positions of a file in one row group, every third.
+    async fn many_positions(&self, name: &str, path: &str, count: i64) -> DeleteEntry {
+        let paths: StringArray = (0..count).map(|_| Some(path)).collect();
+        let at: Int64Array = (0..count).map(|at| Some(at * 3)).collect();
+        let columns: Vec<(Field, ArrayRef)> = vec![
+            (field(i32::MAX - 101, "file_path", DataType::Utf8), Arc::new(paths)),
+            (field(i32::MAX - 102, "pos", DataType::Int64), Arc::new(at)),
+        ];
+        let properties = WriterProperties::builder()
+            .set_max_row_group_row_count(None)
+            .set_column_dictionary_enabled("pos".into(), false)
+            .set_column_encoding("pos".into(), Encoding::DELTA_BINARY_PACKED);
+        deletes(self.put_as(name, columns, properties).await, DeleteKind::Positions, 1)
+    }
+
+    /// Damages the end of the last column of a file of one row group.
+    async fn damage(&self, entry: &DeleteEntry, bytes: u64) {
+        let mut file = self.storage.read(&entry.file.location).await.expect("there").to_vec();
+        let metadata = ParquetMetaDataReader::new().parse_and_finish(&Bytes::from(file.clone())).expect("a footer");
+        assert_eq!(metadata.num_row_groups(), 1);
+        let (start, length) = metadata.row_group(0).columns().last().expect("one").byte_range();
+        let end = usize::try_from(start + length).expect("small");
+        file[end - usize::try_from(bytes.min(length)).expect("small")..end].fill(0xff);
+        self.storage.write(&entry.file.location, file.into()).await.expect("writable");
     }
 
     async fn keys(&self, name: &str, id: i32, keys: &[Option<&str>], seq: i64) -> DeleteEntry {
@@ -264,36 +305,59 @@ async fn what_cannot_be_read_right_is_refused_with_the_file_and_leaves_nothing()
     none.truncate(bytes.len() - 5);
     let plain = Field::new("n", DataType::Int32, true);
     let nameless = bench.put("nameless", vec![(plain, Arc::new(Int32Array::from(vec![1, 2])))]).await;
+    let mut flipped = checked(&[(1, "n"), (2, "m")], &[1, 2], Compression::UNCOMPRESSED);
+    flip(&mut flipped, 1);
+    let lzo = checked(&[(1, "n")], &[1, 2], Compression::LZO);
     let numbers: ArrayRef = Arc::new(Int32Array::from(vec![1, 2]));
     let numbers = bench.put("numbers", vec![(field(2, "s", DataType::Int32), numbers)]).await;
     let inner = Fields::from(vec![Field::new("a", DataType::Int32, true)]);
     let parts: ArrayRef = Arc::new(StructArray::new(inner.clone(), vec![Arc::new(Int32Array::from(vec![1, 2]))], None));
     let parts = bench.put("parts", vec![(field(3, "x", DataType::Struct(inner)), parts)]).await;
-    let good_keys = |id| bench.keys("keys", id, &[Some("1")], 9);
+    let dropped = bench.keys("keys of a dropped column", 99, &[Some("1")], 9).await;
+    let mut lacking = bench.keys("keys without their column", 2, &[Some("1")], 9).await;
+    lacking.kind = DeleteKind::Equality(vec![1, 2]);
+    let mut nameless_keys = bench.keys("keys of no column", 2, &[Some("1")], 9).await;
+    nameless_keys.kind = DeleteKind::Equality(vec![]);
+    let mut orc = bench.positions("positions.orc", &[(&good.location, 0)], 9).await;
+    orc.readable = false;
+    let mut placeless = bench.keys("positions without their columns", 2, &[Some("1")], 9).await;
+    placeless.kind = DeleteKind::Positions;
+    let damaged = bench.positions("damaged positions", &[(&good.location, 0)], 9).await;
+    let mut bytes = bench.storage.read(&damaged.file.location).await.expect("there").to_vec();
+    bytes[4..40].fill(0xee);
+    bench.storage.write(&damaged.file.location, bytes.into()).await.expect("writable");
     let mut encrypted = good.clone();
     encrypted.readable = false;
-    let cases = [
-        (
-            "gone",
-            DataEntry { location: "memory:///t/data/gone".to_owned(), ..good.clone() },
-            vec![],
-            ErrorKind::NotFound,
-        ),
-        ("torn", put("torn", torn).await, vec![], ErrorKind::Corrupt),
-        ("no end", put("none", none).await, vec![], ErrorKind::Corrupt),
-        ("rows", DataEntry { rows: 3, ..good.clone() }, vec![], ErrorKind::Corrupt),
-        ("size", DataEntry { bytes: good.bytes - 1, ..good.clone() }, vec![], ErrorKind::Corrupt),
-        ("another type", data(numbers, 1, None), vec![], ErrorKind::Unsupported),
-        ("parts without ids", data(parts, 1, None), vec![], ErrorKind::Unsupported),
-        ("no field ids", data(nameless, 1, None), vec![], ErrorKind::Unsupported),
-        ("keys of a dropped column", good.clone(), vec![good_keys(99).await], ErrorKind::Unsupported),
-        ("encrypted", encrypted, vec![], ErrorKind::Unsupported),
+    let gone = DataEntry { location: "memory:///t/data/gone".to_owned(), ..good.clone() };
+    let (corrupt, unsupported) = (ErrorKind::Corrupt, ErrorKind::Unsupported);
+    let inputs = [
+        (gone, ErrorKind::NotFound, "not found"),
+        (put("torn", torn).await, corrupt, "column \"n\""),
+        (put("flipped", flipped).await, corrupt, "column \"m\""),
+        (put("lzo", lzo).await, unsupported, "column \"n\" is compressed by LZO"),
+        (put("none", none).await, corrupt, "no Parquet file"),
+        (DataEntry { rows: 3, ..good.clone() }, corrupt, "2 rows, its manifest says 3"),
+        (DataEntry { bytes: good.bytes - 1, ..good.clone() }, corrupt, "its manifest says"),
+        (data(numbers, 1, None), unsupported, "column s"),
+        (data(parts, 1, None), unsupported, "column a: it has no field id"),
+        (data(nameless, 1, None), unsupported, "no field ids"),
+        (encrypted, unsupported, "encrypted"),
     ];
-    for (case, entry, deletes, kind) in cases {
-        let name = entry.location.clone();
-        let refused = bench.rewrite(vec![good.clone(), entry], deletes).await.expect_err(case);
-        assert_eq!(refused.kind(), kind, "{case}: {refused}");
-        assert!(case.starts_with("keys") || refused.to_string().contains(&name), "{case}: {refused}");
+    let deletes = [
+        (dropped, unsupported, "field 99"),
+        (lacking, corrupt, "field 1"),
+        (nameless_keys, unsupported, "no column"),
+        (orc, unsupported, "neither Parquet"),
+        (placeless, corrupt, "without field"),
+        (damaged, corrupt, "column \"file_path\""),
+    ];
+    let inputs = inputs.map(|(entry, kind, why)| (entry.location.clone(), entry, vec![], kind, why));
+    let deletes = deletes.map(|(entry, kind, why)| (entry.file.location.clone(), good.clone(), vec![entry], kind, why));
+    for (name, entry, deletes, kind, why) in inputs.into_iter().chain(deletes) {
+        let refused = bench.rewrite(vec![good.clone(), entry], deletes).await.expect_err(&name);
+        assert_eq!(refused.kind(), kind, "{name}: {refused}");
+        let said = refused.to_string();
+        assert!(said.contains(&name) && said.contains(why), "{name}, {why}: {said}");
     }
     let mut left = bench.storage.list("memory:///t/data", None);
     while let Some(object) = left.next().await {
@@ -355,8 +419,9 @@ async fn staying(bench: &Bench, work: &Work, bytes_max: u64) -> Result<(Vec<Vec<
         let projection = Projection::new(file.schema(), &target.nullable, &target.schema, &Constants::new())?;
         let (mut stay, mut first, mut by_key) = (Vec::new(), 0, RoaringTreemap::new());
         for group in 0..file.row_groups() {
-            for batch in file.row_group(group, 1 << 30).await? {
-                let batch = projection.apply(&batch.expect("rows"), &target.schema)?;
+            let mut group = file.row_group(group, 1 << 30).await?;
+            while let Some(batch) = group.next(&bench.env, Ok).await? {
+                let batch = projection.apply(&batch, &target.schema)?;
                 match masks.kept(input, first, &batch, &mut by_key)? {
                     Some(kept) => stay.extend(kept.iter().map(|kept| kept == Some(true))),
                     None => stay.extend(vec![true; batch.num_rows()]),
@@ -425,4 +490,66 @@ async fn deletes_are_applied_in_passes_and_refused_beyond_all_of_them() {
     let error = staying(&bench, &work, 2 << 10).await.expect_err("too many");
     assert!(error.to_string().contains("do not fit into memory") && error.to_string().contains("/d"), "{error}");
     assert!(error.hint().is_some_and(|hint| hint.contains("--max-memory")), "{error:?}");
+}
+
+#[tokio::test]
+async fn millions_of_positions_in_one_row_group_are_read_with_the_least_memory() {
+    let bench = Bench::new(FormatVersion::V2);
+    let input = bench.old("a", &[Some(0), Some(1), Some(2), Some(3), Some(4)], 1).await;
+    let many = bench.many_positions("d", &input.location, 3_000_000).await;
+    let done = bench.rewrite(vec![input], vec![many]).await.expect("rewritten");
+    assert_eq!(bench.lines(&done.outputs).await, ["1|none|", "2|none|", "4|none|"]);
+}
+
+/// What is beyond the limit is not reached, or its damage were found first.
+#[tokio::test]
+async fn a_row_group_of_deletes_is_read_no_further_than_memory_allows() {
+    let bench = Bench::new(FormatVersion::V2);
+    let input = bench.old("a", &[Some(0), Some(1)], 1).await;
+    let positions = bench.many_positions("positions", &input.location, 600_000).await;
+    bench.damage(&positions, 1500).await;
+    let keys: StringArray = (0..20_000).map(|key| Some(format!("k{key}"))).collect();
+    let properties = WriterProperties::builder()
+        .set_dictionary_enabled(false)
+        .set_write_batch_size(500)
+        .set_data_page_row_count_limit(1000);
+    let keys: Vec<(Field, ArrayRef)> = vec![(field(2, "key", DataType::Utf8), Arc::new(keys))];
+    let keys = deletes(bench.put_as("keys", keys, properties).await, DeleteKind::Equality(vec![2]), 9);
+    bench.damage(&keys, 15_000).await;
+    // Keys that make room are looked for in a file that is gone.
+    let gone = DataEntry { location: "memory:///t/data/gone".to_owned(), ..input.clone() };
+    for (deletes, input, bytes_max, kind, word) in [
+        (positions.clone(), input.clone(), 1 << 20, ErrorKind::Unsupported, "do not fit into memory"),
+        (positions, input.clone(), 1 << 30, ErrorKind::Corrupt, "cannot be read"),
+        (keys.clone(), gone, 1 << 19, ErrorKind::NotFound, "gone"),
+        (keys, input, 1 << 30, ErrorKind::Corrupt, "cannot be read"),
+    ] {
+        let name = deletes.file.location.clone();
+        let work = Work { inputs: vec![input], deletes: vec![deletes] };
+        let refused = staying(&bench, &work, bytes_max).await.expect_err(&name);
+        let said = refused.to_string();
+        assert_eq!(refused.kind(), kind, "{said}");
+        assert!(said.contains(&name) && said.contains(word), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_replaced_after_its_keys_were_read_is_refused() {
+    let bench = Bench::new(FormatVersion::V2);
+    let rows = |text| [(Some(1), Some(text)), (Some(2), Some("k2"))];
+    let input = bench.new_file("a", &rows("k1"), 1).await;
+    let keys: Vec<String> = (0..200).map(|key| format!("k{key}")).collect();
+    let keys: Vec<Option<&str>> = keys.iter().map(|key| Some(key.as_str())).collect();
+    let work = Work { inputs: vec![input.clone()], deletes: vec![bench.keys("keys", 2, &keys, 9).await] };
+    let target = Target::new(&bench.layout).expect("valid");
+    let reading = Reading { env: &bench.env, storage: &bench.storage, bytes_max: 16 << 10 };
+    let spec = Arc::clone(&bench.layout.spec);
+    let scope = Scope { target: &target, inputs: &work.inputs, partitions: &bench.partitions, specs: &[&spec] };
+    let masks = Masks::read(reading, scope, &work.deletes).await.expect("in passes");
+    assert!(masks.passes() > 0);
+    Rows::open(reading, scope, &masks, &input, 1 << 20).await.expect("it is the same still");
+    assert_eq!(bench.new_file("a", &rows("kk"), 1).await, input, "the same size");
+    let refused = Rows::open(reading, scope, &masks, &input, 1 << 20).await.map(|_| ()).expect_err("replaced");
+    assert_eq!(refused.kind(), ErrorKind::Corrupt);
+    assert_eq!(refused.to_string(), "memory:///t/data/a was replaced while it was read");
 }
