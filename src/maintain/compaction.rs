@@ -186,12 +186,13 @@ impl Compaction<'_> {
     /// The plan for a table that was loaded; nothing for one without a snapshot. Changes nothing.
     ///
     /// # Errors
-    /// As [`Compaction::preview`].
+    /// As [`Compaction::preview`]; a table with a column of a type that is not known is refused before any of its files is read.
     pub async fn plan(&self, state: TableState, rules: &Rules) -> Result<Option<Planning>> {
         if state.metadata.format_version() < FormatVersion::V2 {
             return Err(Error::new(ErrorKind::Unsupported, format!("table {} has format version 1", state.name))
                 .with_hint("upgrade it: set the table property format-version to 2"));
         }
+        state.check_known()?;
         check_branch(&state, &rules.branch)?;
         let storage = self.committer.storage();
         let Some(files) = LiveFiles::of(storage, &state, &rules.branch).await? else { return Ok(None) };

@@ -207,6 +207,28 @@ fn a_group_that_cannot_be_read_is_refused_with_its_file_and_the_others_go_on() {
 }
 
 #[test]
+fn a_table_with_a_column_of_an_unknown_type_is_refused_before_any_of_its_files_is_read() {
+    on_virtual_time(async {
+        let bench = Bench::new(FormatVersion::V3).await;
+        for at in 0..5 {
+            bench.append(&[(at, "a")]).await;
+        }
+        let state = bench.catalog.load(&bench.table).await.expect("there");
+        // Were its files looked at, this one would be missed.
+        bench.storage.delete(state.head(MAIN).expect("a head").manifest_list()).await.expect("deleted");
+        let document = serde_json::to_string(state.metadata.as_ref()).expect("text");
+        let document = document.replace("\"long\"", "\"geometry(srid:4326)\"");
+        let name = bench.table.clone();
+        let state = TableState::from_json(name, document.as_bytes(), None, HashMap::new()).expect("degraded");
+        let mut committer = bench.committer();
+        let compaction = bench.compaction(&mut committer);
+        let refused = compaction.plan(state, &Rules::default()).await.map(|_| ()).expect_err("not known");
+        assert_eq!(refused.kind(), ErrorKind::Unsupported, "{refused}");
+        assert!(refused.to_string().contains("column n has type geometry"), "{refused}");
+    });
+}
+
+#[test]
 fn what_a_process_that_died_left_is_deleted_when_it_is_proved_twice() {
     on_virtual_time(async {
         let bench = Bench::new(FormatVersion::V2).await;
