@@ -4,7 +4,7 @@
 //! loses rows with NULL keys. What cannot be done right is refused, with file, column and reason; other groups go on.
 
 pub mod files;
-mod input;
+pub(crate) mod input;
 mod keys;
 mod masks;
 pub mod merge;

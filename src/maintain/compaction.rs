@@ -4,7 +4,7 @@
 //! A group that cannot be rewritten right is refused with file, column and reason; a batch that others made void meanwhile is
 //! lost and planned anew the next time. What they leave behind is cleaned up under proof.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -12,7 +12,6 @@ use futures::stream::{self, StreamExt};
 use iceberg::spec::{FormatVersion, PartitionSpec};
 use tokio_util::sync::CancellationToken;
 
-use crate::commit::proof::Leftover;
 use crate::commit::protocol::{Commit, Committer};
 use crate::compact::files::LiveFiles;
 use crate::compact::merge::{Rewriter, Rewritten, Work, files_in};
@@ -26,7 +25,7 @@ use crate::model::change::{Change, Data, Replace};
 use crate::model::ids::MAIN;
 use crate::model::remap::Remap;
 use crate::model::table::TableState;
-use crate::storage::ledger::LedgerOwner;
+use crate::storage::ledger::{Ledger, LedgerEntry, LedgerOwner};
 use crate::write::layout::TableLayout;
 use crate::write::path::{partition_path, partition_values};
 use crate::write::properties::WriteProperties;
@@ -231,12 +230,14 @@ impl Compaction<'_> {
             for (group, rewritten) in rewrites {
                 match rewritten {
                     Ok((work, rewritten)) => batch.done.push((group, work, rewritten)),
-                    Err(error) => report.groups.push((base.planned(group), Some(Fate::Refused(error)))),
+                    Err(error) => {
+                        let later = error.kind() == ErrorKind::Unavailable;
+                        let fate = if later { Fate::Open(error) } else { Fate::Refused(error) };
+                        report.groups.push((base.planned(group), Some(fate)));
+                    }
                 }
             }
-            if batch.done.is_empty() {
-                self.unmake(&batch.owner).await;
-            }
+            self.put_aside(&batch).await;
             self.commit(base, batch, cancel, &mut report).await?;
         }
         Ok(report)
@@ -320,14 +321,44 @@ impl Compaction<'_> {
         Ok(())
     }
 
-    /// Removes what was begun for a group of which no commit was sent; what stays is a later sweep's.
-    async fn unmake(&self, owner: &LedgerOwner) {
-        let entries = self.leftovers.ledger().open_entries().into_iter().filter(|entry| entry.owner == *owner);
-        let files = entries.map(|entry| entry.location).collect();
-        if self.committer.remove(&Leftover::unsent(files, owner.clone())).await.is_empty() {
-            settle(self.leftovers, owner).await;
+    /// Removes what was begun for groups that failed. What stays is a later sweep's; it is noted apart from the others, whose notes
+    /// go when their commit is in.
+    async fn put_aside(&self, batch: &Batch<'_>) {
+        let outputs = batch.done.iter().flat_map(|(.., rewritten)| &rewritten.outputs);
+        let outputs: BTreeSet<&str> = outputs.map(|file| file.file_path()).collect();
+        let ledger = self.leftovers.ledger();
+        let own = ledger.open_entries().into_iter().filter(|entry| entry.owner == batch.owner);
+        let mut noted = Ok(());
+        let apart = LedgerOwner::of_no_snapshot(batch.owner.table.clone(), batch.owner.snapshot_id);
+        for entry in own.filter(|entry| !outputs.contains(entry.location.as_str())) {
+            if let Err(error) = self.remove(&entry).await {
+                tracing::warn!(file = entry.location, error = %error, "a file of a rewrite that failed is left to a later sweep");
+                noted = noted.and(note(ledger, &apart, &entry).await);
+            }
+        }
+        match noted {
+            Ok(()) if batch.done.is_empty() => settle(self.leftovers, &batch.owner).await,
+            Ok(()) => {}
+            Err(error) => tracing::warn!(error = %error, "a file of a rewrite that failed is left to the orphan sweep"),
         }
     }
+
+    async fn remove(&self, entry: &LedgerEntry) -> Result<()> {
+        let storage = self.committer.storage();
+        for upload in &entry.upload_ids {
+            storage.abort_upload(&entry.location, upload).await?;
+        }
+        storage.delete(&entry.location).await
+    }
+}
+
+/// Notes a file for `owner` too.
+async fn note(ledger: &Ledger, owner: &LedgerOwner, entry: &LedgerEntry) -> Result<()> {
+    ledger.stage(owner, &entry.location).await?;
+    for upload in &entry.upload_ids {
+        ledger.multipart(owner, &entry.location, upload).await?;
+    }
+    Ok(())
 }
 
 /// Groups that are rewritten one after the other and committed together, so that a table of many small partitions does not get
@@ -467,4 +498,4 @@ impl Planning {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

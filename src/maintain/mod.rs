@@ -1,5 +1,6 @@
 //! Keeping tables in shape: what is worth rewriting, which snapshots go, which files only they reach, and the steps in between.
 
+mod bad_groups;
 pub mod claim;
 pub mod compaction;
 pub mod debt;

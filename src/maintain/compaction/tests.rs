@@ -25,7 +25,6 @@ use crate::model::change::Append;
 use crate::model::ids::TableName;
 use crate::model::remap::Places;
 use crate::storage::disk::MemoryDisk;
-use crate::storage::ledger::LedgerEntry;
 use crate::storage::{Storage, StorageOptions};
 use crate::write::budget::Budget;
 use crate::write::{EpochWriter, WriterOptions};
@@ -371,13 +370,13 @@ fn a_branch_is_compacted_and_main_stays_as_it_is() {
 }
 
 /// A table of one column, written to by another engine: numbers, none of them twice, which it deletes by their places.
-struct Foreign {
-    world: World,
-    leftovers: Leftovers,
+pub(crate) struct Foreign {
+    pub(crate) world: World,
+    pub(crate) leftovers: Leftovers,
 }
 
 impl Foreign {
-    async fn new(seed: u64, rate: u64, format: FormatVersion) -> Self {
+    pub(crate) async fn new(seed: u64, rate: u64, format: FormatVersion) -> Self {
         let world = World::new(seed, rate, format).await;
         Self { world, leftovers: Leftovers::open(Arc::new(MemoryDisk::new())).await.expect("opens") }
     }
@@ -410,7 +409,7 @@ impl Foreign {
         location
     }
 
-    async fn entries(&self, state: &TableState) -> Vec<LiveEntry> {
+    pub(crate) async fn entries(&self, state: &TableState) -> Vec<LiveEntry> {
         let mut entries = Vec::new();
         for manifest in self.world.manifests(state).await {
             entries.extend(live_entries(&self.world.storage, &manifest).await.expect("a manifest"));
@@ -482,14 +481,14 @@ impl Foreign {
         numbers
     }
 
-    fn committer(&self) -> Committer {
+    pub(crate) fn committer(&self) -> Committer {
         let (catalog, storage) = (self.world.catalog.clone(), self.world.storage.clone());
         let ledger = Some(self.leftovers.ledger().clone());
         Committer::new(self.world.env.clone(), catalog, storage, ledger, "ns.t".parse().expect("valid"), "i".to_owned())
     }
 
     /// Rewrites everything that is there when it begins, into files of so many bytes, while `meanwhile` goes on.
-    async fn compact<T>(&self, target_bytes: u64, meanwhile: impl Future<Output = T>) -> (Report, T) {
+    pub(crate) async fn compact<T>(&self, target_bytes: u64, meanwhile: impl Future<Output = T>) -> (Report, T) {
         let mut committer = self.committer();
         let wish = Wish { target_bytes: Some(target_bytes), rewrite_all: true, memory: 64 << 20 };
         let env = &self.world.env;
