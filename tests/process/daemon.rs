@@ -144,6 +144,23 @@ poll = "20ms"
         })
     }
 
+    /// The data files of each snapshot of a table.
+    pub(crate) fn files_of_all_snapshots(&self, table: &str) -> Vec<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let env = Env::system();
+            let storage = Storage::new(StorageOptions::default(), env.clone());
+            let state = self.state(&env, &storage, table).await.expect("the table");
+            let mut all = Vec::new();
+            for snapshot in state.metadata.snapshots() {
+                let io = storage.file_io();
+                let files = frazil::cli::files::read(&state, snapshot.snapshot_id(), &io).await.expect("manifests");
+                all.extend(files.into_iter().map(|file| file.path));
+            }
+            all
+        })
+    }
+
     async fn state(&self, env: &Env, storage: &Storage, table: &str) -> Option<TableState> {
         let (stores, warehouse) = (storage.clone(), self.path("warehouse"));
         let resolver = Arc::new(move |location: &str| stores.resolve(location));

@@ -6,6 +6,7 @@ mod compact;
 mod daemon;
 mod ending;
 mod input;
+mod killed;
 mod outage;
 mod readme;
 mod refused;
