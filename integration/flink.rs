@@ -13,13 +13,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::compaction::compacted;
 use crate::components::{scratch, value};
 use crate::daemon::Daemon;
-use crate::maintenance::age;
 use crate::process::{Listen, Process};
 use crate::readers::{Columns, Engine, Found, all_engines_find, engines_find, input};
-use crate::remote::{lake, place};
+use crate::table::{Table, compacted, expired, id, idle};
 
 const COLUMNS: Columns<'static> = &[("p", "long"), ("id", "long"), ("n", "long"), ("s", "string")];
 const WITH_ROW_IDS: Columns<'static> =
@@ -44,12 +42,6 @@ const LIVE: [(&str, u64, &str, u8); 2] = [("parted", 1000, "PARTITIONED BY (p)",
 
 /// A Flink in a process of its own, which runs statements.
 struct Flink(Process);
-
-/// A table, as daemon and engines are asked for it.
-struct Table {
-    name: String,
-    place: Value,
-}
 
 impl Flink {
     fn started(log: &Path) -> Self {
@@ -89,39 +81,6 @@ impl Flink {
         let line = self.0.line(JOB_MAX);
         assert_eq!(line.as_deref(), Some("done"), "Flink did not finish {statement}; {}", self.0.tail());
     }
-}
-
-impl Table {
-    fn of(namespace: &str, table: &str) -> Self {
-        let mut place = place(namespace);
-        place["table"] = json!(format!("{namespace}.{table}"));
-        Self { name: format!("lake.{namespace}.{table}"), place }
-    }
-
-    /// The same, as a snapshot has it.
-    fn at(&self, snapshot: i64) -> Value {
-        let mut place = self.place.clone();
-        place["snapshot"] = json!(snapshot);
-        place
-    }
-
-    fn head(&self, daemon: &Daemon) -> Value {
-        daemon.history(&self.name).last().unwrap_or_else(|| panic!("{} has no snapshot", self.name)).clone()
-    }
-
-    /// Tags the head, so that expiry keeps it.
-    fn keep(&self, daemon: &Daemon, tag: &str) -> i64 {
-        let head = id(&self.head(daemon));
-        let mut request = self.place.clone();
-        request["tag"] = json!([tag, head.to_string()]);
-        let answer = Engine::Spark.ask(request);
-        assert_eq!(answer, json!({}), "Spark's tag: {answer}");
-        head
-    }
-}
-
-fn id(snapshot: &Value) -> i64 {
-    snapshot["snapshot-id"].as_i64().expect("a snapshot has an id")
 }
 
 /// Numbers as a table of Flink's.
@@ -168,12 +127,6 @@ fn found(path: &Path, rows: impl Iterator<Item = Value>) -> Found {
     input(&[path], COLUMNS)
 }
 
-/// A daemon that has a catalog and nothing to do.
-fn idle(folder: &Path) -> Daemon {
-    let config = format!("instance = \"one\"\nstate_dir = \"{}/state\"\n{}", folder.display(), lake());
-    Daemon::configured(folder, &config)
-}
-
 /// The engines that read equality deletes: PyIceberg reads none, and DuckDB none with NULL.
 fn readers(nulls: bool) -> Vec<Engine> {
     Engine::ALL
@@ -204,26 +157,6 @@ fn compacted_whole(daemon: &Daemon, table: &Table, wanted: &Found, nulls: bool, 
     }
     assert!(deleted > 0, "no delete was applied: {answer}");
     assert_eq!(ids(), before, "rows of {} have other ids", table.name);
-}
-
-/// The three steps of expiry for the tables of a namespace; which snapshots are left is for the caller to see.
-fn expired(daemon: &Daemon, folder: &Path, namespace: &str, tables: usize) {
-    for (step, wanted) in ["noted", "removed", "deleted"].into_iter().enumerate() {
-        if step > 0 {
-            age(&folder.join("state/expiry"), tables);
-        }
-        let glob = format!("lake.{namespace}.*");
-        let words = ["expire", &glob, "--older-than", "1ms", "--retain-last", "1", "--yes", "--json"];
-        let output = daemon.command(&words).output().expect("run frazil");
-        assert!(output.status.success(), "expire: {}", String::from_utf8_lossy(&output.stderr));
-        let answer: Value = serde_json::from_slice(&output.stdout).expect("--json prints JSON");
-        let of = answer["tables"].as_array().expect("tables");
-        assert_eq!(of.len(), tables, "{answer}");
-        let some = |found: &Value| {
-            found.as_u64().map_or_else(|| found.as_array().is_some_and(|ids| !ids.is_empty()), |n| n > 0)
-        };
-        assert!(of.iter().all(|table| some(&table[wanted])), "nothing was {wanted}: {answer}");
-    }
 }
 
 fn the_same_rows_after_compaction_and_expiry(format_version: u8) {

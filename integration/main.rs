@@ -20,6 +20,7 @@ mod daemon;
 mod input;
 mod process;
 mod readers;
+mod table;
 
 mod compaction;
 mod flink;

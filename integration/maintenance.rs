@@ -1,10 +1,6 @@
 //! Maintenance in the daemon beside ingest, with the embedded catalog and with one that we did not write: after many commits,
 //! rewrites and removals, engines that we did not write read every row once.
-//!
-//! The steps of expiry are ten minutes apart. What stands between them is a note in `state_dir`; the test makes it older
-//! between two runs, as if the time had passed.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,11 +12,10 @@ use crate::input::{Growing, VEGA, created};
 use crate::process::Process;
 use crate::readers::{all_engines_find, input};
 use crate::remote;
+use crate::table::age;
 
 /// How long a job may be waited for, line by line.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
-/// A little more than a deadline between two steps of expiry, in milliseconds.
-const DEADLINE_MS: i64 = 700_000;
 const PARTS: usize = 80;
 
 fn config(folder: &Path, namespace: &str, catalog: &str) -> String {
@@ -63,29 +58,6 @@ fn said(process: &mut Process, wanted: &[&str]) {
         assert!(!line.contains("maintenance failed"), "{line}");
         open.retain(|words| !(line.contains("\"job\":") && line.contains(words)));
     }
-}
-
-/// What is noted in `folder` about removals from so many tables, as if ten minutes more had passed.
-pub(crate) fn age(folder: &Path, tables: usize) {
-    let entries = fs::read_dir(folder).expect("a folder of notes").map(|entry| entry.expect("an entry").path());
-    let notes = entries.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains("expiry-")));
-    let mut aged = 0;
-    for path in notes {
-        let mut note: Value = serde_json::from_slice(&fs::read(&path).expect("a note")).expect("JSON");
-        let older = |value: &mut Value| {
-            if let Some(at) = value.as_i64() {
-                *value = json!(at - DEADLINE_MS);
-            }
-        };
-        note["noted"].as_object_mut().expect("an object").values_mut().for_each(older);
-        for batch in note["batches"].as_array_mut().expect("a list") {
-            older(&mut batch["sent_ms"]);
-            older(&mut batch["gone_ms"]);
-        }
-        fs::write(&path, note.to_string()).expect("write the note");
-        aged += 1;
-    }
-    assert_eq!(aged, tables, "each table has a note");
 }
 
 /// What the last epochs left behind as manifests becomes one: whatever reads the table afterwards reads that.

@@ -1,14 +1,25 @@
-"""What Spark does to a table beside appending: deletes, compaction, expiry, tags, and a branch that is written and rolled
-forward."""
+"""What Spark does to a table beside appending: creation, deletes, updates, compaction, expiry, tags, and a branch that is written
+and rolled forward."""
 
 from spark_append import append
 
+DEEDS = ("create", "compact", "delete", "expire", "forward", "tag", "update")
+
 
 def maintain(spark, table, request):
-    """One of `compact`, `expire`, `delete` (a condition), `tag` (a name and a snapshot), `forward` (rows, as for an append)."""
+    """One of `create` (what comes after the name), `compact`, `expire`, `delete` (a condition), `update` (assignments and a
+    condition), `tag` (a name and a snapshot), `forward` (rows, as for an append)."""
     catalog, _, name = table.partition(".")
+    if "create" in request:
+        spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {table.rpartition('.')[0]}")
+        spark.sql(f"CREATE TABLE {table} {request['create']}")
+        return {}
     if "delete" in request:
         spark.sql(f"DELETE FROM {table} WHERE {request['delete']}")
+        return {}
+    if "update" in request:
+        assignments, condition = request["update"]
+        spark.sql(f"UPDATE {table} SET {assignments} WHERE {condition}")
         return {}
     if "tag" in request:
         label, snapshot = request["tag"]

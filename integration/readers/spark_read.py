@@ -1,7 +1,7 @@
 """The digest of a table as Spark reads it, and rows that Spark appends: one session for a whole suite.
 
 A request with `append` (a list of rows as objects) writes them and answers `{"rows": n}`; see spark_append.py. One with
-`compact`, `delete`, `expire`, `tag` or `forward` maintains the table; see spark_maintain.py.
+one of `DEEDS` does that to the table; see spark_maintain.py.
 Needs SPARK_JARS (scripts/components start spark prints it).
 """
 
@@ -20,7 +20,7 @@ from pyspark.sql import functions as F  # noqa: E402
 from digest import Digest  # noqa: E402
 from serve import serve, write  # noqa: E402
 from spark_append import append  # noqa: E402
-from spark_maintain import maintain  # noqa: E402
+from spark_maintain import DEEDS, maintain  # noqa: E402
 
 
 def session(scratch):
@@ -83,7 +83,7 @@ class Engine:
     def answer(self, request):
         if "append" in request:
             return append(self.spark, self.name(request), request["append"])
-        if any(kind in request for kind in ("compact", "delete", "expire", "tag", "forward")):
+        if any(deed in request for deed in DEEDS):
             return maintain(self.spark, self.name(request), request)
         if "metadata" in request:
             rows = self.spark.read.format("iceberg").load(request["metadata"])
