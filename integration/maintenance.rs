@@ -1,6 +1,7 @@
 //! Maintenance in the daemon beside ingest, with the embedded catalog and with one that we did not write: after many commits,
 //! rewrites and removals, engines that we did not write read every row once.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,13 +11,15 @@ use crate::components::{rows, scratch};
 use crate::daemon::Daemon;
 use crate::input::{Growing, VEGA, created};
 use crate::process::Process;
-use crate::readers::{all_engines_find, input};
+use crate::readers::{Found, all_engines_find, input};
 use crate::remote;
-use crate::table::age;
+use crate::table::{Table, age, id};
 
 /// How long a job may be waited for, line by line.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 const PARTS: usize = 80;
+/// Of these, how many appear in one run.
+const SHARE: usize = PARTS / 4;
 
 fn config(folder: &Path, namespace: &str, catalog: &str) -> String {
     let (folder, columns) = (folder.display(), created(VEGA));
@@ -71,19 +74,25 @@ fn gathered(daemon: &Daemon, table: &str) {
     assert!(count("entries") >= count("manifests"), "{answer}");
 }
 
-/// Runs the daemon three times, killed in between, while the input grows.
-fn kept_small(folder: &Path, namespace: &str, catalog: &str) -> Daemon {
+/// Runs the daemon three times, killed in between, while the input grows. After the first run there is an end of input, and
+/// `between` looks at what was read until then.
+fn kept_small(folder: &Path, namespace: &str, catalog: &str, between: impl FnOnce(&Daemon)) -> Daemon {
     let daemon = Daemon::configured(folder, &config(folder, namespace, catalog));
     let mut growing = Growing::cut(&rows("vega_flights_20k.ndjson"), &folder.join("flights"), PARTS);
-    for (run, wanted) in [&["became", "noted"][..], &["removed"], &["deleted"]].into_iter().enumerate() {
-        if run > 0 {
+    let mut between = Some(between);
+    for wanted in [&["became", "noted"][..], &["removed"], &["deleted"]] {
+        if between.is_none() {
             age(&folder.join("state"), 1);
         }
         let mut process = daemon.spawn(&[]);
-        growing.appear(PARTS / 4);
+        growing.appear(SHARE);
         said(&mut process, wanted);
         assert!(process.runs_for(Duration::from_millis(200)), "the daemon ended by itself; {}", process.tail());
         process.kill9();
+        if let Some(between) = between.take() {
+            daemon.finish(&["flights"]);
+            between(&daemon);
+        }
     }
     growing.appear(growing.waiting());
     daemon.finish(&["flights"]);
@@ -98,21 +107,44 @@ fn kept_small(folder: &Path, namespace: &str, catalog: &str) -> Daemon {
     daemon
 }
 
+/// The rows that the daemon has read in its first run: slices appear in order.
+fn first_share(folder: &Path) -> Found {
+    let whole = fs::read_to_string(rows("vega_flights_20k.ndjson")).expect("read the rows");
+    let lines: Vec<&str> = whole.lines().collect();
+    let path = folder.join("first_share.ndjson");
+    fs::write(&path, lines[..lines.len() / PARTS * SHARE].join("\n")).expect("write the rows");
+    input(&[&path], VEGA)
+}
+
 #[test]
 fn a_table_of_the_embedded_catalog_is_kept_small_beside_ingest() {
     let folder = &scratch("maintenance_embedded");
     let shown = folder.display();
     let catalog =
         format!("[catalog.lake]\ntype = \"embedded\"\npath = \"{shown}/lake.db\"\nwarehouse = \"{shown}/warehouse\"\n");
-    let daemon = kept_small(folder, "kept", &catalog);
+    let daemon = kept_small(folder, "kept", &catalog, |_| ());
     let place = json!({ "metadata": daemon.metadata("lake.kept.flights").display().to_string() });
     all_engines_find(&input(&[&rows("vega_flights_20k.ndjson")], VEGA), &place, VEGA);
 }
 
 #[test]
-fn a_table_of_a_rest_catalog_is_kept_small_beside_ingest() {
+fn a_table_of_a_rest_catalog_is_kept_small_beside_ingest_and_a_tag_reads_as_before() {
     let namespace = format!("kept_{}", std::process::id());
     let folder = &scratch("maintenance_rest");
-    kept_small(folder, &namespace, &remote::lake());
-    all_engines_find(&input(&[&rows("vega_flights_20k.ndjson")], VEGA), &remote::place(&namespace), VEGA);
+    let table = Table::of(&namespace, "flights");
+    let share = first_share(folder);
+    let mut kept = None;
+    let daemon = kept_small(folder, &namespace, &remote::lake(), |daemon| {
+        all_engines_find(&share, &table.place, VEGA);
+        kept = Some(table.keep(daemon, "share"));
+    });
+    let kept = kept.expect("a snapshot that is kept");
+    let history = daemon.history(&table.name);
+    let at = history.iter().position(|snapshot| id(snapshot) == kept).expect("the tag's snapshot is there");
+    let commits = history[at]["sequence-number"].as_u64().expect("a number");
+    assert!((at as u64) < commits - 1, "nothing older than the tag is gone: {history:?}");
+    let rewritten = history[at + 1..].iter().any(|snapshot| snapshot["operation"] == "replace");
+    assert!(rewritten, "nothing was rewritten after the tag: {history:?}");
+    all_engines_find(&input(&[&rows("vega_flights_20k.ndjson")], VEGA), &table.place, VEGA);
+    all_engines_find(&share, &table.at(kept), VEGA);
 }
