@@ -1,5 +1,6 @@
 //! Maintenance in the daemon beside ingest, with the embedded catalog and with one that we did not write: after many commits,
-//! rewrites and removals, engines that we did not write read every row once.
+//! rewrites and removals, engines that we did not write read every row once. So they do where several maintain a table that do
+//! not know of each other.
 
 use std::fs;
 use std::path::Path;
@@ -147,4 +148,65 @@ fn a_table_of_a_rest_catalog_is_kept_small_beside_ingest_and_a_tag_reads_as_befo
     assert!(rewritten, "nothing was rewritten after the tag: {history:?}");
     all_engines_find(&input(&[&rows("vega_flights_20k.ndjson")], VEGA), &table.place, VEGA);
     all_engines_find(&share, &table.at(kept), VEGA);
+}
+
+/// Rounds until work was wasted: in each, two rewrite the same files at once.
+const ROUNDS_MAX: usize = 30;
+/// Rounds at least, and how many slices appear in each.
+const ROUNDS_MIN: usize = 3;
+const IN_A_ROUND: usize = 6;
+
+/// What one who maintains the table on its own answered: nothing of what others are doing stands in its `state_dir`.
+fn alone(daemon: &Daemon, folder: &Path, name: &str, words: &[&str]) -> Vec<Value> {
+    let state = format!("state_dir={}", folder.join(name).display());
+    let output = daemon.command(words).args(["--json", "--set", &state]).output().expect("run frazil");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{words:?}: {e}; {said}"));
+    let parts = |part: &str| answer["tables"][0][part].as_array().cloned().unwrap_or_default();
+    assert!(answer["tables"][0]["error"].is_null(), "{answer}");
+    [parts("groups"), parts("steps")].concat()
+}
+
+/// Two that rewrite everything and one that does what is due, all at once; how many pieces of work were done, and how many were
+/// in vain because another was faster.
+fn maintained_at_once(daemon: &Daemon, folder: &Path, table: &str) -> (usize, usize) {
+    let rewrite = ["compact", table, "--rewrite-all"];
+    let parts = std::thread::scope(|scope| {
+        let one = scope.spawn(|| alone(daemon, folder, "state-one", &rewrite));
+        let two = scope.spawn(|| alone(daemon, folder, "state-two", &rewrite));
+        let three = scope.spawn(|| alone(daemon, folder, "state-three", &["maintain", table]));
+        [one, two, three].map(|one| one.join().expect("it answered")).concat()
+    });
+    let ended = |part: &&Value, word: &str| part["fate"] == word || part["end"] == word;
+    let bad = |part: &Value| ["refused", "open", "failed"].iter().any(|word| ended(&part, word));
+    assert!(!parts.iter().any(bad), "{parts:?}");
+    let gave_up = |part: &Value| part["what"].as_str().is_some_and(|what| what.contains("given up"));
+    let done = parts.iter().filter(|part| ended(part, "done")).count();
+    let wasted = parts.iter().filter(|part| ended(part, "lost") || gave_up(part)).count();
+    (done, wasted)
+}
+
+#[test]
+fn several_who_maintain_one_table_at_once_waste_work_and_break_nothing() {
+    let namespace = format!("shared_{}", std::process::id());
+    let folder = &scratch("maintenance_shared");
+    let table = Table::of(&namespace, "flights");
+    let daemon = Daemon::configured(folder, &config(folder, &namespace, &remote::lake()));
+    let mut growing = Growing::cut(&rows("vega_flights_20k.ndjson"), &folder.join("flights"), PARTS);
+    let mut ingest = daemon.spawn(&["role=ingest"]);
+    growing.appear(IN_A_ROUND);
+    while ingest.line(SILENCE_MAX).is_some_and(|line| !line.contains("committed")) {}
+    let (mut rounds, mut done, mut wasted) = (0, 0, 0);
+    while rounds < ROUNDS_MIN || (rounds < ROUNDS_MAX && (done == 0 || wasted == 0)) {
+        growing.appear(IN_A_ROUND);
+        let (more, vain) = maintained_at_once(&daemon, folder, &table.name);
+        (rounds, done, wasted) = (rounds + 1, done + more, wasted + vain);
+    }
+    println!("{rounds} rounds: {done} pieces of work done, {wasted} in vain");
+    assert!(done > 0 && wasted > 0, "{done} done, {wasted} in vain");
+    assert!(ingest.runs_for(Duration::from_millis(10)), "the daemon ended by itself; {}", ingest.tail());
+    ingest.kill9();
+    growing.appear(growing.waiting());
+    daemon.finish(&["flights"]);
+    all_engines_find(&input(&[&rows("vega_flights_20k.ndjson")], VEGA), &table.place, VEGA);
 }
