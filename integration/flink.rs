@@ -3,7 +3,7 @@
 //!
 //! Rows are functions of a number `n`; what a table must hold is computed here, from the numbers alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -253,42 +253,98 @@ fn last_upserts(folder: &Path, end: u64, ids: u64) -> Found {
     found(&path, rows)
 }
 
+/// Who committed what to a table: the snapshot, and the job where it was one of Flink's.
+fn commits(daemon: &Daemon, table: &Table) -> Vec<(i64, Option<String>)> {
+    let job = |snapshot: &Value| snapshot["summary"]["flink.job-id"].as_str().map(str::to_owned);
+    daemon.history(&table.name).iter().map(|snapshot| (id(snapshot), job(snapshot))).collect()
+}
+
 /// Commits of ours between two of one job of Flink's: it went on over them.
-fn turns(daemon: &Daemon, table: &Table) -> usize {
-    let history = daemon.history(&table.name);
-    let jobs: Vec<Option<&str>> = history.iter().map(|snapshot| snapshot["summary"]["flink.job-id"].as_str()).collect();
-    println!("{}: {}", table.name, jobs.iter().map(|job| if job.is_some() { 'F' } else { '.' }).collect::<String>());
-    jobs.windows(3).filter(|three| three[1].is_none() && three[0].is_some() && three[0] == three[2]).count()
+fn turns(commits: &[(i64, Option<String>)]) -> impl Iterator<Item = i64> {
+    let turn =
+        |three: &&[(i64, Option<String>)]| three[1].1.is_none() && three[0].1.is_some() && three[0].1 == three[2].1;
+    commits.windows(3).filter(turn).map(|three| three[1].0)
+}
+
+/// A table that Flink upserts into while we maintain it.
+struct Live {
+    table: Table,
+    ids: u64,
+    /// Expiry takes from the history, so what was seen is kept.
+    turns: BTreeSet<i64>,
+    /// The job of Flink's that had committed last before snapshots were removed, and the head when they were.
+    expired: Option<(String, i64)>,
+    /// Whether that job has committed since.
+    went_on: bool,
+}
+
+impl Live {
+    /// Sees what has been committed; the job of Flink's that has committed last, if there are snapshots to remove under it and none
+    /// have been yet.
+    fn look(&mut self, daemon: &Daemon) -> Option<String> {
+        let commits = commits(daemon, &self.table);
+        let letters: String = commits.iter().map(|(_, job)| if job.is_some() { 'F' } else { '.' }).collect();
+        println!("{}: {letters}", self.table.name);
+        self.turns.extend(turns(&commits));
+        if let Some((job, head)) = &self.expired {
+            let later = commits.iter().skip_while(|(id, _)| id != head).skip(1);
+            self.went_on |= later.filter_map(|(_, of)| of.as_ref()).any(|of| of == job);
+        }
+        let job = commits.iter().rev().find_map(|(_, job)| job.clone());
+        job.filter(|job| commits.len() > 2 && self.expired.as_ref().is_none_or(|(before, _)| before != job))
+    }
+
+    /// Snapshots were removed while this job committed.
+    fn has_expired(&mut self, daemon: &Daemon, job: String) {
+        self.expired = Some((job, id(&self.table.head(daemon))));
+    }
+
+    fn is_proved(&self) -> bool {
+        self.turns.len() >= TURNS && self.went_on
+    }
 }
 
 #[test]
-fn flink_goes_on_upserting_while_we_compact_and_no_row_is_lost_or_comes_back() {
+fn flink_goes_on_upserting_while_we_compact_and_expire_and_no_row_is_lost_or_comes_back() {
     let namespace = format!("flink_live_{}", std::process::id());
     let folder = &scratch(&namespace);
     let daemon = idle(folder);
     let mut flink = Flink::started(&folder.join("flink.log"));
     live_tables(&namespace).iter().for_each(|statement| flink.run(statement));
-    let tables = LIVE.map(|(name, ids, ..)| (Table::of(&namespace, name), ids));
+    let mut tables = LIVE.map(|(name, ids, ..)| {
+        let table = Table::of(&namespace, name);
+        Live { table, ids, turns: BTreeSet::new(), expired: None, went_on: false }
+    });
     let mut jobs = 0;
-    while jobs < JOBS_MAX && !tables.iter().all(|(table, _)| turns(&daemon, table) >= TURNS) {
+    while jobs < JOBS_MAX && !tables.iter().all(Live::is_proved) {
         let source = format!("upserts_{jobs}");
         let rate = format!(",'rows-per-second'='{PER_SECOND}'");
         flink.run(&numbers(&source, jobs * UPSERTS..(jobs + 1) * UPSERTS, &rate));
         flink.tell(&live_job(&namespace, &source));
         jobs += 1;
         let ended = loop {
-            for (table, _) in &tables {
-                compacted(&daemon, &table.name);
+            let mut under = Vec::new();
+            for live in &mut tables {
+                compacted(&daemon, &live.table.name);
+                under.extend(live.look(&daemon));
+            }
+            if under.len() == tables.len() && !tables.iter().all(|live| live.went_on) {
+                expired(&daemon, folder, &namespace, tables.len());
+                tables.iter_mut().zip(under).for_each(|(live, job)| live.has_expired(&daemon, job));
             }
             if let Some(line) = flink.0.line(Duration::from_millis(100)) {
                 break line;
             }
         };
         assert_eq!(ended, "done", "{}", flink.0.tail());
+        for live in &mut tables {
+            live.look(&daemon);
+        }
     }
-    for (table, ids) in &tables {
+    for Live { table, ids, turns, went_on, .. } in &tables {
         let wanted = last_upserts(folder, jobs * UPSERTS, *ids);
-        assert!(turns(&daemon, table) >= TURNS, "Flink and we have hardly met in {}", table.name);
+        assert!(turns.len() >= TURNS, "Flink and we have hardly met in {}", table.name);
+        assert!(went_on, "no job of Flink's has committed to {} before and after expiry", table.name);
         engines_find(&readers(false), &wanted, &table.place, COLUMNS);
         compacted(&daemon, &table.name);
         all_engines_find(&wanted, &table.place, COLUMNS);
