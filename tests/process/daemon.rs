@@ -1,5 +1,6 @@
 //! The real binary on a folder of its own: started, waited for by what it says, read back through the library.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -12,12 +13,16 @@ use std::time::Duration;
 use arrow::record_batch::RecordBatch;
 use frazil::catalog::Catalog;
 use frazil::catalog::embedded::EmbeddedCatalog;
+use frazil::commit::protocol::{Commit, Committer, Ending};
 use frazil::env::Env;
+use frazil::model::change::Change;
 use frazil::model::table::TableState;
 use frazil::storage::{Storage, StorageOptions};
+use iceberg::spec::{SnapshotReference, SnapshotRetention};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 /// How long the daemon may say nothing before a test gives up on it.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
@@ -161,11 +166,36 @@ poll = "20ms"
         })
     }
 
-    async fn state(&self, env: &Env, storage: &Storage, table: &str) -> Option<TableState> {
+    async fn catalog(&self, env: &Env, storage: &Storage) -> EmbeddedCatalog {
         let (stores, warehouse) = (storage.clone(), self.path("warehouse"));
         let resolver = Arc::new(move |location: &str| stores.resolve(location));
         let (file, warehouse) = (self.path("lake.db"), warehouse.display().to_string());
-        let catalog = EmbeddedCatalog::open(env, &file, &warehouse, resolver).await.expect("the catalog opens");
+        EmbeddedCatalog::open(env, &file, &warehouse, resolver).await.expect("the catalog opens")
+    }
+
+    /// A branch of a table where `main` is now, as another engine would make one.
+    pub(crate) fn branch(&self, table: &str, name: &str) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let env = Env::system();
+            let storage = Storage::new(StorageOptions::default(), env.clone());
+            let catalog = Arc::new(self.catalog(&env, &storage).await);
+            let table = table.parse().expect("a table's name");
+            let mut committer = Committer::new(env.clone(), catalog, storage, None, table, "another".into());
+            let state = committer.load().await.expect("the table");
+            let head = state.metadata.current_snapshot_id().expect("a head");
+            let mut change = Change::new(env.snapshot_id());
+            change.refs = BTreeMap::from([(
+                name.to_owned(),
+                Some(SnapshotReference::new(head, SnapshotRetention::branch(None, None, None))),
+            )]);
+            let ending = committer.run(&mut Commit::new(change), &state, &CancellationToken::new()).await;
+            assert!(matches!(ending, Ok(Ending::Done { .. })), "{ending:?}");
+        });
+    }
+
+    async fn state(&self, env: &Env, storage: &Storage, table: &str) -> Option<TableState> {
+        let catalog = self.catalog(env, storage).await;
         let name = table.parse().expect("a table's name");
         match catalog.load(&name).await {
             Ok(state) => Some(state),

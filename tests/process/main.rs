@@ -7,6 +7,7 @@ mod daemon;
 mod ending;
 mod input;
 mod killed;
+mod maintain;
 mod outage;
 mod readme;
 mod refused;

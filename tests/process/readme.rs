@@ -1,15 +1,21 @@
 //! The README does what it says: its configuration in an empty folder, its commands in their order.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 
 use crate::daemon::World;
 
-/// The first block of this language in the README.
+/// The first block of this language in the README from where it says how to use it.
 fn block(language: &str) -> String {
+    block_of("## Use it", language)
+}
+
+/// The first block of this language in a section.
+fn block_of(section: &str, language: &str) -> String {
     let text = include_str!("../../README.md");
-    let after = text.split_once("## Use it").map(|(_, after)| after).expect("the section");
+    let after = text.split_once(section).map(|(_, after)| after).expect("the section");
     let (_, from) = after.split_once(&format!("```{language}\n")).expect("a block");
     from.split_once("```").map(|(block, _)| block.to_owned()).expect("its end")
 }
@@ -48,6 +54,31 @@ fn the_configuration_and_the_commands_of_the_readme_work_in_an_empty_folder() {
     for verb in ["history", "files", "checkpoint"] {
         world.json(&["table", verb, "shop.orders"]);
     }
+}
+
+/// As somebody would paste it, into a shell in the folder of the configuration.
+#[test]
+fn what_the_readme_says_of_maintenance_works_as_it_is_written() {
+    const SECTION: &str = "## Keep tables small";
+    let world = World::bare(&(block("toml") + &block_of(SECTION, "toml")));
+    fs::create_dir(world.path("incoming")).expect("a folder");
+    for file in 0..8 {
+        let row = "{\"customer_id\":7,\"order_ts\":\"2026-11-02T10:00:00Z\"}\n";
+        world.put(&format!("{file}.ndjson"), row);
+        world.start(&["--set", "source.orders.until_end=true"]).ends().with(0, &[]);
+    }
+    let script = format!("set -ex\nfrazil() {{ \"$FRAZIL\" \"$@\"; }}\n{}", block_of(SECTION, "bash"));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).env("FRAZIL", env!("CARGO_BIN_EXE_frazil")).current_dir(world.path(""));
+    let output = shell.output().expect("run sh");
+    let (text, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}{text}");
+    let lines = block_of(SECTION, "bash").lines().count();
+    assert_eq!(said.lines().filter(|line| line.starts_with("+ frazil ")).count(), lines, "each command ran: {said}");
+    // All but one only look.
+    let files = world.json(&["table", "files", "shop.orders"]);
+    assert_eq!(files["files"].as_array().map(Vec::len), Some(1), "{text}{files}");
+    assert_eq!(world.count("shop.orders"), 8);
 }
 
 #[test]
