@@ -1,6 +1,8 @@
 """Two daemons of one pipeline: started, killed, frozen, and run to the end of their input."""
 
 import contextlib
+import json
+import os
 import signal
 import subprocess
 import time
@@ -45,18 +47,24 @@ format_version = {format_version}
 # What a pipeline asks for the way from the head back to its own last snapshot, which Spark has expired.
 "write.metadata.previous-versions-max" = "400"
 # Our own expiry: snapshots that Spark has left.
-"history.expire.max-snapshot-age-ms" = "60000"
+"history.expire.max-snapshot-age-ms" = "5000"
 
 [policy."lake.{namespace}.*"]
-every = "2s"
-compact = {{ quiet = "1h", hot_files_max = 6 }}
-manifests = {{ count_min = 12 }}
+every = "1s"
+compact = {{ quiet = "1h", hot_files_max = 4 }}
+manifests = {{ count_min = 6 }}
 
 [maintenance]
 cpu = "50%"
 # A daemon that was killed holds its claim for so long.
 claim = "10s"
 """
+
+# So many seconds pass for the steps of expiry in one, while their daemon is down: ten minutes are fifteen seconds then, which is
+# longer than any request is late.
+HASTE = 40
+# A little more than that deadline, in milliseconds.
+DEADLINE = 700_000
 
 
 class Died(Exception):
@@ -77,6 +85,8 @@ class Daemon:
         config = CONFIG.format(name=name, folder=self.folder, catalog=catalog.port, store=store.port, **settings)
         (self.folder / "frazil.toml").write_text(config, encoding="utf-8")
         self.process = None
+        # When its notes were last made older.
+        self.aged = time.time()
 
     def start(self, *settings):
         words = [str(self.frazil), "run", "-c", str(self.folder / "frazil.toml")]
@@ -96,6 +106,28 @@ class Daemon:
         self.process.kill()
         self.process.wait()
         self.process = None
+
+    def age(self):
+        """Time has passed faster for what it has noted about expiry; it must be down."""
+        now = time.time()
+        self.renote(lambda at: hastened(at, now, now - self.aged))
+
+    def oversleep(self):
+        """The deadline of each step of expiry has passed; it must be down, and nothing of its on the way any more."""
+        self.renote(lambda at: at - DEADLINE)
+
+    def renote(self, earlier):
+        for path in sorted((self.folder / "state").glob("jobs-expiry-*.json")):
+            note = renoted(json.loads(path.read_text(encoding="utf-8")), earlier)
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(note), encoding="utf-8")
+            os.replace(part, path)
+        self.aged = time.time()
+
+    def staged(self):
+        """Bytes that it has noted about files of maintenance that are under way: they grow with each."""
+        ledger = self.folder / "state" / "jobs-staged.ledger"
+        return ledger.stat().st_size if ledger.exists() else 0
 
     @contextlib.contextmanager
     def frozen(self):
@@ -128,3 +160,19 @@ class Daemon:
         """How many lines of its log have all of these."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return sum(all(word in line for word in words) for line in lines)
+
+
+def hastened(at, now, passed):
+    """A moment, in milliseconds, if the last `passed` seconds were `HASTE` times as many; what is younger has seen less of them."""
+    seen = min(passed, max(0, now - at / 1000))
+    return at - int(seen * 1000 * (HASTE - 1))
+
+
+def renoted(note, earlier):
+    """A note of expiry with all of its moments earlier."""
+
+    def moved(batch):
+        return {**batch, **{key: earlier(batch[key]) for key in ("sent_ms", "gone_ms") if batch[key] is not None}}
+
+    noted = {id: earlier(at) for id, at in note["noted"].items()}
+    return {**note, "noted": noted, "batches": [moved(batch) for batch in note["batches"]]}

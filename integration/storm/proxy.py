@@ -18,6 +18,8 @@ LOOPBACK = "127.0.0.1"
 HEAD_MAX = 1 << 16
 # In seconds: a slow answer, a request that arrives after its client gave up, how long an answer is held back.
 LATENCY, LATE, HANG = (0.05, 1.5), (0.2, 8.0), 8.0
+# How many times fewer faults there are in mild weather.
+MILD = 5
 
 
 class Refused(Exception):
@@ -36,6 +38,8 @@ class Door:
         self.watched = watched
         # Faults stop when this is set; requests that are late still arrive.
         self.calm = threading.Event()
+        # Faults are fewer while this is set.
+        self.mild = threading.Event()
         # Set at each request of the watched kind that is on its way to the server.
         self.passing = threading.Event()
         self.faults = collections.Counter()
@@ -48,7 +52,7 @@ class Door:
     def draw(self):
         if self.calm.is_set():
             return None
-        number = self.chance.random()
+        number = self.chance.random() * (MILD if self.mild.is_set() else 1)
         for fault, share in self.chances.items():
             number -= share
             if number < 0:

@@ -11,7 +11,7 @@ from daemons import Daemon, Died
 from foreign import Engine, Foreign
 from input import Input
 from proxy import Doors, Door
-from verdict import judge
+from verdict import judge, missing
 
 
 def busy(kind, body):
@@ -27,8 +27,15 @@ CATALOG = {"latency": 0.1, "reset": 0.02, "503": 0.02, "lost": 0.04, "half": 0.0
 STORE = {"latency": 0.05, "reset": 0.02, "503": 0.02, "lost": 0.02, "half": 0.01, "liar": 0.01, "late": 0.01, "hang": 0.002}
 # What its log says of an epoch.
 COMMITTED = '"message":"committed"'
-# What it says of its maintenance, by job.
-JOBS = ("compact", "manifests", "expire")
+# What it says of its maintenance when something was done: the job, and a word of it.
+JOBS = {
+    "rewritten files": ("compact", " became "),
+    "gathered manifests": ("manifests", " became "),
+    "removed snapshots": ("expire", "removed "),
+    "deleted files of removed snapshots": ("expire", "deleted "),
+}
+# Seconds that daemons are left alone once the kills are over, so that a job comes to its end; and how long all of it may take.
+ALONE, JOBS_MAX = 20, 300
 # Seconds a daemon has for the rest of its input once the faults are over.
 REST = 240
 
@@ -106,13 +113,47 @@ class Storm:
         self.until("Spark's first commit", lambda: self.foreign.done.total())
         for number in range(self.kills):
             self.kill(number)
-        self.until("a rewrite by our own jobs", lambda: self.jobs()["compact"])
         self.foreign.enough.set()
+        self.maintained(doors)
         while self.foreign.is_alive():
             self.foreign.join(1)
             for daemon in self.daemons:
                 daemon.lives()
-        return self.rest(doors)
+        return self.rest(doors) + missing(self.jobs(), JOBS)
+
+    def maintained(self, doors):
+        """Until each job has done its work once, in milder weather. For expiry both daemons must have been away for a time, with
+        nothing of theirs on the way any more; the first time one is killed in a job as well."""
+        deadline = time.monotonic() + JOBS_MAX
+        for door in self.doors:
+            door.mild.set()
+        while (open := missing(self.jobs(), JOBS)) and time.monotonic() < deadline:
+            for daemon in self.daemons:
+                daemon.lives()
+                daemon.kill()
+            doors.settle(30)
+            for daemon in self.daemons:
+                daemon.oversleep()
+                daemon.start()
+            self.done["slept"] += 1
+            if not self.done["in a job"]:
+                self.kill_in_a_job()
+            alone = time.monotonic() + ALONE
+            while time.monotonic() < alone and missing(self.jobs(), JOBS) == open:
+                self.wait(0.5)
+
+    def kill_in_a_job(self):
+        """Kills whichever daemon is the first to have files of maintenance under way."""
+        before = [daemon.staged() for daemon in self.daemons]
+        deadline = time.monotonic() + ALONE
+        while time.monotonic() < deadline:
+            for daemon, size in zip(self.daemons, before):
+                if daemon.staged() > size:
+                    self.restart(daemon, 0)
+                    self.done["in a job"] += 1
+                    return
+                daemon.lives()
+            time.sleep(0.01)
 
     def until(self, what, happened):
         deadline = time.monotonic() + 120
@@ -134,17 +175,20 @@ class Storm:
         if freeze:
             with other.frozen():
                 self.done["frozen"] += 1
-                victim.kill()
-                time.sleep(away)
-                victim.start()
+                self.restart(victim, away)
                 time.sleep(self.chance.uniform(0.5, 4))
         else:
-            victim.kill()
-            time.sleep(away)
-            victim.start()
+            self.restart(victim, away)
         self.done["kills"] += 1
         if self.done["kills"] % 10 == 0:
             print(f"  {self.done['kills']} kills, {self.statuses()[200]} commits, {len(self.input.rows)} rows", flush=True)
+
+    @staticmethod
+    def restart(victim, away):
+        victim.kill()
+        time.sleep(away)
+        victim.age()
+        victim.start()
 
     def wait(self, seconds):
         deadline = time.monotonic() + seconds
@@ -193,11 +237,11 @@ class Storm:
             return [json.loads(line) for line in file], []
 
     def jobs(self):
-        """How often our own maintenance has done something, by job, and how often it failed."""
+        """How often our own maintenance has done something, and how often it failed."""
         counts = collections.Counter()
         for daemon in self.daemons:
-            for job in JOBS:
-                counts[job] += daemon.said('"level":"INFO"', f'"job":"{job}"')
+            for what, (job, word) in JOBS.items():
+                counts[what] += daemon.said('"level":"INFO"', f'"job":"{job}"', word)
             counts["failed"] += daemon.said("maintenance failed")
         return counts
 
@@ -211,6 +255,7 @@ class Storm:
         statuses, foreign = self.statuses(), self.foreign
         done = self.done
         print(f"  kills: {done['kills']}, of which {done['in a commit']} in a commit; frozen: {done['frozen']}")
+        print(f"  after them: {done['in a job']} in a job; both away for {done['slept']} times ten minutes")
         for kind, doors in (("catalog", self.doors[0::2]), ("store", self.doors[1::2])):
             faults = sum((door.faults for door in doors), collections.Counter())
             print(f"  faults of the {kind}: {told(faults)}; of {sum(door.requests for door in doors)} requests")

@@ -1,4 +1,4 @@
-"""The doors must spoil what they say, and the verdict must see what is wrong."""
+"""The doors must spoil what they say, the verdict must see what is wrong, and no time may pass twice."""
 
 import http.client
 import http.server
@@ -6,9 +6,10 @@ import threading
 import unittest
 
 import proxy
+from daemons import HASTE, hastened, renoted
 from foreign import FOREIGN
 from proxy import Door, Doors
-from verdict import judge
+from verdict import judge, missing
 
 BUSY = b"HTTP/1.1 503 Slow Down\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -87,6 +88,15 @@ class DoorTest(unittest.TestCase):
         self.assertIsInstance(told, str)
         self.assertEqual((asked, statuses), (1, {200: 1}))
 
+    def test_mild_weather_has_fewer_faults(self):
+        def faults(mild):
+            door = Door(("", 0), {"lost": 0.5}, 1, BUSY)
+            if mild:
+                door.mild.set()
+            return sum(door.draw() == "lost" for _ in range(2000))
+
+        self.assertAlmostEqual(faults(True), faults(False) / proxy.MILD, delta=60)
+
     def test_the_same_seed_draws_the_same_faults(self):
         doors = [Door(("", 0), {"lost": 0.3, "half": 0.3}, "7 store one", BUSY) for _ in range(2)]
         draws = [[door.draw() for _ in range(50)] for door in doors]
@@ -110,6 +120,29 @@ class VerdictTest(unittest.TestCase):
         self.assertEqual(judge(self.found(1), {1}, {9}), [])
         self.assertEqual(judge(self.found(1, 9), {1}, {9}), [])
         self.assertEqual(judge(self.found(1, 9, 9), {1}, {9}), ["1 rows twice or more: 9"])
+
+    def test_a_job_that_did_nothing_is_named(self):
+        self.assertEqual(missing({"slept": 1, "eaten": 2}, ("slept", "eaten")), [])
+        self.assertEqual(missing({"slept": 1, "eaten": 0}, ("slept", "eaten")), ["our own jobs have not once eaten"])
+
+
+class HasteTest(unittest.TestCase):
+    def age(self, at, now, passed):
+        return now - hastened(at * 1000, now, passed) / 1000
+
+    def test_each_second_counts_once_and_many_times(self):
+        # Noted at 100; seen at 105, and again at 112.
+        first = self.age(100, 105, 30)
+        self.assertEqual(first, 5 * HASTE)
+        self.assertEqual(self.age(105 - first, 112, 7), 12 * HASTE)
+
+    def test_what_was_noted_just_now_is_no_older(self):
+        self.assertEqual(self.age(100, 100, 30), 0)
+
+    def test_every_moment_of_a_note_is_moved_and_nothing_else(self):
+        note = {"version": 1, "noted": {"7": 9}, "batches": [{"snapshots": [5], "sent_ms": 8, "gone_ms": None}]}
+        after = {"version": 1, "noted": {"7": 6}, "batches": [{"snapshots": [5], "sent_ms": 5, "gone_ms": None}]}
+        self.assertEqual(renoted(note, lambda at: at - 3), after)
 
 
 if __name__ == "__main__":

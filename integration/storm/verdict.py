@@ -20,3 +20,8 @@ def judge(found, wanted, doubtful=frozenset()):
     tell("that nobody wrote", times.keys() - wanted - doubtful)
     tell("with another row's text", {id for id, text in found if text != f"row-{id}"})
     return problems
+
+
+def missing(jobs, wanted):
+    """What our own maintenance has not done at all, as sentences: a storm that it sat out proves nothing about it."""
+    return [f"our own jobs have not once {name}" for name in wanted if not jobs[name]]
