@@ -75,15 +75,14 @@ fn table<'a>(answer: &'a Value, name: &str) -> &'a Value {
     tables.iter().find(|entry| entry["table"] == name).unwrap_or_else(|| panic!("{name} is not in {answer}"))
 }
 
-/// Every file below a folder, and when it was written.
+/// Everything below a folder, and when it was written: a folder when a file came or went.
 fn written(folder: &Path, found: &mut BTreeMap<String, SystemTime>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
+        let at = fs::metadata(&path).and_then(|file| file.modified()).expect("a time");
+        found.insert(path.display().to_string(), at);
         if path.is_dir() {
             written(&path, found);
-        } else {
-            let at = fs::metadata(&path).and_then(|file| file.modified()).expect("a time");
-            found.insert(path.display().to_string(), at);
         }
     }
 }
