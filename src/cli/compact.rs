@@ -88,7 +88,7 @@ fn said(outcomes: &[Outcome], own: &Compact) -> Answer {
             }
             Err(error) => {
                 let nothing = || "0".to_owned();
-                let what = format!("failed: {error}");
+                let what = format!("failed: {}", output::told(error));
                 let cells = [name.to_string(), nothing(), nothing(), nothing(), nothing(), nothing(), what];
                 rows.push(cells.to_vec());
             }
@@ -110,9 +110,9 @@ fn noted(name: &TableName, report: &Report, own: &Compact) -> String {
     for (planned, fate) in &report.groups {
         let place = place(&planned.partition);
         match fate {
-            Some(Fate::Refused(error)) => notes.push_str(&format!("{place}: refused: {error}\n")),
+            Some(Fate::Refused(error)) => notes.push_str(&format!("{place}: refused: {}\n", output::told(error))),
             Some(Fate::Lost(why)) => notes.push_str(&format!("{place}: given up: {why}\n")),
-            Some(Fate::Open(error)) => notes.push_str(&format!("{place}: not committed: {error}\n")),
+            Some(Fate::Open(error)) => notes.push_str(&format!("{place}: not committed: {}\n", output::told(error))),
             Some(Fate::Done { remapped, .. }) if *remapped > 0 => {
                 let rows = output::counted(*remapped, "row");
                 notes.push_str(&format!("{place}: {rows} deleted meanwhile are deleted in the new files\n"));

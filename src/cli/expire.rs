@@ -143,7 +143,7 @@ fn said(outcomes: &[Outcome]) -> Answer {
                 (report.removed.len(), report.files, report.bytes, due(report))
             }
             Ok(Found::Released(batches)) => (0, 0, 0, format!("forgot {batches} removals")),
-            Err(error) => (0, 0, 0, format!("failed: {error}")),
+            Err(error) => (0, 0, 0, format!("failed: {}", output::told(error))),
         };
         rows.push(vec![name.to_string(), count(snapshots as u64), count(files as u64), output::bytes(bytes), what]);
     }

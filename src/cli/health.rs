@@ -73,7 +73,7 @@ fn row((table, debt): &Found) -> Vec<String> {
         Err(error) => {
             let mut cells = vec![table.to_string()];
             cells.extend(std::iter::repeat_n("-".to_owned(), 8));
-            cells.push(format!("failed: {error}"));
+            cells.push(format!("failed: {}", output::told(error)));
             return cells;
         }
     };

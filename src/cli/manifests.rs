@@ -75,7 +75,7 @@ fn said(outcomes: &[Outcome]) -> Answer {
                 };
                 ([report.manifests_in, report.entries, report.manifests_out], what)
             }
-            Err(error) => ([0; 3], format!("failed: {error}")),
+            Err(error) => ([0; 3], format!("failed: {}", output::told(error))),
         };
         let counts = counts.map(|number| count(number as u64));
         rows.push([vec![name.to_string()], counts.to_vec(), vec![what]].concat());

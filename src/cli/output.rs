@@ -94,6 +94,11 @@ pub enum Align {
     Right,
 }
 
+/// What went wrong, and the way out where one is known: as a part of a line.
+pub(crate) fn told(error: &Error) -> String {
+    error.hint().map_or_else(|| error.to_string(), |hint| format!("{error} (hint: {hint})"))
+}
+
 /// Rows in columns as wide as their widest value, with a head.
 pub fn columns(head: &[(&str, Align)], rows: &[Vec<String>]) -> String {
     let width = |at: usize| {

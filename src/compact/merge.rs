@@ -147,7 +147,8 @@ impl Rewriter<'_> {
         let scope = Scope { target: &target, inputs: &work.inputs, partitions, specs };
         let masks = Masks::read(reading, scope, &work.deletes).await?;
         let mut trail = Trail::new(&target.layout, memory / 16);
-        let (files, deleted) = self.pass(Pass { reading, scope, masks: &masks, memory }, &mut trail).await?;
+        let pass = Pass { reading, scope, masks: &masks, memory };
+        let (files, deleted) = self.pass(pass, &mut trail).boxed().await?;
         let rows: u64 = work.inputs.iter().map(|input| input.rows).sum();
         let out: u64 = files.iter().map(DataFile::record_count).sum();
         if out.checked_add(deleted) != Some(rows) {

@@ -184,6 +184,8 @@ fn a_rewrite_is_told_which_partitions_and_which_branch_and_says_why() {
     world.branch(DUE, "audit");
     let (missed, code) = answer(&world, &["compact", "shop.due", "--branch", "adit"]);
     assert_eq!((code, table(&missed, DUE)["hint"].as_str()), (Some(1), Some("there are audit, main")), "{missed}");
+    let (text, _) = said(&world, &["compact", "shop.due", "--branch", "adit"]);
+    assert!(text.contains("no branch \"adit\" (hint: there are audit, main)"), "{text}");
     let main = |world: &World| world.json(&["table", "files", DUE])["files"].as_array().map(Vec::len);
     let done = world.json(&["compact", "shop.due", "--branch", "audit", "--parallel", "2"]);
     assert_eq!(table(&done, DUE)["groups"][0]["fate"], "done", "{done}");
