@@ -256,4 +256,4 @@ fn prefix(inputs: &[DataEntry]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

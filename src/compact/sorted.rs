@@ -178,3 +178,6 @@ fn entry(run: &DataFile) -> DataEntry {
         readable: true,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,14 +25,12 @@ use crate::model::change::DeleteFile;
 use crate::storage::StorageOptions;
 use crate::write::properties::WriteProperties;
 
-mod sorted;
-
 /// A table of `n long, s string, x struct<a int, b int>`, and its files.
-struct Bench {
-    env: Env,
-    storage: Storage,
-    layout: TableLayout,
-    partitions: Vec<Partition>,
+pub(crate) struct Bench {
+    pub(crate) env: Env,
+    pub(crate) storage: Storage,
+    pub(crate) layout: TableLayout,
+    pub(crate) partitions: Vec<Partition>,
 }
 
 fn field(id: i32, name: &str, ty: DataType) -> Field {
@@ -44,7 +42,7 @@ fn optional(id: i32, name: &str, ty: PrimitiveType) -> NestedField {
 }
 
 impl Bench {
-    fn new(format_version: FormatVersion) -> Self {
+    pub(crate) fn new(format_version: FormatVersion) -> Self {
         let env = Env::simulated(Arc::new(SystemClock), 3);
         let nested = Type::Struct(StructType::new(vec![
             Arc::new(optional(4, "a", PrimitiveType::Int)),
@@ -100,7 +98,7 @@ impl Bench {
     }
 
     /// A data file of `n` and `s`, in another order.
-    async fn new_file(&self, name: &str, rows: &[(Option<i64>, Option<&str>)], seq: i64) -> DataEntry {
+    pub(crate) async fn new_file(&self, name: &str, rows: &[(Option<i64>, Option<&str>)], seq: i64) -> DataEntry {
         let s: StringArray = rows.iter().map(|(_, s)| *s).collect();
         let n: Int64Array = rows.iter().map(|(n, _)| *n).collect();
         let columns: Vec<(Field, ArrayRef)> =
@@ -108,7 +106,7 @@ impl Bench {
         data(self.put(name, columns).await, seq, Some(1000 * seq))
     }
 
-    async fn positions(&self, name: &str, rows: &[(&str, i64)], seq: i64) -> DeleteEntry {
+    pub(crate) async fn positions(&self, name: &str, rows: &[(&str, i64)], seq: i64) -> DeleteEntry {
         let paths: StringArray = rows.iter().map(|(path, _)| Some(*path)).collect();
         let at: Int64Array = rows.iter().map(|(_, at)| Some(*at)).collect();
         let columns: Vec<(Field, ArrayRef)> = vec![
@@ -150,7 +148,7 @@ impl Bench {
         deletes(file, DeleteKind::Equality(vec![id]), seq)
     }
 
-    fn rewriter(&self) -> Rewriter<'_> {
+    pub(crate) fn rewriter(&self) -> Rewriter<'_> {
         Rewriter {
             env: &self.env,
             storage: &self.storage,
@@ -161,13 +159,13 @@ impl Bench {
         }
     }
 
-    async fn rewrite(&self, inputs: Vec<DataEntry>, deletes: Vec<DeleteEntry>) -> Result<Rewritten> {
+    pub(crate) async fn rewrite(&self, inputs: Vec<DataEntry>, deletes: Vec<DeleteEntry>) -> Result<Rewritten> {
         let spec = Arc::clone(&self.layout.spec);
         self.rewriter().rewrite(&Work { inputs, deletes }, &self.partitions, &[&spec]).await
     }
 
     /// The rows of the files, as lines.
-    async fn lines(&self, files: &[DataFile]) -> Vec<String> {
+    pub(crate) async fn lines(&self, files: &[DataFile]) -> Vec<String> {
         let mut lines = Vec::new();
         for file in files {
             let bytes = self.storage.read(file.file_path()).await.expect("there");

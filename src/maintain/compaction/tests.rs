@@ -6,8 +6,9 @@ use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Int64Type};
 use bytes::Bytes;
+use iceberg::TableUpdate;
 use iceberg::spec::{
-    DataContentType, DataFileBuilder, DataFileFormat, NestedField, PrimitiveType, Schema, SnapshotReference,
+    DataContentType, DataFileBuilder, DataFileFormat, Literal, NestedField, PrimitiveType, Schema, SnapshotReference,
     SnapshotRetention, SortOrder, Struct, Transform, Type, UnboundPartitionField, UnboundPartitionSpec,
 };
 use proptest::prelude::*;
@@ -15,7 +16,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::catalog::faulty::{Fault, FaultyCatalog};
 use crate::catalog::memory::MemoryCatalog;
-use crate::catalog::{Catalog, CreateTable, Outcome};
+use crate::catalog::{Catalog, CreateTable, Outcome, PreparedCommit};
 use crate::commit::deletes;
 use crate::commit::manifests::{LiveEntry, live_entries};
 use crate::commit::protocol::Ending;
@@ -175,6 +176,80 @@ fn many_small_files_become_one_for_each_partition_with_the_same_rows_and_row_ids
             assert!(bench.leftovers.ledger().open_entries().is_empty());
         });
     }
+}
+
+#[test]
+fn files_of_an_older_spec_move_into_partitions_of_the_new_one_and_rows_keep_their_ids() {
+    for format in [FormatVersion::V2, FormatVersion::V3] {
+        on_virtual_time(async move {
+            let bench = Bench::new(format).await;
+            for at in 0..4 {
+                bench.append(&[(at * 7, "a"), (at * 7 + 1, "b")]).await;
+            }
+            let before = bench.rows().await.1;
+            let tens = UnboundPartitionField {
+                source_id: 1,
+                field_id: None,
+                name: "ten".to_owned(),
+                transform: Transform::Truncate(10),
+            };
+            let spec = UnboundPartitionSpec::builder().add_partition_fields([tens]).expect("valid").build();
+            let changed = bench
+                .catalog
+                .commit(&PreparedCommit {
+                    table: bench.table.clone(),
+                    requirements: vec![],
+                    updates: vec![TableUpdate::AddSpec { spec }, TableUpdate::SetDefaultSpec { spec_id: -1 }],
+                    idempotency_key: bench.env.uuid(),
+                })
+                .await;
+            assert!(matches!(changed, Outcome::Committed(_)), "{changed:?}");
+            let first = bench.compact().await;
+            assert!(first.groups[0].0.group.why.ends_with("of an older partition spec"), "{:?}", first.groups);
+            // Both partitions of the old spec have left files in those of the new one.
+            bench.compact().await;
+            assert!(bench.compact().await.groups.is_empty(), "two rounds are enough");
+            assert_eq!(bench.rows().await.1, before);
+            let state = bench.catalog.load(&bench.table).await.expect("there");
+            let files = LiveFiles::of(&bench.storage, &state, MAIN).await.expect("readable").expect("a head");
+            assert!(files.partitions.iter().all(|partition| partition.spec_id == 1), "{:?}", files.partitions);
+            for file in &files.data {
+                let bytes = bench.storage.read(&file.location).await.expect("there");
+                let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).expect("footer").build().expect("reader");
+                for batch in reader {
+                    for n in batch.expect("rows").column(0).as_primitive::<Int64Type>().values() {
+                        let ten = Struct::from_iter([Some(Literal::long(n - n % 10))]);
+                        assert_eq!(files.partitions[file.partition].values, ten, "{n}");
+                    }
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_commit_takes_so_many_groups_and_bytes_that_it_is_no_great_loss() {
+    let group = |bytes_in: u64| Group {
+        partition: 0,
+        inputs: vec![],
+        deletes: vec![],
+        bytes_in,
+        rows_in: 0,
+        bytes_out: 0,
+        files_out: 0,
+        core_ms: 0,
+        requests: 0,
+        why: String::new(),
+    };
+    let cut = |sizes: &[u64]| -> Vec<usize> {
+        let groups: Vec<Group> = sizes.iter().map(|bytes| group(*bytes)).collect();
+        batches(&groups).map(<[Group]>::len).collect()
+    };
+    let most = BATCH_BYTES_MAX;
+    assert_eq!(cut(&[]), [0; 0]);
+    assert_eq!(cut(&[most, 1, most - 1, 1]), [1, 2, 1]);
+    assert_eq!(cut(&[most * 3, 1]), [1, 1], "one group is never cut");
+    assert_eq!(cut(&vec![1; BATCH_GROUPS_MAX * 2 + 1]), [BATCH_GROUPS_MAX, BATCH_GROUPS_MAX, 1]);
 }
 
 #[test]

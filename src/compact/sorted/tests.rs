@@ -1,9 +1,12 @@
-//! Tables with a sort order.
+use std::sync::Arc;
 
-use iceberg::spec::{NullOrder, SortDirection, SortField};
+use futures::{FutureExt, StreamExt};
+use iceberg::spec::{FormatVersion, NullOrder, SortDirection, SortField, SortOrder, Transform};
 use proptest::prelude::*;
 
 use super::*;
+use crate::compact::merge::tests::Bench;
+use crate::compact::merge::{MEMORY_MIN, Work};
 
 const ORDER: i32 = 5;
 
