@@ -40,13 +40,17 @@ impl LocalStore {
         Self { files: LocalFileSystem::new(), env }
     }
 
-    /// Opens a file that becomes visible as `path` when it is finished; with it the id that [`LocalStore::discard`] takes.
-    pub(super) async fn begin(&self, path: &Path) -> Result<(Staging, String)> {
+    /// Names a write to come: what [`LocalStore::begin`] and [`LocalStore::discard`] take.
+    pub(super) fn draw_id(&self) -> String {
+        self.env.bits().to_string()
+    }
+
+    /// Opens a file that becomes visible as `path` when it is finished.
+    pub(super) async fn begin(&self, path: &Path, id: &str) -> Result<Staging> {
         let place = self.files.path_to_filesystem(path)?;
-        let id = self.env.bits().to_string();
-        let staged = staged_name(&place, &id);
+        let staged = staged_name(&place, id);
         let (file, staged) = self.run(move || open_staged(staged)).await?;
-        Ok((Staging { file: Some(file), staged, place, buffer: Vec::new(), written: 0, env: self.env.clone() }, id))
+        Ok(Staging { file: Some(file), staged, place, buffer: Vec::new(), written: 0, env: self.env.clone() })
     }
 
     /// Removes what an unfinished write left; nothing to do when it is gone.
@@ -248,14 +252,14 @@ impl ObjectStore for LocalStore {
             }
         };
         let place = self.files.path_to_filesystem(location)?;
-        let id = self.env.bits().to_string();
+        let id = self.draw_id();
         let parts: Vec<Bytes> = payload.iter().cloned().collect();
         self.run(move || write_durably(&place, &id, create, &parts)).await?;
         Ok(PutResult { e_tag: None, version: None })
     }
 
     async fn put_multipart_opts(&self, path: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        let (staging, _) = self.begin(path).await?;
+        let staging = self.begin(path, &self.draw_id()).await?;
         Ok(Box::new(Parts { staging: Arc::new(tokio::sync::Mutex::new(staging)) }))
     }
 

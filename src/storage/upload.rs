@@ -60,9 +60,11 @@ impl Upload {
         let under_way = Some(UnderWay::begin(&counters));
         let mut upload = Self { location: at.to_owned(), ledger, counters, written: 0, sink: Sink::Closed, under_way };
         if let Some(local) = &client.local {
-            let (staging, id) = local.begin(&location.path).await.map_err(|e| fault::wrap(&e, "write", at))?;
-            upload.sink = Sink::Local(Box::new(staging));
+            let id = local.draw_id();
+            // Before there is a file: whoever is killed in between leaves none that nobody knows.
             upload.note_id(&id).await?;
+            let staging = local.begin(&location.path, &id).await.map_err(|e| fault::wrap(&e, "write", at))?;
+            upload.sink = Sink::Local(Box::new(staging));
             return Ok(upload);
         }
         let multipart = client.stack.parts.ok_or_else(|| {

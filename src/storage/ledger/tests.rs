@@ -5,7 +5,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::env::Env;
 use crate::storage::disk::MemoryDisk;
+use crate::storage::{Storage, StorageOptions};
 
 fn owner(id: i64) -> LedgerOwner {
     LedgerOwner { table: "lake.raw.shop".parse().expect("valid"), snapshot_id: id }
@@ -295,4 +297,59 @@ proptest! {
             assert_eq!(again.torn_lines(), 0, "opening repairs the file");
         });
     }
+}
+
+/// Looks at a folder each time it is written to.
+#[derive(Debug)]
+struct WatchingDisk {
+    inner: MemoryDisk,
+    folder: std::path::PathBuf,
+    seen: Mutex<Vec<usize>>,
+}
+
+impl WatchingDisk {
+    fn files(&self) -> usize {
+        std::fs::read_dir(&self.folder).expect("a folder").count()
+    }
+}
+
+#[async_trait::async_trait]
+impl Disk for WatchingDisk {
+    async fn append(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.seen.lock().expect("unpoisoned").push(self.files());
+        self.inner.append(name, bytes).await
+    }
+    async fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.inner.write(name, bytes).await
+    }
+    async fn sync(&self, name: &str) -> Result<()> {
+        self.inner.sync(name).await
+    }
+    async fn read(&self, name: &str) -> Result<Bytes> {
+        self.inner.read(name).await
+    }
+    async fn list(&self) -> Result<Vec<String>> {
+        self.inner.list().await
+    }
+    async fn remove(&self, name: &str) -> Result<()> {
+        self.inner.remove(name).await
+    }
+}
+
+#[tokio::test]
+async fn a_local_file_under_way_is_in_the_ledger_by_its_id_before_it_is_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().to_owned();
+    let disk = Arc::new(WatchingDisk { inner: MemoryDisk::new(), folder: path.clone(), seen: Mutex::default() });
+    let ledger = Ledger::open(Arc::clone(&disk) as Arc<dyn Disk>, ENTRIES_MAX).await.expect("open");
+    let storage = Storage::new(StorageOptions::default(), Env::system());
+    let location = format!("file://{}/f.parquet", path.display());
+    let upload = storage.upload(&location, Some((ledger.clone(), owner(1)))).await.expect("begun");
+    assert_eq!((disk.files(), ledger.open_entries()[0].upload_ids.len()), (1, 1));
+    let seen = disk.seen.lock().expect("unpoisoned").clone();
+    assert!(seen.len() >= 2 && seen.iter().all(|files| *files == 0), "{seen:?}");
+    drop(upload); // as a process that is killed does
+    let id = ledger.open_entries()[0].upload_ids[0].clone();
+    storage.abort_upload(&location, &id).await.expect("removed");
+    assert_eq!(disk.files(), 0);
 }
