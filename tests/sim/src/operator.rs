@@ -219,8 +219,13 @@ pub async fn way_out(world: &Arc<World>, scenario: &Scenario, pipeline: &str, wh
             ("goes on after a drop", now.or(old).map(|record| record.checkpoint).unwrap_or_default())
         }
     } else if why.contains("knows of none") {
-        world.with_auditor(|a| a.accept(table, pipeline));
-        let furthest = world.with_auditor(|a| a.furthest(table, pipeline));
+        let furthest = world.with_auditor(|a| {
+            a.accept(table, pipeline);
+            let furthest = a.furthest(table, pipeline);
+            // Rejects of an epoch that was decided in a table dropped since were never there, and nobody writes them any more.
+            a.accept_gaps(pipeline, furthest.as_ref());
+            furthest
+        });
         ("goes on where it was", furthest.map(|record| record.checkpoint).unwrap_or_default())
     } else if seen.state.head(&world.target).is_none() {
         world.with_auditor(|a| a.accept(table, pipeline));
