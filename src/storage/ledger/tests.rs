@@ -112,17 +112,26 @@ async fn a_file_of_settled_lines_is_made_small() {
     assert_eq!(open(&reopened(&disk).await), [(7000, "s3://b/last".to_owned(), vec![])]);
 }
 
-/// Counts syncs, yields within them, and fails on demand.
+/// Counts syncs, yields within them, fails on demand, and counts the files of a folder before each line.
 #[derive(Debug, Default)]
 struct CountingDisk {
     inner: MemoryDisk,
     syncs: AtomicUsize,
     broken: AtomicBool,
+    watched: Option<std::path::PathBuf>,
+    seen: Mutex<Vec<usize>>,
+}
+
+impl CountingDisk {
+    fn files(&self) -> Option<usize> {
+        self.watched.as_ref().map(|folder| std::fs::read_dir(folder).expect("a folder").count())
+    }
 }
 
 #[async_trait::async_trait]
 impl Disk for CountingDisk {
     async fn append(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.seen.lock().expect("unpoisoned").extend(self.files());
         if self.broken.load(Ordering::Relaxed) {
             self.inner.append(name, &bytes[..bytes.len() / 2]).await?;
             return Err(Error::new(ErrorKind::Unavailable, "no storage space"));
@@ -299,57 +308,20 @@ proptest! {
     }
 }
 
-/// Looks at a folder each time it is written to.
-#[derive(Debug)]
-struct WatchingDisk {
-    inner: MemoryDisk,
-    folder: std::path::PathBuf,
-    seen: Mutex<Vec<usize>>,
-}
-
-impl WatchingDisk {
-    fn files(&self) -> usize {
-        std::fs::read_dir(&self.folder).expect("a folder").count()
-    }
-}
-
-#[async_trait::async_trait]
-impl Disk for WatchingDisk {
-    async fn append(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        self.seen.lock().expect("unpoisoned").push(self.files());
-        self.inner.append(name, bytes).await
-    }
-    async fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        self.inner.write(name, bytes).await
-    }
-    async fn sync(&self, name: &str) -> Result<()> {
-        self.inner.sync(name).await
-    }
-    async fn read(&self, name: &str) -> Result<Bytes> {
-        self.inner.read(name).await
-    }
-    async fn list(&self) -> Result<Vec<String>> {
-        self.inner.list().await
-    }
-    async fn remove(&self, name: &str) -> Result<()> {
-        self.inner.remove(name).await
-    }
-}
-
 #[tokio::test]
 async fn a_local_file_under_way_is_in_the_ledger_by_its_id_before_it_is_there() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().to_owned();
-    let disk = Arc::new(WatchingDisk { inner: MemoryDisk::new(), folder: path.clone(), seen: Mutex::default() });
+    let disk = Arc::new(CountingDisk { watched: Some(path.clone()), ..CountingDisk::default() });
     let ledger = Ledger::open(Arc::clone(&disk) as Arc<dyn Disk>, ENTRIES_MAX).await.expect("open");
     let storage = Storage::new(StorageOptions::default(), Env::system());
     let location = format!("file://{}/f.parquet", path.display());
     let upload = storage.upload(&location, Some((ledger.clone(), owner(1)))).await.expect("begun");
-    assert_eq!((disk.files(), ledger.open_entries()[0].upload_ids.len()), (1, 1));
+    assert_eq!((disk.files(), ledger.open_entries()[0].upload_ids.len()), (Some(1), 1));
     let seen = disk.seen.lock().expect("unpoisoned").clone();
     assert!(seen.len() >= 2 && seen.iter().all(|files| *files == 0), "{seen:?}");
     drop(upload); // as a process that is killed does
     let id = ledger.open_entries()[0].upload_ids[0].clone();
     storage.abort_upload(&location, &id).await.expect("removed");
-    assert_eq!(disk.files(), 0);
+    assert_eq!(disk.files(), Some(0));
 }
