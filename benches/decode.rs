@@ -63,7 +63,7 @@ fn raw(rows: &[String]) -> RawBatch {
     for (number, row) in (1..).zip(rows) {
         let start = data.len() as u32;
         data.extend_from_slice(row.as_bytes());
-        cut.push(RawRow { start, end: data.len() as u32, number, timestamp_ms: None });
+        cut.push(RawRow { start, end: data.len() as u32, number, ..RawRow::default() });
         data.push(b'\n');
     }
     RawBatch {

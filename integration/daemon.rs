@@ -98,15 +98,8 @@ impl Daemon {
 
     /// Rows of the current snapshot, by its own summary; 0 before the first.
     pub(crate) fn rows(&self, name: &str) -> u64 {
-        if self.table(name).is_none() {
-            return 0;
-        }
-        let metadata: Value =
-            serde_json::from_slice(&fs::read(self.metadata(name)).expect("read metadata")).expect("JSON");
-        let current = metadata["current-snapshot-id"].as_i64();
-        let snapshots = metadata["snapshots"].as_array().cloned().unwrap_or_default();
-        let head = snapshots.iter().find(|snapshot| snapshot["snapshot-id"].as_i64() == current);
-        let total = head.and_then(|snapshot| snapshot["summary"]["total-records"].as_str());
+        let shown = self.table(name).unwrap_or_default();
+        let total = shown["current-snapshot"]["summary"]["total-records"].as_str();
         total.map_or(0, |text| text.parse().expect("total-records is a number"))
     }
 
@@ -133,7 +126,7 @@ impl Moments {
     }
 
     /// Up to `limit` milliseconds (SplitMix64).
-    fn next(&mut self, limit: u64) -> Duration {
+    pub(crate) fn next(&mut self, limit: u64) -> Duration {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -24,6 +24,7 @@ mod table;
 
 mod compaction;
 mod flink;
+mod kafka;
 mod local;
 mod maintenance;
 mod refused;

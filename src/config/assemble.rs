@@ -12,7 +12,7 @@ use crate::config::{
     ApiConfig, CatalogConfig, ColumnConfig, CommitConfig, Config, CreateConfig, DecodeConfig, Epoch, FilesConfig,
     Limits, MaintenanceConfig, MetadataColumn, OnChange, OnRollback, PipelineConfig, Policies, RejectLimit,
     RejectsConfig, RejectsTo, ReplayConfig, RestAuth, RestConfig, Role, SchemaConfig, Secret, SourceConfig,
-    StoreConfig, layout_text,
+    StoreConfig, kafka, layout_text,
 };
 use crate::model::ids::PipelineName;
 
@@ -120,7 +120,11 @@ pub(crate) fn assemble(resolved: &Resolved) -> Config {
         (name, config)
     });
     let sources = resolved.names("source").into_iter().map(|name| {
-        let config = source(Section { resolved, path: &["source", &name] });
+        let own = Section { resolved, path: &["source", &name] };
+        let config = match own.text("type").as_str() {
+            "kafka" => SourceConfig::Kafka(Box::new(kafka::assemble(resolved, &name))),
+            _ => source(own),
+        };
         (name, config)
     });
     let pipelines = resolved.names("pipeline").into_iter().map(|name| {
@@ -296,6 +300,9 @@ fn metadata_column(word: &str) -> MetadataColumn {
         "number" => MetadataColumn::Number,
         "timestamp" => MetadataColumn::Timestamp,
         "ingested_at" => MetadataColumn::IngestedAt,
+        "key" => MetadataColumn::Key,
+        "key_text" => MetadataColumn::KeyText,
+        "headers" => MetadataColumn::Headers,
         _ => MetadataColumn::Origin,
     }
 }

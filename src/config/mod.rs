@@ -6,6 +6,7 @@
 
 mod assemble;
 mod document;
+pub mod kafka;
 pub mod layout_text;
 pub mod load;
 pub mod policy;
@@ -19,6 +20,7 @@ pub mod stores;
 mod validate;
 pub mod window;
 
+pub use kafka::KafkaConfig;
 pub use load::{Layers, Loaded};
 pub use policy::Policies;
 pub use problem::{Problem, Problems};
@@ -162,6 +164,8 @@ pub enum SourceConfig {
     Stdin,
     /// A generated stream.
     Replay(ReplayConfig),
+    /// Topics of a Kafka cluster.
+    Kafka(Box<KafkaConfig>),
 }
 
 /// A folder or object prefix to follow.
@@ -369,6 +373,12 @@ pub enum MetadataColumn {
     Timestamp,
     /// When this process read it (timestamptz).
     IngestedAt,
+    /// The row's key (binary), where the source has keys.
+    Key,
+    /// The same as text (string); bytes that are no UTF-8 as `\xff`.
+    KeyText,
+    /// The row's headers as a JSON array of `{"key", "value"}`, `{"key", "base64"}` where a value is no text (string).
+    Headers,
 }
 
 /// What a daemon does.

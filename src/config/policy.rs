@@ -8,7 +8,7 @@ use globset::{Glob, GlobMatcher};
 use crate::config::document::{Node, Shape, suggest};
 use crate::config::problem::{Place, Problems};
 use crate::config::reading::{Reader, Value};
-use crate::config::reference::{FIELDS, Field, Preset};
+use crate::config::reference::{self, Field, Preset};
 use crate::config::resolve::{Resolved, Surroundings};
 use crate::config::window::Window;
 use crate::error::{Error, ErrorKind, Result};
@@ -94,7 +94,7 @@ struct Rule {
 }
 
 fn fields() -> impl Iterator<Item = (&'static str, &'static Field)> {
-    FIELDS.iter().filter_map(|field| field.path.strip_prefix(SECTION).map(|name| (name, field)))
+    reference::fields().filter_map(|field| field.path.strip_prefix(SECTION).map(|name| (name, field)))
 }
 
 /// How near a glob is: the characters that are no wildcards.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::config::kafka;
 use crate::config::quantity::{show_bytes, show_millis};
 
 /// One setting.
@@ -86,9 +87,9 @@ use Preset::{Empty, Host, Is, Processors, Required, Unset, Usually};
 const MS: u64 = 1;
 const SECOND: u64 = 1_000;
 const DAY: u64 = 86_400_000;
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
+pub(crate) const KIB: u64 = 1 << 10;
+pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
 /// The kinds of catalog.
@@ -97,18 +98,31 @@ pub const CATALOG_TYPES: &[&str] = &["rest", "embedded", "memory"];
 pub const CATALOG_PROFILES: &[&str] =
     &["apache-rest-fixture", "glue", "lakekeeper", "nessie", "polaris", "s3tables", "seaweedfs", "unity"];
 /// The kinds of source.
-pub const SOURCE_TYPES: &[&str] = &["files", "stdin", "replay"];
+pub const SOURCE_TYPES: &[&str] = &["files", "kafka", "stdin", "replay"];
 
 const fn field(path: &'static str, kind: Kind, preset: Preset, meaning: &'static str) -> Field {
     Field { path, kind, preset, only: "", meaning }
 }
 
-const fn typed(only: &'static str, path: &'static str, kind: Kind, preset: Preset, meaning: &'static str) -> Field {
+pub(crate) const fn typed(
+    only: &'static str,
+    path: &'static str,
+    kind: Kind,
+    preset: Preset,
+    meaning: &'static str,
+) -> Field {
     Field { path, kind, preset, only, meaning }
 }
 
 /// All settings, grouped by section.
-pub const FIELDS: &[Field] = &[
+pub fn fields() -> impl Iterator<Item = &'static Field> {
+    let sources = FIELDS.partition_point(|field| !field.path.starts_with("pipeline."));
+    let (before, after) = FIELDS.split_at(sources);
+    before.iter().chain(kafka::FIELDS).chain(after)
+}
+
+/// All settings but those of Kafka sources, which [`kafka`] has.
+const FIELDS: &[Field] = &[
     field("instance", Text, Host, "Names this process in commits and file names; keep it stable over restarts"),
     field(
         "state_dir",
@@ -310,9 +324,9 @@ pub const FIELDS: &[Field] = &[
     ),
     field(
         "pipeline.*.metadata",
-        Choices(&["origin", "partition", "number", "timestamp", "ingested_at"]),
+        Choices(&["origin", "partition", "number", "timestamp", "ingested_at", "key", "key_text", "headers"]),
         Empty,
-        "Metadata columns to add: `column = \"origin\" | \"partition\" | \"number\" | \"timestamp\" | \"ingested_at\"`",
+        "Metadata columns to add: `column = \"origin\" | \"partition\" | \"number\" | \"timestamp\" | \"ingested_at\" | \"key\" | \"key_text\" | \"headers\"`",
     ),
     field(
         "policy.*.every",
@@ -524,7 +538,7 @@ Iceberg's own properties (`write.target-file-size-bytes`, `history.expire.*`) wi
 pub fn page() -> String {
     let mut page = INTRODUCTION.to_owned();
     let mut section = "";
-    for field in FIELDS {
+    for field in fields() {
         let own = field.path.split_once('.').map_or("", |(first, _)| first);
         if own != section || page.len() == INTRODUCTION.len() {
             section = own;

@@ -1,11 +1,11 @@
-//! From the tree as written to settings: every value checked against [`FIELDS`], defaults filled in, nothing unknown left.
+//! From the tree as written to settings: every value checked against [`fields`], defaults filled in, nothing unknown left.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::document::{Node, Shape, suggest, tighten};
 use crate::config::problem::{Place, Problems};
 use crate::config::reading::{Reader, Value};
-use crate::config::reference::{FIELDS, Field, Kind, Preset};
+use crate::config::reference::{Field, Kind, Preset, fields};
 
 /// What the machine knows and a default may be.
 pub(crate) struct Surroundings<'a> {
@@ -234,7 +234,7 @@ impl Walk<'_> {
             below(pattern, part).map(|field| field.only).filter(|own| !own.is_empty()).collect();
         let owners: Vec<String> = owners.iter().map(|own| format!("type = {own:?}")).collect();
         // An unknown or missing type is reported by itself; which settings belong to it cannot be said.
-        let valid = FIELDS.iter().any(|field| field.only == only);
+        let valid = fields().any(|field| field.only == only);
         if valid && !only.is_empty() {
             let message = format!("this belongs to {}, and the type here is {only:?}", owners.join(" or "));
             self.problems.add_with_hint(
@@ -279,7 +279,7 @@ fn joined<'a>(path: &'a [String], last: &'a str) -> Vec<&'a str> {
 
 /// The fields at or below `pattern.part`.
 fn below<'a>(pattern: &'a [&'static str], part: &'a str) -> impl Iterator<Item = &'static Field> + 'a {
-    FIELDS.iter().filter(move |field| {
+    fields().filter(move |field| {
         let mut parts = field.path.split('.');
         pattern.iter().all(|own| parts.next() == Some(own)) && parts.next() == Some(part)
     })
@@ -291,7 +291,7 @@ fn next_parts(pattern: &[&'static str]) -> BTreeSet<&'static str> {
         let mut parts = field.path.split('.');
         pattern.iter().all(|own| parts.next() == Some(own)).then(|| parts.next()).flatten()
     };
-    FIELDS.iter().filter_map(next).collect()
+    fields().filter_map(next).collect()
 }
 
 fn fits(pattern: &[&'static str], part: &str, only: &str) -> bool {
@@ -299,7 +299,7 @@ fn fits(pattern: &[&'static str], part: &str, only: &str) -> bool {
 }
 
 fn leaf(pattern: &[&'static str], only: &str) -> Option<&'static Field> {
-    FIELDS.iter().find(|field| {
+    fields().find(|field| {
         (field.only.is_empty() || field.only == only) && field.path.split('.').eq(pattern.iter().copied())
     })
 }

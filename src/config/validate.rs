@@ -8,7 +8,7 @@ use crate::config::problem::{Problems, key_text};
 use crate::config::quantity::show_bytes;
 use crate::config::reading::Value;
 use crate::config::resolve::Resolved;
-use crate::config::{Config, PipelineConfig, SourceConfig, stores};
+use crate::config::{Config, PipelineConfig, SourceConfig, kafka, stores};
 
 /// The least memory that a rewrite gets by with, as `compact::merge` has it.
 const REWRITE_MIN: u64 = 64 << 20;
@@ -23,6 +23,11 @@ pub(crate) fn validate(config: &Config, resolved: &Resolved, problems: &mut Prob
     check.maintenance();
     check.stdin();
     check.stores();
+    for (name, source) in &config.sources {
+        if let SourceConfig::Kafka(source) = source {
+            kafka::validate(resolved, name, source, check.problems);
+        }
+    }
     for (name, pipeline) in &config.pipelines {
         check.pipeline(name.as_str(), pipeline);
     }

@@ -255,8 +255,8 @@ impl Pipeline {
     pub(crate) fn delta(&self, delta: Delta, sealed: Vec<String>) -> PipelineDelta {
         PipelineDelta {
             pipeline: self.name.clone(),
+            witness: self.witness(&delta),
             delta,
-            witness: self.witness(),
             on_rollback: self.config.on_rollback,
             follows: None,
             known_seq: 0,
@@ -366,8 +366,13 @@ impl Pipeline {
             return Ok(None);
         }
         let now = self.shared.env.now_ms();
-        let mut object =
-            Sealed::new(self.name.clone(), &self.config.branch, self.epoch.delta.clone(), self.witness(), now);
+        let mut object = Sealed::new(
+            self.name.clone(),
+            &self.config.branch,
+            self.epoch.delta.clone(),
+            self.witness(&self.epoch.delta),
+            now,
+        );
         for (table, staged) in others {
             let id = self.shared.env.snapshot_id();
             if let Some(lane) = self.lanes.get(table) {
@@ -425,7 +430,7 @@ impl Pipeline {
     }
 
     async fn release(&mut self, epoch: &Epoch) {
-        let checkpoint = Checkpoint { positions: epoch.delta.apply(&Default::default()), ..self.witness() };
+        let checkpoint = Checkpoint { positions: epoch.delta.apply(&Default::default()), ..self.witness(&epoch.delta) };
         if let Err(error) = self.source.release(&checkpoint).await {
             tracing::warn!(pipeline = %self.name, "the source keeps what is committed: {error}");
         }

@@ -42,6 +42,7 @@ use crate::model::ids::{PipelineName, TableName};
 use crate::quality::quarantine::RejectWindow;
 use crate::source::Source;
 use crate::source::files::FilesSource;
+use crate::source::kafka::KafkaSource;
 use crate::source::replay::ReplaySource;
 use crate::source::stdin::StdinSource;
 use crate::storage::anchors::Anchors;
@@ -327,6 +328,7 @@ fn open_source(
         }
         SourceConfig::Stdin => Box::new(StdinSource::new(tokio::io::stdin(), STDIN_ROW_BYTES_MAX)),
         SourceConfig::Replay(replay) => Box::new(ReplaySource::new(replay, env)),
+        SourceConfig::Kafka(kafka) => Box::new(KafkaSource::new(kafka.as_ref().clone(), env)?),
     })
 }
 
@@ -345,6 +347,15 @@ pub(crate) fn anchor(name: &PipelineName, settings: &PipelineConfig, route: &Rou
     }
 }
 
+/// Which table a row of a pipeline goes to.
+fn route(config: &Config, name: &PipelineName, settings: &PipelineConfig) -> Result<Route> {
+    let route = Route::parse(&settings.table).map_err(|e| e.within(format!("pipeline {name}")))?;
+    Ok(match config.sources.get(&settings.source) {
+        Some(SourceConfig::Kafka(kafka)) => route.of_topics(kafka.pattern()?),
+        _ => route,
+    })
+}
+
 fn pipeline(
     config: &Config,
     name: &PipelineName,
@@ -354,7 +365,7 @@ fn pipeline(
     watch: Arc<Watch>,
     hard: CancellationToken,
 ) -> Result<Pipeline> {
-    let route = Route::parse(&settings.table).map_err(|e| e.within(format!("pipeline {name}")))?;
+    let route = route(config, name, settings)?;
     let anchor = anchor(name, settings, &route)?;
     Ok(Pipeline {
         shared: shared.clone(),

@@ -40,7 +40,7 @@ impl Pipeline {
         let (state, standing) = match handle.standing(self.asker(remembered.into_iter().collect())).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return match remembered {
-                    None => Ok(Checkpoint::default()),
+                    None => self.beginning().await,
                     Some(_) => Err(self.lost_anchor(ErrorKind::NotFound, "is gone")),
                 };
             }
@@ -50,7 +50,7 @@ impl Pipeline {
         let Standing::At(taken) = standing else {
             return match remembered {
                 Some(held) if held != uuid => Err(self.lost_anchor(ErrorKind::Corrupt, "is another table now")),
-                _ => Ok(Checkpoint::default()),
+                _ => self.beginning().await,
             };
         };
         self.shared.anchors.remember(&self.anchor_key(), uuid).await?;
@@ -77,6 +77,12 @@ impl Pipeline {
         }
         self.finished = taken.sealed;
         Ok(taken.checkpoint)
+    }
+
+    /// Where it begins when it was never here.
+    async fn beginning(&mut self) -> Result<Checkpoint> {
+        self.begun = self.source.begins().await?;
+        Ok(Checkpoint { positions: self.begun.clone(), ..Checkpoint::default() })
     }
 
     /// Opens the lane of a table, which is created from its first rows when it is missing.
@@ -122,7 +128,10 @@ impl Pipeline {
         let mut held = Positions::new();
         match standing {
             Standing::New => {
-                let delta = self.delta(Delta::default(), Vec::new());
+                let mut delta = self.delta(Delta::default(), Vec::new());
+                if *table == self.anchor && self.fresh {
+                    delta.witness.positions.clone_from(&self.begun);
+                }
                 state = self.commit_record(&handle, state, delta).await?;
             }
             Standing::At(taken) if *table != self.anchor => {

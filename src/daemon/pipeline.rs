@@ -111,6 +111,14 @@ pub(crate) struct Epoch {
     pub(crate) newest_ms: Option<i64>,
 }
 
+/// How a life ends that did not fail.
+enum End {
+    /// The source has ended, or the pipeline is to stop.
+    Done,
+    /// Partitions came or went: it begins again at the checkpoint.
+    Again,
+}
+
 /// What the loop does next.
 enum Step {
     Stop,
@@ -131,9 +139,13 @@ impl Pipeline {
         loop {
             let committed = self.watch.commits();
             let error = match self.life(&stop, failures > 0).await {
-                Ok(()) => {
+                Ok(End::Done) => {
                     self.watch.set(PipelineHealth::Finished);
                     return Ok(());
+                }
+                Ok(End::Again) => {
+                    self.drop_epoch().await;
+                    continue;
                 }
                 Err(error) => error,
             };
@@ -164,7 +176,12 @@ impl Pipeline {
     /// From the table's checkpoint to the end, or to the first error.
     ///
     /// After a failure (`doubtful`) it runs again once something was committed or nothing waits to be, not because it has begun.
-    async fn life(&mut self, stop: &CancellationToken, mut doubtful: bool) -> Result<()> {
+    async fn life(&mut self, stop: &CancellationToken, mut doubtful: bool) -> Result<End> {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(End::Done),
+            found = self.source.connect() => found?,
+        }
         let checkpoint = self.start().await?;
         self.source.open(&checkpoint).await?;
         if !doubtful {
@@ -173,7 +190,7 @@ impl Pipeline {
         tracing::info!(pipeline = %self.name, anchor = %self.anchor, partitions = checkpoint.positions.len(), "reads from its checkpoint");
         loop {
             match self.step(stop).await? {
-                Step::Stop => return self.drain().await,
+                Step::Stop => return self.drain().await.map(|()| End::Done),
                 Step::Seal => self.seal().await?,
                 Step::Write => {
                     self.write_next().await?;
@@ -187,22 +204,34 @@ impl Pipeline {
                     self.watch.notes(&self.source.notes());
                     match *event {
                         SourceEvent::Batch(raw) => self.admit(raw).await?,
-                        SourceEvent::End => return self.drain().await,
+                        SourceEvent::End => return self.drain().await.map(|()| End::Done),
+                        SourceEvent::Revoked(partitions) if self.holds(&partitions) => {
+                            tracing::info!(pipeline = %self.name, ?partitions, "taken away; their open rows are dropped");
+                            return Ok(End::Again);
+                        }
                         SourceEvent::Revoked(partitions) => {
-                            return Err(Error::new(
-                                ErrorKind::Fenced,
-                                format!("{} partitions were revoked", partitions.len()),
-                            ));
+                            tracing::info!(pipeline = %self.name, ?partitions, "taken away");
+                        }
+                        SourceEvent::Assigned(partitions) => {
+                            // Where they are read on is known once what is under way is in.
+                            tracing::info!(pipeline = %self.name, ?partitions, "assigned");
+                            return self.drain().await.map(|()| End::Again);
                         }
                         SourceEvent::Idle if doubtful && self.epoch.rows == 0 && self.ahead.is_empty() => {
                             doubtful = false;
                             self.watch.set(PipelineHealth::Running);
                         }
-                        SourceEvent::Assigned(_) | SourceEvent::Idle => {}
+                        SourceEvent::Idle => {}
                     }
                 }
             }
         }
+    }
+
+    /// Whether rows of one of these partitions are under way to a commit.
+    fn holds(&self, partitions: &[PartitionId]) -> bool {
+        let ahead = |partition: &PartitionId| self.ahead.iter().any(|batch| batch.partition == *partition);
+        partitions.iter().any(|partition| self.epoch.delta.ranges.contains_key(partition) || ahead(partition))
     }
 
     async fn step(&mut self, stop: &CancellationToken) -> Result<Step> {
@@ -376,9 +405,9 @@ impl Pipeline {
         Asker { pipeline, target, on_rollback: self.config.on_rollback, witnesses, known }
     }
 
-    /// What travels beside the positions.
-    pub(crate) fn witness(&self) -> Checkpoint {
-        Checkpoint { source: self.source.identity(), ..Checkpoint::default() }
+    /// What travels beside the positions of `delta`.
+    pub(crate) fn witness(&self, delta: &Delta) -> Checkpoint {
+        Checkpoint { source: self.source.identity(), tails: self.source.tails(delta), ..Checkpoint::default() }
     }
 }
 

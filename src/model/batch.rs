@@ -26,7 +26,7 @@ pub struct RawBatch {
 }
 
 /// One row's bytes within its batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RawRow {
     /// First byte in `RawBatch::data`.
     pub start: u32,
@@ -36,12 +36,44 @@ pub struct RawRow {
     pub number: u64,
     /// When it was written, in milliseconds since the epoch, where the source knows.
     pub timestamp_ms: Option<i64>,
+    /// Its key, where the source has keys.
+    pub key: Span,
+    /// Its headers as a JSON array of `{"key", "value"}`, where the source has some.
+    pub headers: Span,
+}
+
+/// A part of `RawBatch::data`, or nothing, which is not the same as a part without bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Default for Span {
+    fn default() -> Self {
+        Self::NOTHING
+    }
+}
+
+impl Span {
+    /// Nothing.
+    pub const NOTHING: Self = Self { start: 1, end: 0 };
+
+    /// From `start` up to and without `end`.
+    pub fn new(start: u32, end: u32) -> Self {
+        if start <= end { Self { start, end } } else { Self::NOTHING }
+    }
 }
 
 impl RawBatch {
     /// A row's bytes.
     pub fn bytes(&self, row: RawRow) -> &[u8] {
         &self.data[row.start as usize..row.end as usize]
+    }
+
+    /// The bytes of a part of it.
+    pub fn part(&self, span: Span) -> Option<&[u8]> {
+        self.data.get(span.start as usize..span.end as usize)
     }
 
     /// A reject of a row. Its bytes are copied, so that it does not keep the batch's memory.

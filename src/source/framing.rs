@@ -345,7 +345,7 @@ impl Framer {
         let blank = line.first().is_none_or(u8::is_ascii_whitespace) && line.trim_ascii().is_empty();
         match (u32::try_from(start), u32::try_from(start + line.len())) {
             (Ok(start), Ok(end)) if !blank => {
-                self.rows.push(RawRow { start, end, number: self.row, timestamp_ms: None });
+                self.rows.push(RawRow { start, end, number: self.row, ..RawRow::default() });
                 true
             }
             _ => false,

@@ -1,22 +1,30 @@
 //! The source seam: where rows come from.
 //!
 //! `files` follows a folder (`listing` finds names, `reader` reads one file, `inflate` unpacks, `framing` cuts rows), `stdin`
-//! reads lines once, `replay` makes a web shop's events up (`shop` is what one of them looks like).
+//! reads lines once, `replay` makes a web shop's events up (`shop` is what one of them looks like). `kafka` reads topics
+//! (`kafka_reader` is its thread, `kafka_client` its client, `kafka_token` what tokens that one shows, `gather` makes batches).
 
 pub mod files;
 mod framing;
+mod gather;
 mod inflate;
+pub mod kafka;
+mod kafka_client;
+mod kafka_reader;
+mod kafka_token;
 mod listing;
 mod reader;
 pub mod replay;
 mod shop;
 pub mod stdin;
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 
 use crate::error::Result;
 use crate::model::batch::RawBatch;
-use crate::model::checkpoint::Checkpoint;
+use crate::model::checkpoint::{Checkpoint, Delta, Positions};
 use crate::model::ids::PartitionId;
 
 /// What a source has to say.
@@ -59,6 +67,23 @@ pub struct Behind {
 /// repeated.
 #[async_trait]
 pub trait Source: Send {
+    /// Finds the log, so that `identity` is known. Called before each `open`.
+    ///
+    /// # Errors
+    /// `Unavailable` for what waiting may mend; anything else stops the pipeline.
+    async fn connect(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Where a pipeline begins that was never here: positions after which it reads. A partition without one is read from its
+    /// beginning.
+    ///
+    /// # Errors
+    /// As [`Source::connect`].
+    async fn begins(&mut self) -> Result<Positions> {
+        Ok(Positions::new())
+    }
+
     /// Starts reading after `checkpoint`. Called again to rewind.
     ///
     /// # Errors
@@ -79,6 +104,11 @@ pub trait Source: Send {
 
     /// What tells this log from another with the same partitions, as `Checkpoint::source` has it.
     fn identity(&self) -> String;
+
+    /// What the last rows of these ranges look like, as `Checkpoint::tails` has it, where the source can tell.
+    fn tails(&self, _delta: &Delta) -> BTreeMap<PartitionId, String> {
+        BTreeMap::new()
+    }
 
     /// What it has to say of itself.
     fn notes(&self) -> Notes {

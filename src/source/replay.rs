@@ -178,7 +178,7 @@ fn generate(shop: &Shop, partition: u32, first: u64, rows: u64) -> (Bytes, Vec<R
         let written = shop.write(partition, number, &mut data);
         let end = u32::try_from(data.len()).unwrap_or(u32::MAX);
         data.push(b'\n');
-        cut.push(RawRow { start, end, number, timestamp_ms: i64::try_from(written).ok() });
+        cut.push(RawRow { start, end, number, timestamp_ms: i64::try_from(written).ok(), ..RawRow::default() });
         if data.len() >= BATCH_BYTES {
             break;
         }

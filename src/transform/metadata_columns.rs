@@ -3,10 +3,14 @@
 //! They are part of the table's schema, under the names that the configuration gives them; the decoder leaves them
 //! out and they are put in their places here.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, Int64Array, LargeBinaryArray, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray,
+};
 use arrow::datatypes::SchemaRef as ArrowSchemaRef;
 use iceberg::arrow::{UTC_TIME_ZONE, schema_to_arrow_schema};
 use iceberg::spec::{PrimitiveType, Schema, Type};
@@ -23,7 +27,10 @@ pub fn fields(config: &BTreeMap<String, MetadataColumn>) -> Vec<(String, Primiti
 
 fn kind(column: MetadataColumn) -> PrimitiveType {
     match column {
-        MetadataColumn::Origin | MetadataColumn::Partition => PrimitiveType::String,
+        MetadataColumn::Origin | MetadataColumn::Partition | MetadataColumn::KeyText | MetadataColumn::Headers => {
+            PrimitiveType::String
+        }
+        MetadataColumn::Key => PrimitiveType::Binary,
         MetadataColumn::Number => PrimitiveType::Long,
         MetadataColumn::Timestamp | MetadataColumn::IngestedAt => PrimitiveType::Timestamptz,
     }
@@ -52,9 +59,11 @@ impl MetadataColumns {
                 return Err(wrong(format!("the table has it as {held}, not {wanted}"))
                     .with_hint("give the metadata column another name"));
             }
-            if field.required && *column == MetadataColumn::Timestamp {
-                return Err(wrong("it is required, and not every row says when it was written".to_owned())
-                    .with_hint("make the column optional"));
+            use MetadataColumn::{Headers, Key, KeyText, Timestamp};
+            if field.required && matches!(column, Timestamp | Key | KeyText | Headers) {
+                return Err(
+                    wrong("it is required, and not every row has it".to_owned()).with_hint("make the column optional")
+                );
             }
         }
         let arrow = schema_to_arrow_schema(schema)
@@ -100,7 +109,32 @@ fn values(column: MetadataColumn, source_rows: &[u32], raw: &RawBatch, now_ms: i
         }
         MetadataColumn::Timestamp => timestamps(of_rows().map(|row| row.and_then(|row: &RawRow| row.timestamp_ms))),
         MetadataColumn::IngestedAt => timestamps(std::iter::repeat_n(Some(now_ms), count)),
+        MetadataColumn::Key => {
+            let keys = of_rows().map(|row| row.and_then(|row| raw.part(row.key)));
+            Arc::new(keys.collect::<LargeBinaryArray>())
+        }
+        MetadataColumn::KeyText => texts(of_rows().map(|row| row.and_then(|row| raw.part(row.key)))),
+        MetadataColumn::Headers => texts(of_rows().map(|row| row.and_then(|row| raw.part(row.headers)))),
     }
+}
+
+/// Bytes as text, those that are no UTF-8 as `\xff`.
+fn texts<'a>(parts: impl Iterator<Item = Option<&'a [u8]>>) -> ArrayRef {
+    Arc::new(parts.map(|part| part.map(text)).collect::<StringArray>())
+}
+
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return Cow::Borrowed(text);
+    }
+    let mut text = String::with_capacity(bytes.len() + 8);
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    Cow::Owned(text)
 }
 
 fn timestamps(millis: impl Iterator<Item = Option<i64>>) -> ArrayRef {
@@ -144,7 +178,7 @@ mod tests {
     #[test]
     fn each_row_gets_its_own_place_even_behind_a_reject() {
         let data = Bytes::from_static(b"bad{\"a\":1}{\"z\":\"x\"}");
-        let row = |start, end, number, timestamp_ms| RawRow { start, end, number, timestamp_ms };
+        let row = |start, end, number, timestamp_ms| RawRow { start, end, number, timestamp_ms, ..RawRow::default() };
         let raw = RawBatch {
             partition: PartitionId::new("folder"),
             range: Range { from: None, to: Position::Offset(3) },

@@ -1,11 +1,14 @@
 //! Which table a row goes to: `lake.raw_shop.{event}` names one table per value of the field `event`.
 //!
 //! A value becomes part of a name after every character but ASCII letters, digits, `_` and `-` was replaced by `_`;
-//! case is kept. So `a b` and `a.b` go to one table. Only as much of a row is read as it takes to find the fields.
+//! case is kept. So `a b` and `a.b` go to one table. Only as much of a row is read as it takes to find the fields; of rows of a
+//! topic nothing, where the topic's name says it all.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::str::FromStr;
+
+use regex::Regex;
 
 use crate::decode::fault::Fault;
 use crate::decode::scan::{Kind, Scanner};
@@ -28,7 +31,18 @@ pub struct Route {
     fields: Vec<String>,
     /// The name, where there is nothing to fill in.
     constant: Option<TableName>,
+    /// Set where rows come from topics.
+    topics: Option<Topics>,
 }
+
+/// Fields that a topic's name fills: `topic`, and those that a pattern captures.
+#[derive(Debug, Clone)]
+struct Topics {
+    pattern: Option<Regex>,
+}
+
+/// The field that a topic's whole name fills.
+const TOPIC: &str = "topic";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
@@ -81,7 +95,14 @@ impl Route {
             return Err(wrong("too many fields"));
         }
         let constant = if fields.is_empty() { Some(TableName::from_str(template)?) } else { None };
-        Ok(Self { parts, fields, constant })
+        Ok(Self { parts, fields, constant, topics: None })
+    }
+
+    /// The same for rows that come from topics, whose names must match `pattern` where there is one: what it captures under a
+    /// name fills the field of that name, and `{topic}` is the topic's whole name. Other fields are the rows' own.
+    #[must_use]
+    pub fn of_topics(self, pattern: Option<Regex>) -> Self {
+        Self { topics: Some(Topics { pattern }), ..self }
     }
 
     /// The table, where all rows go to one.
@@ -112,9 +133,10 @@ impl Route {
         // By the values as they are, so that a name is made once per value and not per row.
         let mut known: HashMap<String, usize> = HashMap::new();
         let mut values = vec![String::new(); self.fields.len()];
+        let missing = self.given(&raw.origin, &mut values);
         let mut key = String::new();
         for row in &raw.rows {
-            let part = self.read(raw.bytes(*row), &mut values).and_then(|()| {
+            let part = self.read(raw.bytes(*row), missing, &mut values).and_then(|()| {
                 key.clear();
                 for value in &values {
                     // With its length, so that no two lists of values look alike.
@@ -145,8 +167,26 @@ impl Route {
         (parts.into_iter().collect(), rejects)
     }
 
-    /// Reads the fields' values off a row.
-    fn read(&self, row: &[u8], values: &mut [String]) -> Result<(), Fault> {
+    /// The values that a topic's name has; answers which fields are still missing, a bit each.
+    fn given(&self, topic: &str, values: &mut [String]) -> u64 {
+        let mut missing = u64::MAX >> (FIELDS_MAX - self.fields.len());
+        let Some(topics) = &self.topics else { return missing };
+        let captured = topics.pattern.as_ref().and_then(|pattern| pattern.captures(topic));
+        for (index, (field, value)) in self.fields.iter().zip(values).enumerate() {
+            let named = captured.as_ref().and_then(|captured| captured.name(field)).map(|found| found.as_str());
+            if let Some(found) = named.or((field == TOPIC).then_some(topic)) {
+                found.clone_into(value);
+                missing &= !(1 << index);
+            }
+        }
+        missing
+    }
+
+    /// Reads the values of the `missing` fields off a row.
+    fn read(&self, row: &[u8], mut missing: u64, values: &mut [String]) -> Result<(), Fault> {
+        if missing == 0 {
+            return Ok(());
+        }
         let text = std::str::from_utf8(row)
             .map_err(|e| Fault::row(format!("invalid UTF-8 after byte {}", e.valid_up_to())))?;
         let mut scanner = Scanner::new(text);
@@ -154,11 +194,11 @@ impl Route {
             Kind::Object => scanner.open()?,
             other => return Err(Fault::row(format!("the row is {}, not an object", other.as_str()))),
         }
-        let (mut missing, mut first) = (u64::MAX >> (FIELDS_MAX - self.fields.len()), true);
+        let mut first = true;
         while missing != 0 && scanner.more(b'}', first)? {
             first = false;
             let key = scanner.key()?.unescape()?;
-            let place = self.fields.iter().position(|field| *field == key);
+            let place = self.fields.iter().position(|field| *field == key).filter(|index| missing & (1 << index) != 0);
             let Some((index, value)) = place.and_then(|index| Some((index, values.get_mut(index)?))) else {
                 scanner.skip()?;
                 continue;
@@ -232,7 +272,7 @@ mod tests {
         for (number, row) in (1..).zip(rows) {
             let start = u32::try_from(data.len()).expect("small");
             data.extend_from_slice(row.as_ref().as_bytes());
-            cut.push(RawRow { start, end: u32::try_from(data.len()).expect("small"), number, timestamp_ms: None });
+            cut.push(RawRow { start, end: u32::try_from(data.len()).expect("small"), number, ..RawRow::default() });
         }
         RawBatch {
             partition: PartitionId::new("p"),
@@ -269,6 +309,22 @@ mod tests {
         let expected =
             [("lake.1.shop_view", vec![1, 3]), ("lake.2.shop_Buy_Now_", vec![2]), ("lake.__x.shop_true", vec![4])];
         assert_eq!(found, expected.map(|(table, rows)| (table.to_owned(), rows)));
+    }
+
+    #[test]
+    fn a_topics_name_fills_the_fields_that_it_has_and_the_row_the_others() {
+        let pattern = Regex::new(r"^(?:shop\.(?<t>.+))$").expect("valid");
+        let tables = |template: &str, topic: &str, rows: &[&str]| {
+            let route = Route::parse(template).expect("valid").of_topics(Some(pattern.clone()));
+            let (parts, rejects) = route.split(RawBatch { origin: topic.into(), ..raw(rows) });
+            let parts = parts.into_iter().map(|(table, part)| (table.to_string(), part.rows.len()));
+            (parts.collect::<Vec<_>>(), rejects.len())
+        };
+        let whole = |table: &str, rows, rejects| (vec![(table.to_owned(), rows)], rejects);
+        assert_eq!(tables("raw.{t}", "shop.order-lines", &[r#"{"t":"x"}"#, "broken"]), whole("raw.order-lines", 2, 0));
+        assert_eq!(tables("raw.{topic}_x", "shop.a", &["{}"]), whole("raw.shop_a_x", 1, 0));
+        assert_eq!(tables("raw.{t}_{e}", "shop.a", &[r#"{"t":"b","e":"v"}"#, "{}"]), whole("raw.a_v", 1, 1));
+        assert_eq!(tables("raw.{e}", "shop.a", &[r#"{"e":"v"}"#]), whole("raw.v", 1, 0));
     }
 
     #[test]

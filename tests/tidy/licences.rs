@@ -1,6 +1,6 @@
 //! Licences, bans and sources of every dependency, by the rules of deny.toml.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
@@ -11,7 +11,8 @@ use crate::tree::text;
 /// What deny.toml says.
 struct Rules {
     licences: BTreeSet<String>,
-    banned: BTreeSet<String>,
+    /// With the packages that may need them all the same.
+    banned: BTreeMap<String, BTreeSet<String>>,
 }
 
 fn rules() -> Rules {
@@ -19,12 +20,16 @@ fn rules() -> Rules {
     let list = |section: &str, key: &str| document[section][key].as_array().expect("a list").clone();
     let licences = list("licenses", "allow").iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
     let banned = list("bans", "deny");
-    let name = |entry: &toml_edit::Value| {
-        entry.as_inline_table().and_then(|ban| ban.get("crate")?.as_str().map(str::to_owned))
+    let ban = |entry: &toml_edit::Value| {
+        let ban = entry.as_inline_table()?;
+        let wrappers = ban.get("wrappers").and_then(toml_edit::Value::as_array);
+        let wrappers = wrappers.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned));
+        Some((ban.get("crate")?.as_str()?.to_owned(), wrappers.collect()))
     };
-    Rules { licences, banned: banned.iter().filter_map(name).collect() }
+    Rules { licences, banned: banned.iter().filter_map(ban).collect() }
 }
 
+/// Each package, with the names of those that need it under `needed_by`.
 fn packages() -> Vec<Value> {
     let cargo = env!("CARGO");
     let output = Command::new(cargo)
@@ -34,7 +39,18 @@ fn packages() -> Vec<Value> {
         .expect("run cargo metadata");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let document: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
-    document["packages"].as_array().expect("packages").clone()
+    let list = |value: &Value| value.as_array().expect("a list").clone();
+    let named = |package: &Value| (package["id"].to_string(), package["name"].clone());
+    let names: BTreeMap<String, Value> = list(&document["packages"]).iter().map(named).collect();
+    let needs = |of: &Value, id: &Value| list(&of["deps"]).iter().any(|dependency| dependency["pkg"] == *id);
+    let nodes = list(&document["resolve"]["nodes"]);
+    let with_users = |mut package: Value| {
+        let users =
+            nodes.iter().filter(|node| needs(node, &package["id"])).map(|node| names[&node["id"].to_string()].clone());
+        package["needed_by"] = users.collect();
+        package
+    };
+    list(&document["packages"]).into_iter().map(with_users).collect()
 }
 
 fn refused(packages: &[Value], rules: &Rules) -> Vec<String> {
@@ -45,8 +61,12 @@ fn refused(packages: &[Value], rules: &Rules) -> Vec<String> {
         if !allowed(licence, &rules.licences) {
             problems.push(format!("{name}: licence {licence:?} is not among those of deny.toml"));
         }
-        if rules.banned.contains(name) {
-            problems.push(format!("{name}: banned by deny.toml"));
+        if let Some(wrappers) = rules.banned.get(name) {
+            let users = package["needed_by"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let others: Vec<&str> = users.filter(|user| !wrappers.contains(*user)).collect();
+            if wrappers.is_empty() || !others.is_empty() {
+                problems.push(format!("{name}: banned by deny.toml, needed by {}", others.join(", ")));
+            }
         }
         let source = package["source"].as_str().unwrap_or("registry+");
         if !source.starts_with("registry+") {
@@ -106,12 +126,16 @@ fn every_dependency_may_be_used() {
 
 #[test]
 fn a_dependency_that_may_not_be_used_is_found() {
-    let package = |name: &str, licence: &str, source: Option<&str>| serde_json::json!({"name": name, "license": licence, "source": source});
+    let package = |name: &str, licence: &str, source: Option<&str>| serde_json::json!({"name": name, "license": licence, "source": source, "needed_by": ["rdkafka-sys", "other"]});
     let rules = rules();
     let found = |package: Value| refused(&[package], &rules).len();
     assert_eq!(found(package("a", "GPL-3.0-only", Some("registry+x"))), 1);
     assert_eq!(found(package("a", "MIT", Some("git+https://example.org/a"))), 1);
     assert_eq!(found(package("openssl-sys", "MIT", Some("registry+x"))), 1);
+    assert_eq!(found(package("native-tls", "MIT", Some("registry+x"))), 1);
+    let mut wrapped = package("openssl-sys", "MIT", Some("registry+x"));
+    wrapped["needed_by"] = serde_json::json!(["rdkafka-sys"]);
+    assert_eq!(found(wrapped), 0);
     assert_eq!(found(package("a", "", None)), 1);
     assert_eq!(found(package("a", "MIT", None)), 0);
 }

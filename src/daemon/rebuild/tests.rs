@@ -22,7 +22,7 @@ fn rows(schema: &SchemaRef, texts: &[&str]) -> RecordBatch {
     let cut = texts.iter().zip(1..).map(|(text, number)| {
         let start = end;
         end += u32::try_from(text.len()).expect("small");
-        RawRow { start, end, number, timestamp_ms: None }
+        RawRow { start, end, number, ..RawRow::default() }
     });
     let raw = RawBatch {
         partition: PartitionId::new("p"),

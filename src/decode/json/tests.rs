@@ -19,7 +19,7 @@ fn raw(rows: &[&[u8]]) -> RawBatch {
         let start = u32::try_from(data.len()).expect("small");
         data.extend_from_slice(row);
         let end = u32::try_from(data.len()).expect("small");
-        cut.push(RawRow { start, end, number, timestamp_ms: None });
+        cut.push(RawRow { start, end, number, ..RawRow::default() });
     }
     RawBatch {
         partition: PartitionId::new("p"),

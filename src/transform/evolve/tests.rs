@@ -28,7 +28,7 @@ fn raw<S: AsRef<str>>(rows: &[S]) -> RawBatch {
     for (number, row) in (1..).zip(rows) {
         let start = u32::try_from(data.len()).expect("small");
         data.extend_from_slice(row.as_ref().as_bytes());
-        cut.push(RawRow { start, end: u32::try_from(data.len()).expect("small"), number, timestamp_ms: None });
+        cut.push(RawRow { start, end: u32::try_from(data.len()).expect("small"), number, ..RawRow::default() });
     }
     RawBatch {
         partition: PartitionId::new("p"),

@@ -1,0 +1,360 @@
+//! A real Kafka broker: members of a group that are killed, transactions, TLS and passwords, logs that change under a pipeline.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
+use serde_json::{Value, json};
+
+use crate::components::{rows, scratch, value};
+use crate::daemon::{Daemon, Moments};
+use crate::input::{FLIGHTS, created};
+use crate::process::Process;
+use crate::readers::{all_engines_find, input};
+use crate::remote::lake;
+
+const WAIT: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
+const KILLS: usize = 10;
+/// Rows of one transaction.
+const TRANSACTION: usize = 500;
+
+/// Waits for an answer of the client library, which comes from its own threads.
+fn answer<T>(asked: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(asked)
+}
+
+fn client() -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", value("KAFKA_BROKERS"));
+    config
+}
+
+fn admin() -> AdminClient<DefaultClientContext> {
+    client().create().expect("an admin client")
+}
+
+fn create(topic: &str, partitions: i32) {
+    let wanted = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    // A topic that is just being deleted is in the way for a moment.
+    for _ in 0..100 {
+        let done = answer(admin().create_topics([&wanted], &AdminOptions::new())).expect("asked");
+        if done.iter().all(Result::is_ok) {
+            return;
+        }
+        answer(frazil::env::Env::system().sleep(Duration::from_millis(200)));
+    }
+    panic!("topic {topic} cannot be created");
+}
+
+/// A producer, and where its rows go.
+struct Sender {
+    producer: BaseProducer,
+    topic: String,
+    partitions: i32,
+    sent: usize,
+}
+
+impl Sender {
+    fn new(topic: &str, partitions: i32, transactional: Option<&str>) -> Self {
+        let mut config = client();
+        config.set("enable.idempotence", "true").set("compression.type", "zstd").set("linger.ms", "5");
+        if let Some(id) = transactional {
+            config.set("transactional.id", id).set("transaction.timeout.ms", "10000");
+        }
+        let producer: BaseProducer = config.create().expect("a producer");
+        if transactional.is_some() {
+            producer.init_transactions(WAIT).expect("the broker knows us");
+        }
+        Self { producer, topic: topic.to_owned(), partitions, sent: 0 }
+    }
+
+    fn send(&mut self, lines: &[&str]) {
+        for line in lines {
+            let partition = i32::try_from(self.sent).expect("few rows") % self.partitions;
+            self.sent += 1;
+            let mut record = BaseRecord::<str, str>::to(&self.topic).partition(partition).payload(line);
+            while let Err((error, back)) = self.producer.send(record) {
+                assert!(error.to_string().contains("Queue full"), "{error}");
+                self.producer.poll(Duration::from_millis(50));
+                record = back;
+            }
+        }
+    }
+
+    fn flush(&self) {
+        self.producer.flush(WAIT).expect("the broker has them");
+    }
+
+    /// Sends rows in transactions; before every second one, one that is given up.
+    fn transact(&mut self, lines: &[&str]) {
+        for (number, part) in lines.chunks(TRANSACTION).enumerate() {
+            if number % 2 == 1 {
+                self.producer.begin_transaction().expect("begins");
+                self.send(&vec![r#"{"carrier":"ABORTED"}"#; 50]);
+                self.flush();
+                self.producer.abort_transaction(WAIT).expect("gives up");
+            }
+            self.producer.begin_transaction().expect("begins");
+            self.send(part);
+            self.producer.commit_transaction(WAIT).expect("commits");
+        }
+    }
+}
+
+/// The parts of a configuration that all tests here share.
+fn source(topics: &str) -> String {
+    format!(
+        r#"
+        [source.rows]
+        type = "kafka"
+        group = "{topics_group}"
+        {topics}
+        properties = {{ "session.timeout.ms" = "6000", "heartbeat.interval.ms" = "500" }}
+        "#,
+        topics_group = format_args!("readers-{}", std::process::id()),
+    )
+}
+
+fn place(table: &str) -> Value {
+    let mut place = crate::remote::place("unused");
+    place["table"] = json!(table);
+    place
+}
+
+/// Waits until a table has so many rows.
+fn has(daemon: &Daemon, table: &str, rows: u64, members: &mut [&mut Process]) {
+    let mut left = PATIENCE;
+    loop {
+        let found = daemon.rows(table);
+        assert!(found <= rows, "{found} rows in {table}, more than the {rows} that were sent");
+        if found == rows {
+            return;
+        }
+        let slice = Duration::from_millis(500);
+        for member in members.iter_mut() {
+            assert!(member.runs_for(slice), "a daemon ended by itself; {}", member.tail());
+        }
+        left = left.checked_sub(slice).unwrap_or_else(|| panic!("{found} of {rows} rows came to {table}"));
+    }
+}
+
+fn member(folder: &Path, name: &str, topic: &str, namespace: &str) -> Daemon {
+    let own = folder.join(name);
+    fs::create_dir_all(&own).expect("make the member's folder");
+    // One of them keeps its partitions over a restart, the others give them up.
+    let fixed = if name == "a" { "member = \"a\"" } else { "" };
+    let config = format!(
+        r#"
+        instance = "{name}"
+        state_dir = "{folder}/state"
+
+        {lake}
+        {source}
+        brokers = ["{brokers}"]
+        {fixed}
+
+        [pipeline.flights]
+        source = "rows"
+        table = "lake.{namespace}.flights"
+        commit = {{ freshness = "500ms" }}
+
+        [pipeline.flights.create]
+        columns = [{columns}]
+        partition = ["origin"]
+        properties = {{ "commit.retry.num-retries" = "30", "commit.retry.max-wait-ms" = "2000" }}
+        "#,
+        folder = own.display(),
+        lake = lake(),
+        source = source(&format!("topics = [{topic:?}]")),
+        brokers = value("KAFKA_BROKERS"),
+        columns = created(FLIGHTS),
+    );
+    Daemon::configured(&own, &config)
+}
+
+#[test]
+fn members_of_a_group_that_are_killed_lose_and_double_no_row_of_any_producer() {
+    let namespace = format!("kafka_{}", std::process::id());
+    let (folder, topic) = (scratch(&namespace), format!("flights-{namespace}"));
+    create(&topic, 6);
+    let text = fs::read_to_string(rows("nyc_flights.ndjson")).expect("read the rows");
+    let lines: Vec<&str> = text.lines().take(40_000).collect();
+    let daemons = ["a", "b", "c"].map(|name| member(&folder, name, &topic, &namespace));
+    let mut members: Vec<Option<Process>> = daemons.iter().map(|daemon| Some(daemon.spawn(&[]))).collect();
+    let (mut plain, mut transactional) =
+        (Sender::new(&topic, 6, None), Sender::new(&topic, 6, Some(&format!("tx-{topic}"))));
+    let mut moments = Moments::seeded(0x0004_5001);
+    for (round, share) in lines.chunks(lines.len().div_ceil(KILLS)).enumerate() {
+        let (one, two) = share.split_at(share.len() / 2);
+        plain.send(one);
+        transactional.transact(two);
+        plain.flush();
+        let victim = round % daemons.len();
+        let mut process = members[victim].take().expect("runs");
+        let moment = moments.next(2_000);
+        assert!(process.runs_for(moment), "a daemon ended by itself; {}", process.tail());
+        process.kill9();
+        members[victim] = Some(daemons[victim].spawn(&[]));
+    }
+    // A transaction that is never ended holds back what lies behind it until the broker gives it up.
+    transactional.producer.begin_transaction().expect("begins");
+    transactional.send(&[r#"{"carrier":"OPEN"}"#; 6]);
+    transactional.flush();
+    drop(transactional);
+    let table = format!("lake.{namespace}.flights");
+    let mut running: Vec<Process> = members.into_iter().flatten().collect();
+    has(&daemons[0], &table, lines.len() as u64, &mut running.iter_mut().collect::<Vec<_>>());
+    for process in running {
+        let tail = process.tail();
+        process.signal("TERM");
+        let status = process.ends(PATIENCE);
+        assert!(status.success(), "a daemon ended with {status}; {tail}");
+    }
+    let sent = folder.join("sent.ndjson");
+    fs::write(&sent, lines.join("\n")).expect("write the ledger");
+    all_engines_find(&input(&[&sent], FLIGHTS), &place(&format!("{namespace}.flights")), FLIGHTS);
+    assert!(daemons[0].table(&format!("lake.{namespace}.flights__rejects")).is_none(), "aborted rows were read");
+}
+
+/// One pipeline of topics by a pattern into a table each, over TLS with a password, assigned by the broker.
+fn secured(folder: &Path, namespace: &str, password: &str) -> Daemon {
+    let config = format!(
+        r#"
+        instance = "one"
+        state_dir = "{folder}/state"
+
+        [catalog.lake]
+        type = "embedded"
+        path = "{folder}/catalog.db"
+        warehouse = "{folder}/warehouse"
+
+        {source}
+        brokers = ["{brokers}"]
+        group_protocol = "consumer"
+        tls = {{ ca = "{ca}", enabled = "on" }}
+        sasl = {{ mechanism = "SCRAM-SHA-512", username = "{user}", password = "{password}" }}
+
+        [pipeline.shop]
+        source = "rows"
+        table = "lake.{namespace}.{{t}}"
+        anchor = "lake.{namespace}.epochs"
+        commit = {{ freshness = "300ms" }}
+        metadata = {{ _topic = "origin", _offset = "number", _key = "key_text" }}
+        "#,
+        folder = folder.display(),
+        // The consumer protocol leaves these two to the broker.
+        source = source(&format!("topic_pattern = '{namespace}\\.(?<t>.+)'"))
+            .replace(r#"properties = { "session.timeout.ms" = "6000", "heartbeat.interval.ms" = "500" }"#, ""),
+        brokers = value("KAFKA_TLS_BROKERS"),
+        ca = value("KAFKA_CA"),
+        user = value("KAFKA_USER"),
+    );
+    Daemon::configured(folder, &config)
+}
+
+#[test]
+fn topics_by_a_pattern_go_to_a_table_each_over_tls_and_a_wrong_password_is_told() {
+    let namespace = format!("shop{}", std::process::id());
+    let folder = scratch(&namespace);
+    for topic in ["orders", "lines"] {
+        create(&format!("{namespace}.{topic}"), 2);
+    }
+    let refused = secured(&folder, &namespace, "not-it").spawn(&[]);
+    let log = folder.join("frazil.log");
+    assert!(!refused.ends(PATIENCE).success(), "a wrong password must halt the pipeline");
+    let said = fs::read_to_string(&log).expect("read the log");
+    assert!(said.contains("the brokers refuse our credentials") && !said.contains("not-it"), "{said}");
+
+    let daemon = secured(&folder, &namespace, value("KAFKA_PASSWORD"));
+    let mut process = daemon.spawn(&[]);
+    for (topic, count) in [("orders", 30), ("lines", 50)] {
+        let mut sender = Sender::new(&format!("{namespace}.{topic}"), 2, None);
+        let lines: Vec<String> = (0..count).map(|n| format!(r#"{{"n":{n},"of":"{topic}"}}"#)).collect();
+        sender.send(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+        sender.flush();
+    }
+    has(&daemon, &format!("lake.{namespace}.orders"), 30, &mut [&mut process]);
+    has(&daemon, &format!("lake.{namespace}.lines"), 50, &mut [&mut process]);
+}
+
+fn single(folder: &Path, topic: &str) -> Daemon {
+    let config = format!(
+        r#"
+        instance = "one"
+        state_dir = "{folder}/state"
+
+        [catalog.lake]
+        type = "embedded"
+        path = "{folder}/catalog.db"
+        warehouse = "{folder}/warehouse"
+
+        {source}
+        brokers = ["{brokers}"]
+
+        [pipeline.rows]
+        source = "rows"
+        table = "lake.k.rows"
+        commit = {{ freshness = "300ms" }}
+        "#,
+        folder = folder.display(),
+        source = source(&format!("topics = [{topic:?}]")),
+        brokers = value("KAFKA_BROKERS"),
+    );
+    Daemon::configured(folder, &config)
+}
+
+fn numbered(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|n| format!(r#"{{"n":{n}}}"#)).collect()
+}
+
+#[test]
+fn rows_that_retention_removed_and_a_topic_made_anew_halt_with_a_way_out() {
+    let topic = format!("gap-{}", std::process::id());
+    let folder = scratch(&topic);
+    create(&topic, 1);
+    let daemon = single(&folder, &topic);
+    let send = |range| {
+        let mut sender = Sender::new(&topic, 1, None);
+        sender.send(&numbered(range).iter().map(String::as_str).collect::<Vec<_>>());
+        sender.flush();
+    };
+    let mut process = daemon.spawn(&[]);
+    send(0..100);
+    has(&daemon, "lake.k.rows", 100, &mut [&mut process]);
+    process.kill9();
+
+    send(100..200);
+    let mut removed = TopicPartitionList::new();
+    removed.add_partition_offset(&topic, 0, Offset::Offset(150)).expect("an offset");
+    answer(admin().delete_records(&removed, &AdminOptions::new())).expect("removed");
+    let log = folder.join("frazil.log");
+    assert!(!daemon.spawn(&[]).ends(PATIENCE).success(), "a gap must halt the pipeline");
+    let said = fs::read_to_string(&log).expect("read the log");
+    assert!(
+        said.contains("offsets 100 to 149 were removed before they were read") && said.contains("on_gap"),
+        "{said}"
+    );
+
+    let mut process = daemon.spawn(&["source.rows.on_gap=skip"]);
+    has(&daemon, "lake.k.rows", 150, &mut [&mut process]);
+    process.kill9();
+
+    for longer in [false, true] {
+        answer(admin().delete_topics(&[&topic], &AdminOptions::new())).expect("deleted");
+        create(&topic, 1);
+        // Once it ends before the table's position, once it has other rows there.
+        send(if longer { 1_000..1_300 } else { 0..10 });
+        fs::remove_file(&log).expect("remove the log");
+        assert!(!daemon.spawn(&[]).ends(PATIENCE).success(), "another log must halt the pipeline");
+        let said = fs::read_to_string(&log).expect("read the log");
+        assert!(said.contains("this is another log") && said.contains("checkpoint set"), "{said}");
+    }
+    assert_eq!(daemon.rows("lake.k.rows"), 150);
+}

@@ -1,0 +1,178 @@
+//! Topics of a Kafka cluster, read by a consumer group.
+//!
+//! **Position.** The offset of the last row of a partition; partitions are named `topic/partition`. Where reading goes on is the
+//! table's to say: the group's offsets are committed after it, for people and their tools.
+//!
+//! **Rebalance.** A partition that is taken away is given away at once; rows of it that are not committed are dropped, and if they
+//! are under way the table decides, for its checkpoint has moved or not. A partition that is gained is read once its position was
+//! looked up in the table.
+//!
+//! **Which log.** The checkpoint names the cluster and, per partition, what the last row looked like: a topic that was deleted and
+//! made again halts the pipeline instead of being skipped. Once retention has removed that row it cannot be verified.
+//!
+//! **What is no row.** A record without a value (a tombstone) and one over `row_bytes_max` are rejects.
+//!
+//! Memory: `fetch_bytes`, a batch for each partition up to 64 MiB together, and a few batches on their way.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::SyncSender;
+
+use async_trait::async_trait;
+use regex::Regex;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::KafkaConfig;
+use crate::env::Env;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::checkpoint::{Checkpoint, Delta, Position, Positions};
+use crate::model::ids::PartitionId;
+use crate::source::kafka_client::client;
+use crate::source::kafka_reader::{Order, Reader, Said, State, What};
+use crate::source::{Source, SourceEvent};
+
+/// Batches on their way from the reading thread.
+const READY: usize = 4;
+/// Orders on their way to it.
+const ORDERS: usize = 16;
+
+/// A consumer group's member.
+pub struct KafkaSource {
+    config: KafkaConfig,
+    pattern: Option<Regex>,
+    env: Env,
+    /// The cluster, once it was found.
+    identity: String,
+    reading: Option<Reading>,
+    generation: u64,
+    /// Per partition the offsets at which batches ended since the last commit, and what the records there look like.
+    tails: BTreeMap<PartitionId, VecDeque<(i64, String)>>,
+}
+
+/// The thread that reads.
+struct Reading {
+    orders: SyncSender<Order>,
+    said: mpsc::Receiver<Said>,
+}
+
+impl KafkaSource {
+    /// A member of the configured group; nothing is asked of the cluster yet.
+    ///
+    /// # Errors
+    /// `Config` for a pattern that is none.
+    pub fn new(config: KafkaConfig, env: Env) -> Result<Self> {
+        let pattern = config.pattern()?;
+        let (identity, tails) = (String::new(), BTreeMap::new());
+        Ok(Self { config, pattern, env, identity, reading: None, generation: 0, tails })
+    }
+
+    /// Starts the reading thread, if there is none.
+    fn start(&mut self) -> Result<&mut Reading> {
+        if self.reading.as_ref().is_none_or(|reading| reading.said.is_closed()) {
+            let (orders, ordered) = std::sync::mpsc::sync_channel(ORDERS);
+            let (say, said) = mpsc::channel(READY);
+            let reader = Reader {
+                client: client(&self.config)?,
+                config: self.config.clone(),
+                pattern: self.pattern.clone(),
+                env: self.env.clone(),
+                orders: ordered,
+                said: say,
+                state: State::default(),
+            };
+            let env = self.env.clone();
+            tokio::spawn(async move {
+                if let Err(error) = env.offload(move || reader.run()).await {
+                    tracing::error!("the thread that reads Kafka failed: {error}");
+                }
+            });
+            self.reading = Some(Reading { orders, said });
+        }
+        self.reading.as_mut().ok_or_else(gone)
+    }
+
+    /// Asks the reading thread.
+    async fn ask<T>(&mut self, order: impl FnOnce(oneshot::Sender<Result<T>>) -> Order) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.start()?.orders.try_send(order(reply)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::Unavailable, "the thread that reads Kafka has ended")
+}
+
+#[async_trait]
+impl Source for KafkaSource {
+    async fn connect(&mut self) -> Result<()> {
+        let cluster = match self.ask(Order::Connect).await {
+            Ok(cluster) => cluster,
+            Err(error) => {
+                // With a new client next time: credentials may have been mended.
+                self.reading = None;
+                return Err(error);
+            }
+        };
+        self.identity = format!("kafka:{cluster}");
+        Ok(())
+    }
+
+    async fn begins(&mut self) -> Result<Positions> {
+        self.ask(Order::Begins).await
+    }
+
+    async fn open(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.generation += 1;
+        self.tails.clear();
+        let (checkpoint, generation) = (Box::new(checkpoint.clone()), self.generation);
+        self.ask(|reply| Order::Open(checkpoint, generation, reply)).await
+    }
+
+    async fn next(&mut self) -> Result<SourceEvent> {
+        loop {
+            let reading = self.reading.as_mut().ok_or_else(gone)?;
+            let Said { generation, what } = reading.said.recv().await.ok_or_else(gone)?;
+            match what {
+                // Of partitions that were gained or lost the pipeline hears whenever it was.
+                What::Gained(partitions) => return Ok(SourceEvent::Assigned(partitions)),
+                What::Lost(partitions) => return Ok(SourceEvent::Revoked(partitions)),
+                _ if generation != self.generation => {}
+                What::Idle => return Ok(SourceEvent::Idle),
+                What::Failed(error) => return Err(error),
+                What::Batch(batch, tail) => {
+                    if let Position::Offset(offset) = batch.range.to {
+                        self.tails.entry(batch.partition.clone()).or_default().push_back((offset, tail));
+                    }
+                    return Ok(SourceEvent::Batch(batch));
+                }
+            }
+        }
+    }
+
+    async fn release(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        for (partition, position) in &checkpoint.positions {
+            if let (Some(tails), Position::Offset(offset)) = (self.tails.get_mut(partition), position) {
+                tails.retain(|(at, _)| at > offset);
+            }
+        }
+        let committed = Order::Committed(checkpoint.positions.clone());
+        let reading = self.reading.as_ref().ok_or_else(gone)?;
+        reading.orders.try_send(committed).map_err(|_| gone())
+    }
+
+    fn identity(&self) -> String {
+        self.identity.clone()
+    }
+
+    fn tails(&self, delta: &Delta) -> BTreeMap<PartitionId, String> {
+        let tail = |(partition, range): (&PartitionId, &crate::model::checkpoint::Range)| {
+            let Position::Offset(to) = range.to else { return None };
+            let (_, tail) = self.tails.get(partition)?.iter().find(|(at, _)| *at == to)?;
+            Some((partition.clone(), tail.clone()))
+        };
+        delta.ranges.iter().filter_map(tail).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

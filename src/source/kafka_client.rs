@@ -1,0 +1,249 @@
+//! The client of a Kafka cluster: how it is set up, what it calls back, and what its errors mean.
+
+use std::sync::{Mutex, PoisonError};
+
+use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::config::kafka::{KafkaConfig, KafkaSasl};
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::kafka_token::Tokens;
+
+/// How often topics and their partitions are looked up, in milliseconds.
+pub(super) const REFRESH_MS: i64 = 30_000;
+
+/// A topic and a partition of it.
+pub(super) type Place = (String, i32);
+
+/// A consumer with our callbacks.
+pub(super) type Client = BaseConsumer<Callbacks>;
+
+/// What a rebalance did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ownership {
+    Gained(Vec<Place>),
+    Lost(Vec<Place>),
+}
+
+/// What the client calls back. Runs on the thread that polls.
+pub(super) struct Callbacks {
+    changes: Mutex<Vec<Ownership>>,
+    trouble: Mutex<Option<Error>>,
+    tokens: Option<Tokens>,
+}
+
+impl Callbacks {
+    /// What rebalances did since it was last asked.
+    pub(super) fn changes(&self) -> Vec<Ownership> {
+        std::mem::take(&mut *self.changes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The newest trouble with the cluster as a whole, once.
+    pub(super) fn trouble(&self) -> Option<Error> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn note(&self, change: Ownership) {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).push(change);
+    }
+
+    fn troubled(&self, error: Error) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        // A refusal says more than that, because of it, no broker answers.
+        if trouble.as_ref().is_none_or(|held| held.kind() != ErrorKind::Denied) {
+            *trouble = Some(error);
+        }
+    }
+}
+
+impl ClientContext for Callbacks {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Debug => tracing::trace!(facility, "kafka: {message}"),
+            RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => tracing::debug!(facility, "kafka: {message}"),
+            // What matters of it comes as an error too.
+            _ => tracing::info!(facility, "kafka: {message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!("kafka: {error}: {reason}");
+        if let Some(meaning) = meaning(&error, reason) {
+            self.troubled(meaning);
+        }
+    }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        let tokens = self.tokens.as_ref().ok_or("no token server is configured")?;
+        tokens.fetch().map_err(|error| {
+            let text = error.to_string();
+            self.troubled(error);
+            text.into()
+        })
+    }
+}
+
+impl ConsumerContext for Callbacks {
+    /// A partition is taken paused, until the pipeline says from where it is read; it is given away at once.
+    fn rebalance(&self, client: &Client, code: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        let places = places(partitions);
+        let answer = match code {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                // The end is always there to begin at.
+                let taken = partitions
+                    .set_all_offsets(Offset::End)
+                    .and_then(|()| client.incremental_assign(partitions))
+                    .and_then(|()| client.pause(partitions));
+                self.note(Ownership::Gained(places));
+                taken
+            }
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
+                self.note(Ownership::Lost(places));
+                client.incremental_unassign(partitions)
+            }
+            code => Err(KafkaError::Rebalance(code.into())),
+        };
+        if let Err(error) = answer {
+            self.troubled(Error::new(ErrorKind::Unavailable, "Kafka: a rebalance failed").with_source(error));
+        }
+    }
+
+    fn commit_callback(&self, result: Result<(), KafkaError>, _: &TopicPartitionList) {
+        // Offsets of the group are for people and their tools: nothing rests on them.
+        if let Err(error) = result {
+            tracing::debug!("kafka: the group's offsets were not committed: {error}");
+        }
+    }
+}
+
+/// The partitions of a list.
+pub(super) fn places(list: &TopicPartitionList) -> Vec<Place> {
+    list.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect()
+}
+
+/// What an error of the client means for the pipeline; `None` for what it mends by itself or is no error.
+pub(super) fn meaning(error: &KafkaError, reason: &str) -> Option<Error> {
+    use RDKafkaErrorCode as Code;
+    let code = error.rdkafka_error_code()?;
+    let of = |kind, what: &str| Some(Error::new(kind, format!("Kafka: {what}: {reason}")));
+    let denied = |what, hint: &str| of(ErrorKind::Denied, what).map(|error| error.with_hint(hint));
+    match code {
+        Code::PartitionEOF | Code::NoError => None,
+        Code::Authentication | Code::SaslAuthenticationFailed => {
+            denied("the brokers refuse our credentials", "check sasl.mechanism and the credentials with it")
+        }
+        Code::TopicAuthorizationFailed => {
+            denied("a topic may not be read", "grant READ and DESCRIBE on the topics to this user")
+        }
+        Code::GroupAuthorizationFailed => {
+            denied("the group may not be joined", "grant READ on the consumer group to this user")
+        }
+        Code::ClusterAuthorizationFailed => denied("the cluster may not be used", "check this user's ACLs"),
+        Code::SSL => of(ErrorKind::Unavailable, "TLS fails").map(|error| {
+            error.with_hint(
+                "check tls.ca, the brokers' certificates and whether they ask for ours; tls.enabled = \"off\" for brokers without TLS",
+            )
+        }),
+        Code::FencedInstanceId | Code::UnreleasedInstanceId => {
+            of(ErrorKind::Config, "another process has the same member name").map(|error| {
+                error.with_hint("give each process of the group its own `member`, or remove the setting")
+            })
+        }
+        Code::UnsupportedVersion | Code::UnsupportedFeature => {
+            of(ErrorKind::Config, "the brokers are too old for this").map(|error| {
+                error.with_hint("set group_protocol = \"classic\", or use brokers of Kafka 4.0 or newer")
+            })
+        }
+        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
+            of(ErrorKind::Unavailable, "a topic is not there").map(|error| {
+                error.with_hint("create it, or mend its name in `topics`; it is looked for again and again")
+            })
+        }
+        Code::AutoOffsetReset | Code::OffsetOutOfRange => of(ErrorKind::Unavailable, "rows are no longer there"),
+        _ => of(ErrorKind::Unavailable, "the brokers cannot be reached or do not answer"),
+    }
+}
+
+/// A client as configured. `token_client` fetches tokens where they are wanted.
+///
+/// # Errors
+/// `Config` for a property that librdkafka refuses.
+pub(super) fn client(config: &KafkaConfig) -> Result<Client> {
+    let mut own = ClientConfig::new();
+    for (name, value) in &config.properties {
+        own.set(name, value.expose());
+    }
+    let kbytes = (config.fetch_bytes / 1024).max(1).to_string();
+    own.set("bootstrap.servers", config.brokers.join(","))
+        .set("client.id", "frazil")
+        .set("group.id", &config.group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // Where reading goes on is the table's to say: a position that is not there is an error.
+        .set("auto.offset.reset", "error")
+        .set("allow.auto.create.topics", "false")
+        .set("check.crcs", "true")
+        .set("queued.max.messages.kbytes", kbytes)
+        .set("topic.metadata.refresh.interval.ms", REFRESH_MS.to_string())
+        .set("isolation.level", if config.read_uncommitted { "read_uncommitted" } else { "read_committed" });
+    if config.broker_assigns {
+        own.set("group.protocol", "consumer");
+    } else {
+        own.set("partition.assignment.strategy", "cooperative-sticky");
+    }
+    if let Some(member) = &config.member {
+        own.set("group.instance.id", member);
+    }
+    secure(&mut own, config);
+    let tokens = match &config.sasl {
+        Some(sasl @ KafkaSasl::OAuth2 { .. }) => Some(Tokens::new(sasl)?),
+        _ => None,
+    };
+    let callbacks = Callbacks { changes: Mutex::default(), trouble: Mutex::default(), tokens };
+    own.create_with_context(callbacks).map_err(|error| match error {
+        // Values may be secrets.
+        KafkaError::ClientConfig(_, what, property, _) => {
+            Error::new(ErrorKind::Config, format!("Kafka: property {property}: {what}"))
+                .with_hint("mend it in the source's properties; docs: librdkafka CONFIGURATION.md")
+        }
+        error => Error::new(ErrorKind::Config, "Kafka: the client cannot be made").with_source(error),
+    })
+}
+
+fn secure(own: &mut ClientConfig, config: &KafkaConfig) {
+    let protocol = match (&config.tls, &config.sasl) {
+        (None, None) => "plaintext",
+        (Some(_), None) => "ssl",
+        (None, Some(_)) => "sasl_plaintext",
+        (Some(_), Some(_)) => "sasl_ssl",
+    };
+    own.set("security.protocol", protocol);
+    if let Some(tls) = &config.tls {
+        let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
+        own.set("ssl.ca.location", tls.ca.as_deref().map_or_else(|| "probe".to_owned(), text));
+        if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) {
+            own.set("ssl.certificate.location", text(certificate)).set("ssl.key.location", text(key));
+        }
+        if let Some(password) = &tls.key_password {
+            own.set("ssl.key.password", password.expose());
+        }
+    }
+    match &config.sasl {
+        None => {}
+        Some(KafkaSasl::Password { mechanism, username, password }) => {
+            own.set("sasl.mechanisms", mechanism)
+                .set("sasl.username", username)
+                .set("sasl.password", password.expose());
+        }
+        Some(KafkaSasl::OAuth2 { .. }) => {
+            own.set("sasl.mechanisms", "OAUTHBEARER");
+        }
+    }
+}

@@ -1,0 +1,537 @@
+//! The thread that reads a Kafka cluster for a pipeline.
+//!
+//! It polls without pause, so that rebalances are answered at once however long a commit takes. Rows go to the pipeline over a
+//! bounded channel; when that is full, nothing is taken from the client, and after a while its partitions are paused.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::Duration;
+
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Message, Offset, TopicPartitionList};
+use regex::Regex;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::kafka::{KafkaConfig, KafkaStart, OnGap};
+use crate::env::Env;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::model::batch::RawBatch;
+use crate::model::checkpoint::{Checkpoint, Position, Positions};
+use crate::model::ids::PartitionId;
+use crate::source::gather::{Log, name, place};
+use crate::source::kafka_client::{Client, Ownership, Place, REFRESH_MS, meaning};
+
+/// How long one request to the brokers may take.
+const REQUEST: Duration = Duration::from_secs(10);
+/// How long the cluster may take to answer for the first time.
+const CONNECT_MS: i64 = 30_000;
+/// How long it may not answer before the pipeline is told.
+const SILENCE_MS: i64 = 30_000;
+/// How long a poll waits for a record.
+const POLL: Duration = Duration::from_millis(50);
+/// How long rows wait for others, so that batches are worth their while.
+const LINGER_MS: i64 = 100;
+/// How long the pipeline may take nothing before partitions are paused: it lets go of what was fetched.
+const PAUSE_MS: i64 = 500;
+/// Bytes at which a batch is closed, and bytes of all that are not full.
+const BATCH_BYTES: usize = 1 << 20;
+const GATHERED_BYTES: usize = 64 << 20;
+/// Looks at a log that ends before the table's position: a broker that just took it over may not know its end yet.
+const LOOKS: u32 = 5;
+
+/// What the pipeline asks for.
+pub(super) enum Order {
+    /// Find the cluster.
+    Connect(oneshot::Sender<Result<String>>),
+    /// Where a pipeline begins that was never here.
+    Begins(oneshot::Sender<Result<Positions>>),
+    /// Read after this checkpoint; what is said from now on is said in this generation.
+    Open(Box<Checkpoint>, u64, oneshot::Sender<Result<()>>),
+    /// These positions are committed.
+    Committed(Positions),
+}
+
+/// What is said to the pipeline.
+pub(super) struct Said {
+    pub(super) generation: u64,
+    pub(super) what: What,
+}
+
+/// What happened.
+#[allow(clippy::large_enum_variant)] // nearly all are batches
+pub(super) enum What {
+    /// Rows, and what the last record looks like.
+    Batch(RawBatch, String),
+    Gained(Vec<PartitionId>),
+    Lost(Vec<PartitionId>),
+    Idle,
+    Failed(Error),
+}
+
+/// The thread's state.
+pub(super) struct Reader {
+    pub(super) client: Client,
+    pub(super) config: KafkaConfig,
+    pub(super) pattern: Option<Regex>,
+    pub(super) env: Env,
+    pub(super) orders: Receiver<Order>,
+    pub(super) said: mpsc::Sender<Said>,
+    pub(super) state: State,
+}
+
+/// What changes while it reads.
+#[derive(Default)]
+pub(super) struct State {
+    generation: u64,
+    /// By topic and partition.
+    logs: BTreeMap<String, BTreeMap<i32, Log>>,
+    subscribed: Vec<String>,
+    refreshed_ms: i64,
+    pending: VecDeque<Said>,
+    /// Since when the pipeline takes nothing.
+    full_since_ms: Option<i64>,
+    paused: bool,
+    idle: bool,
+    /// Since when the cluster does not answer, and what it says.
+    trouble: Option<(i64, Error)>,
+}
+
+impl Reader {
+    /// Reads until the pipeline lets go of it.
+    pub(super) fn run(mut self) {
+        loop {
+            let order = match self.orders.try_recv() {
+                Err(TryRecvError::Disconnected) => return,
+                order => order.ok(),
+            };
+            if let Some(order) = order {
+                self.obey(order);
+                continue;
+            }
+            if self.deliver().is_err() {
+                return;
+            }
+            if self.state.pending.is_empty() {
+                self.read();
+            } else if self.wait_for_room() {
+                return;
+            }
+            self.notice();
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Connect(reply) => drop(reply.send(self.connect())),
+            Order::Begins(reply) => drop(reply.send(self.begins())),
+            Order::Open(checkpoint, generation, reply) => {
+                self.state.generation = generation;
+                drop(reply.send(self.open(&checkpoint)));
+            }
+            Order::Committed(positions) => self.commit(&positions),
+        }
+    }
+
+    fn say(&mut self, what: What) {
+        self.state.pending.push_back(Said { generation: self.state.generation, what });
+    }
+
+    /// Hands over what waits, as far as there is room.
+    fn deliver(&mut self) -> Result<(), ()> {
+        while let Some(said) = self.state.pending.pop_front() {
+            match self.said.try_send(said) {
+                Ok(()) => self.state.full_since_ms = None,
+                Err(mpsc::error::TrySendError::Full(said)) => {
+                    self.state.pending.push_front(said);
+                    self.state.full_since_ms.get_or_insert(self.env.now_ms());
+                    return Ok(());
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => return Err(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits a moment for the pipeline; says whether it is gone.
+    fn wait_for_room(&mut self) -> bool {
+        let since = self.state.full_since_ms.unwrap_or_default();
+        if self.env.now_ms().saturating_sub(since) < PAUSE_MS {
+            return match self.orders.recv_timeout(Duration::from_millis(1)) {
+                Ok(order) => {
+                    self.obey(order);
+                    false
+                }
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => true,
+            };
+        }
+        if !self.state.paused {
+            self.pause(true);
+        }
+        // Serves rebalances; of rows nothing comes while all are paused.
+        self.poll(POLL);
+        false
+    }
+
+    fn pause(&mut self, paused: bool) {
+        let open = self.list(|log| log.is_open.then_some(Offset::Invalid));
+        let done = if paused { self.client.pause(&open) } else { self.client.resume(&open) };
+        match done {
+            Ok(()) => self.state.paused = paused,
+            Err(error) => tracing::debug!("kafka: {error}"),
+        }
+    }
+
+    /// Takes what the client has.
+    fn read(&mut self) {
+        if self.state.paused {
+            self.pause(false);
+        }
+        let came = self.poll(POLL);
+        let now = self.env.now_ms();
+        let limit = BATCH_BYTES.min(GATHERED_BYTES / self.logs().count().max(1));
+        let mut ready = Vec::new();
+        for log in self.state.logs.values_mut().flat_map(BTreeMap::values_mut).filter(|log| !log.is_empty()) {
+            if log.is_full(limit) || now.saturating_sub(log.since_ms) >= LINGER_MS {
+                ready.extend(log.batch());
+            }
+        }
+        for (batch, tail) in ready {
+            self.state.idle = false;
+            self.say(What::Batch(batch, tail));
+        }
+        if !came && !self.state.idle && self.logs().all(Log::is_empty) {
+            self.state.idle = true;
+            self.say(What::Idle);
+        }
+    }
+
+    /// Takes records while they come and no batch is full; says whether any came.
+    fn poll(&mut self, timeout: Duration) -> bool {
+        let limit = BATCH_BYTES.min(GATHERED_BYTES / self.logs().count().max(1));
+        let (mut came, mut wait) = (false, timeout);
+        let begun = self.env.now_ms();
+        loop {
+            let failed = match self.client.poll(wait) {
+                None => return came,
+                Some(Ok(record)) => {
+                    came = true;
+                    let log = self.state.logs.get_mut(record.topic());
+                    let log = log.and_then(|topic| topic.get_mut(&record.partition()));
+                    match log.map(|log| (log.take(&record, self.config.row_bytes_max, begun), log.is_full(limit))) {
+                        None | Some((Ok(()), false)) => None,
+                        Some((Ok(()), true)) => return came,
+                        Some((Err(error), _)) => Some(error),
+                    }
+                }
+                Some(Err(error)) => self.failed(&error),
+            };
+            if let Some(error) = failed {
+                self.say(What::Failed(error));
+                return came;
+            }
+            // A steady trickle must not keep what is here from being given.
+            if self.env.now_ms().saturating_sub(begun) >= LINGER_MS {
+                return came;
+            }
+            wait = Duration::from_millis(1);
+        }
+    }
+
+    /// What an error of the client means for the pipeline now; what it mends by itself is kept in mind.
+    fn failed(&mut self, error: &KafkaError) -> Option<Error> {
+        let own = self.client.context().trouble().or_else(|| meaning(error, &error.to_string()))?;
+        let gone = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset);
+        let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+        if own.kind() != ErrorKind::Unavailable || gone || fatal {
+            return Some(own);
+        }
+        tracing::warn!("{own}");
+        let since = self.state.trouble.as_ref().map_or_else(|| self.env.now_ms(), |(since, _)| *since);
+        self.state.trouble = Some((since, own));
+        None
+    }
+
+    /// Rebalances, topics that appeared, and trouble that lasts.
+    fn notice(&mut self) {
+        for change in self.client.context().changes() {
+            let ids = |places: &[Place]| places.iter().map(|place| PartitionId::new(name(place))).collect();
+            match change {
+                Ownership::Gained(places) => {
+                    for place in &places {
+                        let topic = self.state.logs.entry(place.0.clone()).or_default();
+                        topic.insert(place.1, Log::new(place));
+                    }
+                    self.state.trouble = None;
+                    self.say(What::Gained(ids(&places)));
+                }
+                Ownership::Lost(places) => {
+                    for (topic, partition) in &places {
+                        if let Some(logs) = self.state.logs.get_mut(topic) {
+                            logs.remove(partition);
+                        }
+                    }
+                    self.say(What::Lost(ids(&places)));
+                }
+            }
+        }
+        let now = self.env.now_ms();
+        if self.pattern.is_some() && now.saturating_sub(self.state.refreshed_ms) >= REFRESH_MS {
+            let subscribed = !self.state.subscribed.is_empty() || self.state.refreshed_ms > 0;
+            if subscribed && let Err(error) = self.subscribe() {
+                tracing::warn!("{error}");
+            }
+        }
+        let lasting = |(since, _): &(i64, Error)| now.saturating_sub(*since) >= SILENCE_MS;
+        if self.logs().any(|log| !log.is_empty()) {
+            self.state.trouble = None;
+        } else if self.state.trouble.as_ref().is_some_and(lasting)
+            && let Some((_, error)) = self.state.trouble.take()
+        {
+            self.say(What::Failed(error));
+        }
+    }
+
+    fn logs(&self) -> impl Iterator<Item = &Log> {
+        self.state.logs.values().flat_map(BTreeMap::values)
+    }
+
+    /// The partitions for which `offset` has one.
+    fn list(&self, offset: impl Fn(&Log) -> Option<Offset>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (topic, logs) in &self.state.logs {
+            for (partition, log) in logs {
+                if let Some(offset) = offset(log) {
+                    // Fails for offsets that cannot be, of which there are none.
+                    let _ = list.add_partition_offset(topic, *partition, offset);
+                }
+            }
+        }
+        list
+    }
+
+    /// Waits for the cluster; answers its id.
+    fn connect(&mut self) -> Result<String> {
+        let begun = self.env.now_ms();
+        let mut last = None;
+        loop {
+            if let Some(id) =
+                self.client.client().fetch_cluster_id(Duration::from_millis(500)).filter(|id| !id.is_empty())
+            {
+                return Ok(id);
+            }
+            // Wrong credentials show in callbacks only, which polls serve.
+            if let Some(Err(error)) = self.client.poll(Duration::from_millis(50)) {
+                last = meaning(&error, &error.to_string()).or(last);
+            }
+            last = self.client.context().trouble().or(last);
+            let over = self.env.now_ms().saturating_sub(begun) >= CONNECT_MS;
+            match last.take() {
+                Some(error) if over || error.kind() != ErrorKind::Unavailable => return Err(error),
+                None if over => {
+                    let text = format!("Kafka: no answer from {}", self.config.brokers.join(", "));
+                    return Err(Error::new(ErrorKind::Unavailable, text));
+                }
+                kept => last = kept,
+            }
+        }
+    }
+
+    /// The topics that are to be read, with their partitions.
+    fn topics(&self) -> Result<BTreeMap<String, Vec<i32>>> {
+        let mut found = BTreeMap::new();
+        let all = self.client.client().fetch_metadata(None, REQUEST);
+        let all = all.context(ErrorKind::Unavailable, || "Kafka: list the topics")?;
+        for topic in all.topics() {
+            let wanted = match &self.pattern {
+                Some(pattern) => pattern.is_match(topic.name()),
+                None => self.config.topics.iter().any(|name| name == topic.name()),
+            };
+            if wanted && topic.error().is_none() {
+                let partitions = topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id);
+                found.insert(topic.name().to_owned(), partitions.collect());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Subscribes to the topics that are there, when these are others than before.
+    fn subscribe(&mut self) -> Result<()> {
+        self.state.refreshed_ms = self.env.now_ms();
+        let names: Vec<String> = match &self.pattern {
+            None => self.config.topics.clone(),
+            Some(_) => self.topics()?.into_keys().collect(),
+        };
+        if names == self.state.subscribed || names.is_empty() {
+            return Ok(());
+        }
+        let topics: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.client.subscribe(&topics).context(ErrorKind::Unavailable, || "Kafka: subscribe")?;
+        tracing::info!(group = %self.config.group, ?topics, "subscribed");
+        self.state.subscribed = names;
+        Ok(())
+    }
+
+    /// The last offsets before where a pipeline begins that was never here.
+    fn begins(&self) -> Result<Positions> {
+        let mut first: BTreeMap<Place, i64> = BTreeMap::new();
+        if self.config.start != KafkaStart::Earliest {
+            let topics = self.topics()?;
+            let missing: Vec<&str> =
+                self.config.topics.iter().map(String::as_str).filter(|name| !topics.contains_key(*name)).collect();
+            if !missing.is_empty() {
+                let text =
+                    format!("Kafka: where to begin is not known while topic {} is not there", missing.join(", "));
+                return Err(
+                    Error::new(ErrorKind::Unavailable, text).with_hint("create it, or mend its name in `topics`")
+                );
+            }
+            let all = topics.into_iter().flat_map(|(topic, own)| own.into_iter().map(move |p| (topic.clone(), p)));
+            for place in all {
+                let (_, high) = self.watermarks(&place)?;
+                first.insert(place, high);
+            }
+            if let KafkaStart::Time(time_ms) = self.config.start {
+                self.first_of(time_ms, &mut first)?;
+            }
+        }
+        for (id, offset) in &self.config.start_offsets {
+            first.extend(place(&PartitionId::new(id.as_str())).map(|place| (place, *offset)));
+        }
+        let before = |(place, first): (Place, i64)| {
+            let last = first.checked_sub(1).filter(|last| *last >= 0)?;
+            Some((PartitionId::new(name(&place)), Position::Offset(last)))
+        };
+        Ok(first.into_iter().filter_map(before).collect())
+    }
+
+    /// The first offsets of this time, where there are any.
+    fn first_of(&self, time_ms: i64, first: &mut BTreeMap<Place, i64>) -> Result<()> {
+        let mut times = TopicPartitionList::new();
+        for (topic, partition) in first.keys() {
+            let added = times.add_partition_offset(topic, *partition, Offset::Offset(time_ms));
+            added.context(ErrorKind::Config, || "Kafka: start lies before 1970")?;
+        }
+        let found = self.client.offsets_for_times(times, REQUEST);
+        let found = found.context(ErrorKind::Unavailable, || "Kafka: look for the offsets of a time")?;
+        for element in found.elements() {
+            element.error().context(ErrorKind::Unavailable, || "Kafka: look for the offset of a time")?;
+            if let Offset::Offset(offset) = element.offset() {
+                first.insert((element.topic().to_owned(), element.partition()), offset);
+            }
+        }
+        Ok(())
+    }
+
+    fn watermarks(&self, (topic, partition): &Place) -> Result<(i64, i64)> {
+        let found = self.client.fetch_watermarks(topic, *partition, REQUEST);
+        found.context(ErrorKind::Unavailable, || format!("Kafka {topic}/{partition}: where it begins and ends"))
+    }
+
+    /// Reads every partition that is ours after `checkpoint`.
+    fn open(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.state.pending.retain(|said| matches!(said.what, What::Gained(_) | What::Lost(_)));
+        (self.state.idle, self.state.trouble) = (false, None);
+        self.subscribe()?;
+        let mine: Vec<Place> = self
+            .state
+            .logs
+            .iter()
+            .flat_map(|(topic, logs)| logs.keys().map(|partition| (topic.clone(), *partition)))
+            .collect();
+        let held = self.list(|_| Some(Offset::Invalid));
+        self.client.pause(&held).context(ErrorKind::Unavailable, || "Kafka: pause")?;
+        let mut seeks = TopicPartitionList::new();
+        for place in mine {
+            let id = PartitionId::new(name(&place));
+            let given = match checkpoint.positions.get(&id) {
+                None => None,
+                Some(Position::Offset(offset)) => Some(*offset),
+                Some(Position::Files(_)) => {
+                    let text = format!("the checkpoint of Kafka {id} is that of followed files");
+                    return Err(Error::new(ErrorKind::Corrupt, text));
+                }
+            };
+            let (offset, witness) = match given {
+                None => (Offset::Beginning, None),
+                Some(given) => self.resume(&place, given, checkpoint.tails.get(&id).cloned())?,
+            };
+            seeks.add_partition_offset(&place.0, place.1, offset).context(ErrorKind::Internal, || "an offset")?;
+            if let Some(log) = self.state.logs.get_mut(&place.0).and_then(|topic| topic.get_mut(&place.1)) {
+                log.open(given, witness);
+            }
+        }
+        if seeks.count() == 0 {
+            return Ok(());
+        }
+        let sought = self.client.seek_partitions(seeks, REQUEST).context(ErrorKind::Unavailable, || "Kafka: seek")?;
+        for element in sought.elements() {
+            let place = || format!("Kafka {}/{}: seek", element.topic(), element.partition());
+            element.error().context(ErrorKind::Unavailable, place)?;
+        }
+        self.client.resume(&held).context(ErrorKind::Unavailable, || "Kafka: resume")?;
+        self.state.paused = false;
+        Ok(())
+    }
+
+    /// From where a partition is read whose last row in the table is at `given`: from that row, if it tells the log from another.
+    fn resume(&self, place: &Place, given: i64, witness: Option<String>) -> Result<(Offset, Option<String>)> {
+        let next = given.saturating_add(1);
+        let (mut low, mut high) = self.watermarks(place)?;
+        for _ in 1..LOOKS {
+            if high >= next {
+                break;
+            }
+            let _ = self.client.poll(Duration::from_millis(500)); // serves rebalances
+            (low, high) = self.watermarks(place)?;
+        }
+        let id = name(place);
+        if high < next {
+            let text = format!(
+                "Kafka {id}: it ends at {high}, and the table has rows up to offset {given}: this is another log"
+            );
+            return Err(Error::new(ErrorKind::Corrupt, text).with_hint(
+                "a topic that was made anew begins at zero: give the pipeline a new name, or set the positions with `frazil checkpoint set`",
+            ));
+        }
+        if low > next {
+            let (missing, text) =
+                (low - next, format!("offsets {next} to {} were removed before they were read", low - 1));
+            if self.config.on_gap == OnGap::Halt {
+                return Err(Error::new(ErrorKind::Corrupt, format!("Kafka {id}: {text}")).with_hint(
+                    "these rows are lost; to go on without them set on_gap = \"skip\" for this source, and give the topic more retention",
+                ));
+            }
+            tracing::error!(partition = id, missing, "{text}; goes on without them");
+            return Ok((Offset::Offset(low), None));
+        }
+        match witness {
+            Some(witness) if low <= given => Ok((Offset::Offset(given), Some(witness))),
+            _ => {
+                tracing::debug!(
+                    partition = id,
+                    "its last row is no longer there: that it is the same log cannot be verified"
+                );
+                Ok((Offset::Offset(next), None))
+            }
+        }
+    }
+
+    /// Tells the group, for people and their tools.
+    fn commit(&self, positions: &Positions) {
+        let mut list = TopicPartitionList::new();
+        for (id, position) in positions {
+            if let (Some((topic, partition)), Position::Offset(offset)) = (place(id), position)
+                && self.state.logs.get(&topic).is_some_and(|logs| logs.contains_key(&partition))
+            {
+                let _ = list.add_partition_offset(&topic, partition, Offset::Offset(offset.saturating_add(1)));
+            }
+        }
+        if list.count() > 0
+            && let Err(error) = self.client.commit(&list, CommitMode::Async)
+        {
+            tracing::debug!("kafka: the group's offsets were not committed: {error}");
+        }
+    }
+}
