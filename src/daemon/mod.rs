@@ -73,8 +73,7 @@ pub struct Face {
     pub health: Health,
 }
 
-/// What a daemon keeps things in.
-#[derive(Debug)]
+/// What a daemon keeps things in, and what it reads from.
 pub struct Stores {
     /// Objects.
     pub storage: Storage,
@@ -82,6 +81,8 @@ pub struct Stores {
     pub disk: Arc<dyn Disk>,
     /// Catalogs by their configured names.
     pub catalogs: BTreeMap<String, Arc<dyn Catalog>>,
+    /// Sources by pipeline, instead of those that the configuration describes.
+    pub sources: BTreeMap<PipelineName, Box<dyn Source>>,
 }
 
 /// Pipelines, ready to run.
@@ -119,7 +120,7 @@ impl Daemon {
             catalogs.insert(name.clone(), opened.0);
             claims.extend(opened.1);
         }
-        let stores = Stores { storage, disk, catalogs };
+        let stores = Stores { storage, disk, catalogs, sources: BTreeMap::new() };
         let mut daemon = Self::with_stores(config, env, stores, face).await?;
         daemon.claims = claims;
         Ok(daemon)
@@ -130,7 +131,7 @@ impl Daemon {
     /// # Errors
     /// As [`Daemon::assemble`].
     pub async fn with_stores(config: &Config, env: &Env, stores: Stores, face: Face) -> Result<Self> {
-        let Stores { storage, disk, catalogs } = stores;
+        let Stores { storage, disk, catalogs, mut sources } = stores;
         let counted = |catalog| Arc::new(Counted::new(catalog, face.metrics.clone())) as Arc<dyn Catalog>;
         let catalogs = catalogs.into_iter().map(|(name, catalog)| (name, counted(catalog))).collect();
         let anchors = Anchors::open(Arc::clone(&disk)).await?;
@@ -143,7 +144,10 @@ impl Daemon {
         for (name, settings) in config.pipelines.iter().filter(|_| config.role.ingests()) {
             let watch = Arc::new(Watch::new(name.clone(), face.metrics.clone(), face.health.clone()));
             watches.push(Arc::clone(&watch));
-            let source = open_source(config, name, settings, &shared)?;
+            let source = match sources.remove(name) {
+                Some(source) => source,
+                None => open_source(config, name, settings, &shared)?,
+            };
             pipelines.push(pipeline(config, name, settings, &shared, source, watch, hard.clone())?);
         }
         let maintains = config.role.maintains() && !config.policies.is_empty();

@@ -111,7 +111,8 @@ impl World {
 
     pub(super) async fn daemon_seen_by(&self, config: &Config, face: Face) -> Daemon {
         let catalogs = [("lake".to_owned(), Arc::clone(&self.catalog))].into();
-        let stores = Stores { storage: self.storage.clone(), disk: self.disk.clone(), catalogs };
+        let stores =
+            Stores { storage: self.storage.clone(), disk: self.disk.clone(), catalogs, sources: BTreeMap::new() };
         Daemon::with_stores(config, &self.env, stores, face).await.expect("assembles")
     }
 

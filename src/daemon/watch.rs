@@ -22,6 +22,7 @@ pub(crate) struct Watch {
     started: AtomicBool,
     /// What of the source's counts is in the metrics.
     told: Mutex<FilesCounters>,
+    lost: AtomicU64,
     /// The newest row read and the newest one committed.
     newest_ms: Mutex<(Option<i64>, Option<i64>)>,
 }
@@ -36,6 +37,7 @@ impl Watch {
             commits: AtomicU64::new(0),
             started: AtomicBool::new(false),
             told: Mutex::default(),
+            lost: AtomicU64::new(0),
             newest_ms: Mutex::default(),
         }
     }
@@ -67,6 +69,13 @@ impl Watch {
     pub(crate) fn notes(&self, notes: &Notes) {
         if let Some(behind) = notes.behind {
             self.metrics.lag_files(self.pipeline.as_str(), behind.files, behind.bytes);
+        }
+        if let Some(rows) = notes.rows_behind {
+            self.metrics.lag_rows(self.pipeline.as_str(), rows);
+        }
+        let lost = self.lost.swap(notes.rows_lost, Ordering::Relaxed);
+        if notes.rows_lost > lost {
+            self.metrics.lost_rows(self.pipeline.as_str(), notes.rows_lost - lost);
         }
         let Some(now) = notes.files else { return };
         let told = std::mem::replace(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner), now);
@@ -156,7 +165,7 @@ mod tests {
         let watch = Watch::new(PipelineName::new("p"), metrics.clone(), Health::new(metrics.clone()));
         for late in [1, 1, 3] {
             let files = FilesCounters { files: 5, late, ..FilesCounters::default() };
-            watch.notes(&Notes { files: Some(files), behind: None });
+            watch.notes(&Notes { files: Some(files), ..Notes::default() });
         }
         assert_eq!(metrics.total("frazil_source_files_total", &["p", "late"]), 3);
         assert_eq!(metrics.total("frazil_source_files_total", &["p", "read"]), 5);

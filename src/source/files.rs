@@ -541,7 +541,7 @@ impl Source for FilesSource {
     fn notes(&self) -> Notes {
         let taken = self.state.main.as_ref().map_or(0, Reader::taken);
         let behind = Behind { bytes: self.state.behind.bytes.saturating_sub(taken), ..self.state.behind };
-        Notes { files: Some(self.counters), behind: Some(behind) }
+        Notes { files: Some(self.counters), behind: Some(behind), ..Notes::default() }
     }
 }
 

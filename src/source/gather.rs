@@ -70,6 +70,11 @@ impl Log {
         self.rejects.clear();
     }
 
+    /// The offset of the last row that was read.
+    pub(super) fn at(&self) -> Option<i64> {
+        self.at
+    }
+
     /// Whether nothing is here.
     pub(super) fn is_empty(&self) -> bool {
         self.at == self.given

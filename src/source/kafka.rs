@@ -15,6 +15,8 @@
 //! Memory: `fetch_bytes`, a batch for each partition up to 64 MiB together, and a few batches on their way.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 
 use async_trait::async_trait;
@@ -27,8 +29,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::checkpoint::{Checkpoint, Delta, Position, Positions};
 use crate::model::ids::PartitionId;
 use crate::source::kafka_client::client;
-use crate::source::kafka_reader::{Order, Reader, Said, State, What};
-use crate::source::{Source, SourceEvent};
+use crate::source::kafka_reader::{Figures, Order, Reader, Said, State, What};
+use crate::source::{Notes, Source, SourceEvent};
 
 /// Batches on their way from the reading thread.
 const READY: usize = 4;
@@ -46,6 +48,7 @@ pub struct KafkaSource {
     generation: u64,
     /// Per partition the offsets at which batches ended since the last commit, and what the records there look like.
     tails: BTreeMap<PartitionId, VecDeque<(i64, String)>>,
+    figures: Arc<Figures>,
 }
 
 /// The thread that reads.
@@ -62,7 +65,8 @@ impl KafkaSource {
     pub fn new(config: KafkaConfig, env: Env) -> Result<Self> {
         let pattern = config.pattern()?;
         let (identity, tails) = (String::new(), BTreeMap::new());
-        Ok(Self { config, pattern, env, identity, reading: None, generation: 0, tails })
+        let (reading, figures) = (None, Arc::default());
+        Ok(Self { config, pattern, env, identity, reading, generation: 0, tails, figures })
     }
 
     /// Starts the reading thread, if there is none.
@@ -77,6 +81,7 @@ impl KafkaSource {
                 env: self.env.clone(),
                 orders: ordered,
                 said: say,
+                figures: Arc::clone(&self.figures),
                 state: State::default(),
             };
             let env = self.env.clone();
@@ -162,6 +167,12 @@ impl Source for KafkaSource {
 
     fn identity(&self) -> String {
         self.identity.clone()
+    }
+
+    fn notes(&self) -> Notes {
+        let (behind, lost) = (&self.figures.behind, &self.figures.lost);
+        let (behind, rows_lost) = (behind.load(Ordering::Relaxed), lost.load(Ordering::Relaxed));
+        Notes { rows_behind: Some(behind), rows_lost, ..Notes::default() }
     }
 
     fn tails(&self, delta: &Delta) -> BTreeMap<PartitionId, String> {

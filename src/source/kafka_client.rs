@@ -1,5 +1,6 @@
 //! The client of a Kafka cluster: how it is set up, what it calls back, and what its errors mean.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use rdkafka::ClientContext;
@@ -9,6 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
+use serde::Deserialize;
 
 use crate::config::kafka::{KafkaConfig, KafkaSasl};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,6 +18,9 @@ use crate::source::kafka_token::Tokens;
 
 /// How often topics and their partitions are looked up, in milliseconds.
 pub(super) const REFRESH_MS: i64 = 30_000;
+
+/// How often the client says where partitions end.
+const STATISTICS_MS: &str = "5000";
 
 /// A topic and a partition of it.
 pub(super) type Place = (String, i32);
@@ -34,7 +39,28 @@ pub(super) enum Ownership {
 pub(super) struct Callbacks {
     changes: Mutex<Vec<Ownership>>,
     trouble: Mutex<Option<Error>>,
+    /// Where partitions end for this client: behind the last row that it may read.
+    ends: Mutex<BTreeMap<Place, i64>>,
     tokens: Option<Tokens>,
+}
+
+/// The part of librdkafka's statistics that is of use here.
+#[derive(Deserialize)]
+struct Statistics {
+    #[serde(default)]
+    topics: BTreeMap<String, TopicStatistics>,
+}
+
+#[derive(Deserialize)]
+struct TopicStatistics {
+    #[serde(default)]
+    partitions: BTreeMap<String, PartitionStatistics>,
+}
+
+#[derive(Deserialize)]
+struct PartitionStatistics {
+    hi_offset: i64,
+    ls_offset: i64,
 }
 
 impl Callbacks {
@@ -46,6 +72,13 @@ impl Callbacks {
     /// The newest trouble with the cluster as a whole, once.
     pub(super) fn trouble(&self) -> Option<Error> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// How many rows lie between `at`, the last one read, and the end of a partition.
+    pub(super) fn behind(&self, place: &Place, at: Option<i64>) -> u64 {
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(end) = ends.get(place) else { return 0 };
+        u64::try_from(end.saturating_sub(at.map_or(0, |at| at.saturating_add(1)))).unwrap_or(0)
     }
 
     fn note(&self, change: Ownership) {
@@ -77,6 +110,20 @@ impl ClientContext for Callbacks {
         tracing::debug!("kafka: {error}: {reason}");
         if let Some(meaning) = meaning(&error, reason) {
             self.troubled(meaning);
+        }
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        let Ok(Statistics { topics }) = serde_json::from_slice(statistics) else { return };
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        for (topic, found) in topics {
+            for (partition, at) in found.partitions {
+                // Unknown offsets are negative, and so is the number of a partition that is none.
+                let end = if at.ls_offset >= 0 { at.ls_offset } else { at.hi_offset };
+                if let Some(number) = partition.parse().ok().filter(|number: &i32| *number >= 0 && end >= 0) {
+                    ends.insert((topic.clone(), number), end);
+                }
+            }
         }
     }
 
@@ -191,6 +238,7 @@ pub(super) fn client(config: &KafkaConfig) -> Result<Client> {
         .set("allow.auto.create.topics", "false")
         .set("check.crcs", "true")
         .set("queued.max.messages.kbytes", kbytes)
+        .set("statistics.interval.ms", STATISTICS_MS)
         .set("topic.metadata.refresh.interval.ms", REFRESH_MS.to_string())
         .set("isolation.level", if config.read_uncommitted { "read_uncommitted" } else { "read_committed" });
     if config.broker_assigns {
@@ -206,7 +254,8 @@ pub(super) fn client(config: &KafkaConfig) -> Result<Client> {
         Some(sasl @ KafkaSasl::OAuth2 { .. }) => Some(Tokens::new(sasl)?),
         _ => None,
     };
-    let callbacks = Callbacks { changes: Mutex::default(), trouble: Mutex::default(), tokens };
+    let (changes, trouble, ends) = (Mutex::default(), Mutex::default(), Mutex::default());
+    let callbacks = Callbacks { changes, trouble, ends, tokens };
     own.create_with_context(callbacks).map_err(|error| match error {
         // Values may be secrets.
         KafkaError::ClientConfig(_, what, property, _) => {

@@ -4,6 +4,8 @@
 //! bounded channel; when that is full, nothing is taken from the client, and after a while its partitions are paused.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
@@ -32,6 +34,8 @@ const SILENCE_MS: i64 = 30_000;
 const POLL: Duration = Duration::from_millis(50);
 /// How long rows wait for others, so that batches are worth their while.
 const LINGER_MS: i64 = 100;
+/// How often it says that nothing is there: what it counts is looked at then.
+const IDLE_MS: i64 = 5_000;
 /// How long the pipeline may take nothing before partitions are paused: it lets go of what was fetched.
 const PAUSE_MS: i64 = 500;
 /// Bytes at which a batch is closed, and bytes of all that are not full.
@@ -69,6 +73,15 @@ pub(super) enum What {
     Failed(Error),
 }
 
+/// What the thread counts.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    /// Rows between the last ones read and the ends.
+    pub(super) behind: AtomicU64,
+    /// Rows that were removed before they were read.
+    pub(super) lost: AtomicU64,
+}
+
 /// The thread's state.
 pub(super) struct Reader {
     pub(super) client: Client,
@@ -77,6 +90,7 @@ pub(super) struct Reader {
     pub(super) env: Env,
     pub(super) orders: Receiver<Order>,
     pub(super) said: mpsc::Sender<Said>,
+    pub(super) figures: Arc<Figures>,
     pub(super) state: State,
 }
 
@@ -88,11 +102,13 @@ pub(super) struct State {
     logs: BTreeMap<String, BTreeMap<i32, Log>>,
     subscribed: Vec<String>,
     refreshed_ms: i64,
+    counted_ms: i64,
     pending: VecDeque<Said>,
     /// Since when the pipeline takes nothing.
     full_since_ms: Option<i64>,
     paused: bool,
-    idle: bool,
+    /// When it last said that nothing is there; none since rows came.
+    idle_ms: Option<i64>,
     /// Since when the cluster does not answer, and what it says.
     trouble: Option<(i64, Error)>,
 }
@@ -198,11 +214,12 @@ impl Reader {
             }
         }
         for (batch, tail) in ready {
-            self.state.idle = false;
+            self.state.idle_ms = None;
             self.say(What::Batch(batch, tail));
         }
-        if !came && !self.state.idle && self.logs().all(Log::is_empty) {
-            self.state.idle = true;
+        let said = self.state.idle_ms.is_some_and(|then| now.saturating_sub(then) < IDLE_MS);
+        if !came && !said && self.logs().all(Log::is_empty) {
+            self.state.idle_ms = Some(now);
             self.say(What::Idle);
         }
     }
@@ -277,6 +294,10 @@ impl Reader {
             }
         }
         let now = self.env.now_ms();
+        if now.saturating_sub(self.state.counted_ms) >= LINGER_MS {
+            self.state.counted_ms = now;
+            self.figures.behind.store(self.behind(), Ordering::Relaxed);
+        }
         if self.pattern.is_some() && now.saturating_sub(self.state.refreshed_ms) >= REFRESH_MS {
             let subscribed = !self.state.subscribed.is_empty() || self.state.refreshed_ms > 0;
             if subscribed && let Err(error) = self.subscribe() {
@@ -291,6 +312,13 @@ impl Reader {
         {
             self.say(What::Failed(error));
         }
+    }
+
+    /// Rows that wait to be read in the partitions that are ours.
+    fn behind(&self) -> u64 {
+        let callbacks = self.client.context();
+        let logs = self.state.logs.iter().flat_map(|(topic, logs)| logs.iter().map(move |(p, log)| (topic, *p, log)));
+        logs.map(|(topic, partition, log)| callbacks.behind(&(topic.clone(), partition), log.at())).sum()
     }
 
     fn logs(&self) -> impl Iterator<Item = &Log> {
@@ -432,7 +460,7 @@ impl Reader {
     /// Reads every partition that is ours after `checkpoint`.
     fn open(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         self.state.pending.retain(|said| matches!(said.what, What::Gained(_) | What::Lost(_)));
-        (self.state.idle, self.state.trouble) = (false, None);
+        (self.state.idle_ms, self.state.trouble) = (None, None);
         self.subscribe()?;
         let mine: Vec<Place> = self
             .state
@@ -503,6 +531,7 @@ impl Reader {
                     "these rows are lost; to go on without them set on_gap = \"skip\" for this source, and give the topic more retention",
                 ));
             }
+            self.figures.lost.fetch_add(u64::try_from(missing).unwrap_or(0), Ordering::Relaxed);
             tracing::error!(partition = id, missing, "{text}; goes on without them");
             return Ok((Offset::Offset(low), None));
         }

@@ -50,6 +50,10 @@ pub struct Notes {
     pub files: Option<files::FilesCounters>,
     /// What waits to be read, where it knows.
     pub behind: Option<Behind>,
+    /// Rows of a log that wait to be read, where it knows: offsets between the last row read and the log's end.
+    pub rows_behind: Option<u64>,
+    /// Rows of a log that were removed before they were read.
+    pub rows_lost: u64,
 }
 
 /// What a source knows of and has not read.

@@ -125,6 +125,20 @@ pub const METRICS: &[Metric] = &[
         "Bytes of files that the source knows of and has not read",
     ),
     metric(
+        "frazil_lag_rows",
+        Kind::Gauge,
+        "rows",
+        &["pipeline"],
+        "Offsets between the last row read and the end of the log, over the partitions that this process has",
+    ),
+    metric(
+        "frazil_lost_rows_total",
+        Kind::Counter,
+        "rows",
+        &["pipeline"],
+        "Offsets that retention removed before they were read, and that were skipped because on_gap says so",
+    ),
+    metric(
         "frazil_source_files_total",
         Kind::Counter,
         "files",
@@ -302,6 +316,16 @@ impl Metrics {
     /// How far the source's newest row is ahead of the newest committed one.
     pub fn lag(&self, pipeline: &str, behind: Duration) {
         self.gauge("frazil_lag_seconds", &[pipeline], behind.as_secs_f64());
+    }
+
+    /// Rows of a log that wait to be read.
+    pub fn lag_rows(&self, pipeline: &str, rows: u64) {
+        self.gauge("frazil_lag_rows", &[pipeline], number(rows));
+    }
+
+    /// Rows that were removed before they were read.
+    pub fn lost_rows(&self, pipeline: &str, rows: u64) {
+        self.count("frazil_lost_rows_total", &[pipeline], rows);
     }
 
     /// Files and bytes that the source knows of and has not read.

@@ -208,3 +208,57 @@ fn a_daemon_that_only_ingests_and_one_without_policies_have_no_jobs() {
         }
     });
 }
+
+#[test]
+fn what_helps_most_comes_first_and_a_long_rewrite_holds_up_no_expiry() {
+    on_virtual_time(async {
+        let (world, _folder) = world(5).await;
+        let config = streaming(10, Role::Maintain);
+        let daemon = world.daemon_seen_by(&config, face()).await;
+        let disk: Arc<dyn Disk> = world.disk.clone();
+        let shown = face();
+        let mut jobs = Jobs::new(&config, daemon.shared(), &disk, shown.metrics, shown.health).await.expect("made");
+        let queued = [
+            ("a.low", 3, true),
+            ("a.high", 9, true),
+            ("a.also", 9, true),
+            ("b.light", 50, false),
+            ("b.last", 1, false),
+        ];
+        for (name, worth, heavy) in queued {
+            let state = State::Queued { worth, heavy };
+            let entry = Entry { state, due_ms: 0, every: Duration::from_secs(30), failures: 0, last: vec![] };
+            jobs.tables.insert((0, name.parse().expect("a name")), entry);
+        }
+        let begin = |jobs: &mut Jobs, state| {
+            let (key, _) = jobs.next()?;
+            jobs.set(&key, state);
+            Some(key.1.to_string())
+        };
+        // One rewrite at a time, and beside it one thing that needs no memory.
+        let beside =
+            [begin(&mut jobs, State::Running), begin(&mut jobs, State::Running), begin(&mut jobs, State::Running)];
+        assert_eq!(beside, [Some("a.also".to_owned()), Some("b.light".to_owned()), None]);
+        for entry in jobs.tables.values_mut().filter(|entry| entry.state == State::Running) {
+            entry.state = State::Idle;
+        }
+        let order: Vec<String> = std::iter::from_fn(|| begin(&mut jobs, State::Idle)).collect();
+        assert_eq!(order, ["a.high", "a.low", "b.last"]);
+    });
+}
+
+#[test]
+fn looks_spread_out_by_a_tenth_of_their_time_and_no_more() {
+    on_virtual_time(async {
+        let (world, _folder) = world(6).await;
+        let config = streaming(10, Role::Maintain);
+        let daemon = world.daemon_seen_by(&config, face()).await;
+        let disk: Arc<dyn Disk> = world.disk.clone();
+        let shown = face();
+        let jobs = Jobs::new(&config, daemon.shared(), &disk, shown.metrics, shown.health).await.expect("made");
+        let waits: std::collections::BTreeSet<i64> =
+            (0..200).map(|_| jobs.after(1_000, Duration::from_secs(100)) - 1_000).collect();
+        assert!(waits.iter().all(|wait| (90_000..=110_000).contains(wait)), "{waits:?}");
+        assert!(waits.len() > 150 && waits.first() < Some(&92_000) && waits.last() > Some(&108_000), "{waits:?}");
+    });
+}

@@ -170,6 +170,8 @@ const EXPECTED: &[(&str, &[&str])] = &[
             "pipeline given up",
         ],
     ),
+    // Instances that share a log.
+    ("group × ", &["assigned", "revoked", "hears of it late"]),
     ("a table beside the anchor × ", &["idle for days"]),
     ("catalog × ", &["slow, throttled"]),
     ("rest × ", &["ledger empty"]),

@@ -1,7 +1,7 @@
 //! The simulator: the real daemon on one thread and virtual time, against every fault, by seed.
 //!
 //! A seed draws a scenario (`scenario`), whose actors run as tasks: instances of the daemon with their operators (`life`), a
-//! foreign engine (`foreign`). Every call of a daemon to the world passes its `process` and the network (`catalog`, `store`),
+//! foreign engine (`foreign`). In some, the instances are members of a group that share a log (`group`). Every call of a daemon to the world passes its `process` and the network (`catalog`, `store`),
 //! where chance decides what becomes of it. After every commit that reaches the true catalog the auditor (`audit`) reads what is
 //! there. `interpose` makes clock and chance of libraries part of the seed.
 // The base of virtual time: what the seams of `frazil::env` are made of here.
@@ -17,6 +17,7 @@ pub mod catalog;
 pub mod coverage;
 pub mod expirer;
 pub mod foreign;
+pub mod group;
 pub mod interpose;
 pub mod life;
 pub mod maintainer;

@@ -9,6 +9,7 @@ use frazil::config::OnRollback;
 use frazil::daemon::{Daemon, Face, Stores};
 use frazil::env::Env;
 use frazil::model::ids::PipelineName;
+use frazil::source::Source;
 use frazil::storage::disk::MemoryDisk;
 use frazil::storage::{Storage, StorageOptions};
 use frazil::telemetry::metrics::Metrics;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bounds;
 use crate::catalog::NetworkCatalog;
 use crate::foreign;
+use crate::group::{Group, Member};
 use crate::operator;
 use crate::process::{Process, ProcessClock};
 use crate::scenario::{IDLER, Scenario};
@@ -53,7 +55,11 @@ pub struct Instance {
     name: String,
     disk: Arc<MemoryDisk>,
     lives: u64,
+    groups: Groups,
 }
+
+/// The groups of a scenario whose instances share partitions, by pipeline.
+pub type Groups = BTreeMap<&'static str, Arc<Mutex<Group>>>;
 
 /// A daemon that runs.
 #[derive(Debug)]
@@ -67,13 +73,23 @@ struct Life {
 
 impl Instance {
     /// An instance that has not begun.
-    pub fn new(world: Arc<World>, scenario: Scenario, policy: Arc<Policy>, name: &str) -> Self {
-        Self { world, scenario, policy, name: name.to_owned(), disk: Arc::new(MemoryDisk::new()), lives: 0 }
+    pub fn new(world: Arc<World>, scenario: Scenario, policy: Arc<Policy>, groups: Groups, name: &str) -> Self {
+        Self { world, scenario, policy, name: name.to_owned(), disk: Arc::new(MemoryDisk::new()), lives: 0, groups }
     }
 
     /// Its disk.
     pub fn disk(&self) -> Arc<MemoryDisk> {
         Arc::clone(&self.disk)
+    }
+
+    /// The sources of a process whose instances share them.
+    fn sources(&self, env: &Env) -> BTreeMap<PipelineName, Box<dyn Source>> {
+        let of = |(name, _, seed): (&'static str, _, u64)| {
+            let group = Arc::clone(self.groups.get(name)?);
+            let member = Member::new(Arc::clone(&self.world), group, &self.scenario.replay(seed), env.clone());
+            Some((PipelineName::new(name), Box::new(member) as Box<dyn Source>))
+        };
+        self.scenario.pipelines().into_iter().filter_map(of).collect()
     }
 
     fn begin(&mut self, dies_at: u64) -> Life {
@@ -88,7 +104,8 @@ impl Instance {
         storage.mount("memory:///", Arc::new(NetworkStore::new(Arc::clone(world), Arc::clone(&process))));
         let disk = Arc::new(ProcessDisk::new(Arc::clone(world), Arc::clone(&process), Arc::clone(&self.disk)));
         let catalog = NetworkCatalog::new(Arc::clone(world), Arc::clone(&process));
-        let stores = Stores { storage, disk, catalogs: BTreeMap::from([("lake".to_owned(), Arc::new(catalog) as _)]) };
+        let catalogs = BTreeMap::from([("lake".to_owned(), Arc::new(catalog) as _)]);
+        let stores = Stores { storage, disk, catalogs, sources: self.sources(&env) };
         let metrics = Metrics::new();
         let health = Health::new(metrics.clone());
         let face = Face { metrics: metrics.clone(), health: health.clone() };

@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::{Watched, event_id};
 use crate::expirer::Expirer;
 use crate::foreign::{self, Deed};
+use crate::group::Group;
 use crate::interpose;
-use crate::life::{Instance, Policy};
+use crate::life::{Groups, Instance, Policy};
 use crate::maintainer::{self, Maintainer};
 use crate::met;
 use crate::operator;
@@ -167,10 +168,12 @@ async fn play(world: &Arc<World>, scenario: &Scenario) {
     learn(world, scenario).await;
     let policy = Arc::new(Policy(Mutex::new(scenario.on_rollback)));
     let names = ["a", "b"];
+    let shared = scenario.pipelines().into_iter().filter(|_| scenario.shares);
+    let groups: Groups = shared.map(|(name, ..)| (name, Group::of(scenario.partitions))).collect();
     let mut instances: Vec<Instance> = names
         .iter()
         .take(usize::try_from(scenario.instances).unwrap_or(1))
-        .map(|name| Instance::new(Arc::clone(world), scenario.clone(), Arc::clone(&policy), name))
+        .map(|name| Instance::new(Arc::clone(world), scenario.clone(), Arc::clone(&policy), groups.clone(), name))
         .collect();
     let writers: Vec<_> =
         (0..scenario.writers).map(|_| tokio::spawn(foreign_engine(Arc::clone(world), scenario.clone()))).collect();

@@ -50,6 +50,8 @@ pub struct Scenario {
     pub format: u8,
     /// Instances of the same pipelines.
     pub instances: u64,
+    /// Whether they share the partitions, as members of a group do; else each reads all.
+    pub shares: bool,
     /// Commits that daemons send before the faults stop; 0: nothing goes wrong.
     pub attempts: u64,
     /// Source partitions.
@@ -153,6 +155,7 @@ impl Scenario {
             evolves,
             format: if env.below(2) == 0 { 2 } else { 3 },
             instances: 1 + env.below(2),
+            shares: false,
             attempts: ATTEMPTS,
             partitions,
             rows: u32::try_from(rows).unwrap_or(u32::MAX),
@@ -179,6 +182,11 @@ impl Scenario {
                     scenario.habits.insert(deed, weight);
                 }
             }
+        }
+        // Drawn last, so that what a seed stood for before there were groups it stands for still, where it has none.
+        scenario.shares = scenario.instances > 1 && env.below(3) == 0;
+        if scenario.shares {
+            scenario.partitions += 1;
         }
         scenario
     }
