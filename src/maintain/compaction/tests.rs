@@ -21,6 +21,7 @@ use crate::commit::deletes;
 use crate::commit::manifests::{LiveEntry, live_entries};
 use crate::commit::protocol::Ending;
 use crate::commit::replace::tests::{Content, World};
+use crate::compact::merge::Rung;
 use crate::env::virtual_time::{on_virtual_time, simulated};
 use crate::model::change::Append;
 use crate::model::ids::TableName;
@@ -238,6 +239,7 @@ fn a_commit_takes_so_many_groups_and_bytes_that_it_is_no_great_loss() {
         bytes_out: 0,
         files_out: 0,
         core_ms: 0,
+        rung: Rung::Merge,
         requests: 0,
         why: String::new(),
     };
