@@ -86,6 +86,7 @@ proptest::proptest! {
         let header = Header { kind: Kind::V1, unpacked: 1 << 40, ..header(Kind::V1) };
         let mut codec = Codec::new(Compression::ZSTD(Default::default())).expect("known");
         let page = Page { header, body: bytes.into() };
-        proptest::prop_assert!(codec.opened(&page, true).is_err());
+        let refused = codec.opened(&page, true).expect_err("too large").0;
+        proptest::prop_assert_eq!(refused, format!("a page of {} bytes", 1_u64 << 40));
     }
 }
