@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::flags::{Compact, Flags};
 use crate::cli::output::{self, Align, Answer, columns, count};
 use crate::cli::{Exit, answer, wiring, with_config};
-use crate::compact::merge::MEMORY_MIN;
+use crate::compact::merge::{MEMORY_MIN, Rung};
 use crate::config::Config;
 use crate::config::quantity::{self, BYTES_HINT};
 use crate::error::{Error, ErrorKind, Result};
@@ -43,7 +43,9 @@ async fn work(flags: &Flags, config: &Config, own: &Compact) -> Result<Exit> {
 fn rules(own: &Compact) -> Result<Rules> {
     let only = own.only.as_deref().map(PartitionFilter::parse).transpose()?;
     let parallel = usize::try_from(own.parallel).unwrap_or(1);
-    Ok(Rules { branch: own.branch.clone(), only, parallel, ..Rules::default() })
+    let mut rules = Rules { branch: own.branch.clone(), only, parallel, ..Rules::default() };
+    rules.policy.splice = !own.no_splice;
+    Ok(rules)
 }
 
 fn wish(own: &Compact) -> Result<Wish> {
@@ -120,7 +122,11 @@ fn noted(name: &TableName, report: &Report, own: &Compact) -> String {
             Some(Fate::Done { .. }) | None => {}
         }
         if own.explain || fate.is_none() {
-            notes.push_str(&format!("{place}: {}\n", reason(planned)));
+            let rung = match fate {
+                Some(Fate::Done { rung, .. }) => *rung,
+                _ => planned.group.rung,
+            };
+            notes.push_str(&format!("{place}: {}\n", reason(planned, rung)));
         }
     }
     for left in report.left.iter().filter(|_| own.explain) {
@@ -134,19 +140,20 @@ fn noted(name: &TableName, report: &Report, own: &Compact) -> String {
     notes
 }
 
-fn reason(planned: &Planned) -> String {
+fn reason(planned: &Planned, rung: Rung) -> String {
     let group = &planned.group;
     let deletes = match planned.deletes {
         0 => String::new(),
         some => format!(" with {}", output::counted(some as u64, "delete file")),
     };
     format!(
-        "{} of {}{deletes} become about {} of {}, in some {}: {}",
+        "{} of {}{deletes} become about {} of {}, in some {}, by {}: {}",
         output::counted(group.inputs.len() as u64, "file"),
         output::bytes(group.bytes_in),
         output::counted(group.files_out, "file"),
         output::bytes(group.bytes_out),
         seconds(group.core_ms),
+        rung.name(),
         group.why
     )
 }
@@ -197,10 +204,10 @@ fn entry((name, outcome): &Outcome) -> Value {
             "expected-bytes": group.bytes_out, "core-ms": group.core_ms, "requests": group.requests, "why": group.why,
         });
         let ended = match fate {
-            None => json!({"fate": "planned"}),
-            Some(Fate::Done { files, bytes, deleted, remapped }) => json!({
+            None => json!({"fate": "planned", "rung": group.rung.name()}),
+            Some(Fate::Done { files, bytes, deleted, remapped, rung }) => json!({
                 "fate": "done", "new-files": files, "new-bytes": bytes, "deleted-rows": deleted,
-                "remapped-deletes": remapped,
+                "remapped-deletes": remapped, "rung": rung.name(),
             }),
             Some(Fate::Refused(error)) => json!({"fate": "refused", "error": error.to_string(), "hint": error.hint()}),
             Some(Fate::Lost(why)) => json!({"fate": "lost", "error": why}),

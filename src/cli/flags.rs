@@ -254,6 +254,9 @@ pub struct Compact {
     /// Only partitions of which this holds, as in "order_ts_day >= 2026-11-01 and region = 'EU'"
     #[arg(long = "where", value_name = "CONDITIONS")]
     pub only: Option<String>,
+    /// Decode all rows, also where encoded pages could be copied
+    #[arg(long)]
+    pub no_splice: bool,
     /// The branch whose files are rewritten
     #[arg(long, value_name = "NAME", default_value = MAIN)]
     pub branch: String,

@@ -12,6 +12,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::basic::{Compression, Type as PhysicalType};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::{ChunkReader, Length};
 
 use crate::env::Env;
@@ -162,6 +163,57 @@ impl<'a> ParquetFile<'a> {
         self.fetch(at, bytes_max, batch_bytes, ProjectionMask::all()).await
     }
 
+    /// What its footer says.
+    pub(crate) fn footer(&self) -> &ParquetMetaData {
+        self.metadata.metadata()
+    }
+
+    /// The same with the indexes of its pages, where it has any.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn indexed(&self) -> Result<ParquetMetaData> {
+        let footer = self.metadata.metadata().as_ref().clone();
+        let chunks = footer.row_groups().iter().flat_map(|group| group.columns());
+        let ranges = chunks.flat_map(|chunk| {
+            let range = |at: Option<i64>, length: Option<i32>| {
+                let at = u64::try_from(at?).ok()?;
+                Some((at, at.saturating_add(u64::try_from(length?).ok()?)))
+            };
+            let columns = range(chunk.column_index_offset(), chunk.column_index_length());
+            [columns, range(chunk.offset_index_offset(), chunk.offset_index_length())].into_iter().flatten()
+        });
+        let (start, end) = ranges.fold((u64::MAX, 0), |(start, end), (at, to)| (start.min(at), end.max(to)));
+        if start >= end || end > self.fetched.size || end - start > FOOTER_MAX {
+            return Ok(footer);
+        }
+        let mut fetched = self.fetched.clone();
+        if !fetched.pieces.iter().any(|(at, piece)| *at <= start && end <= *at + piece.len() as u64) {
+            let piece = self.storage.read_version(self.location, Some(start..end), &mut self.version.clone()).await?;
+            fetched.pieces.push((start, piece));
+        }
+        let mut reader =
+            ParquetMetaDataReader::new_with_metadata(footer.clone()).with_page_index_policy(PageIndexPolicy::Optional);
+        // An index that cannot be read is none.
+        Ok(reader.read_page_indexes(&fetched).and_then(|()| reader.finish()).unwrap_or(footer))
+    }
+
+    /// The bytes of each column chunk of a row group, of those columns that `wanted` names.
+    ///
+    /// # Errors
+    /// As [`ParquetFile::row_group`].
+    pub(crate) async fn chunks(&self, at: usize, bytes_max: u64, wanted: &[usize]) -> Result<Vec<Bytes>> {
+        let group = self.metadata.metadata().row_group(at);
+        let mask = ProjectionMask::leaves(self.metadata.parquet_schema(), wanted.iter().copied());
+        let fetched = self.fetched_group(at, bytes_max, &mask).await?;
+        let chunk = |leaf: &usize| {
+            let (start, length) = group.column(*leaf).byte_range();
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            fetched.get_bytes(start, length).map_err(|e| broken(self.location, e))
+        };
+        wanted.iter().map(chunk).collect()
+    }
+
     /// Bytes that decoding it takes at a time, about: the file or its largest row group, and a page of each column.
     pub(crate) fn held(&self) -> u64 {
         let here: u64 = self.fetched.pieces.iter().map(|(_, piece)| piece.len() as u64).sum();
@@ -181,17 +233,36 @@ impl<'a> ParquetFile<'a> {
     }
 
     async fn fetch(&self, at: usize, bytes_max: u64, batch_bytes: u64, wanted: ProjectionMask) -> Result<RowGroup> {
+        let fetched = self.fetched_group(at, bytes_max, &wanted).await?;
+        let group = self.metadata.metadata().row_group(at);
+        let row = self.unpacked(at, &wanted) / u64::try_from(group.num_rows()).unwrap_or(1).max(1);
+        let batch_rows = usize::try_from(batch_bytes / row.max(1)).unwrap_or(usize::MAX).clamp(1, BATCH_ROWS);
+        let location = self.location.to_owned();
+        let chunks = Chunks { location, fetched, metadata: self.metadata.clone(), at, wanted, batch_rows };
+        let reader = chunks.reader(chunks.wanted.clone()).map_err(|e| chunks.broken(e))?;
+        Ok(RowGroup { chunks: Arc::new(chunks), schema: reader.schema(), reader: Some(reader) })
+    }
+
+    /// Bytes that the wanted columns of a row group unpack to, about.
+    fn unpacked(&self, at: usize, wanted: &ProjectionMask) -> u64 {
+        let chunks = self.metadata.metadata().row_group(at).columns().iter().enumerate();
+        // A dictionary's texts are as many in memory as there are rows: some writers say what they come to.
+        chunks
+            .filter(|(leaf, _)| wanted.leaf_included(*leaf))
+            .map(|(_, chunk)| chunk.uncompressed_size().max(chunk.unencoded_byte_array_data_bytes().unwrap_or(0)))
+            .fold(0_u64, |sum, bytes| sum.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)))
+    }
+
+    /// The file with the wanted columns of a row group.
+    async fn fetched_group(&self, at: usize, bytes_max: u64, wanted: &ProjectionMask) -> Result<Fetched> {
         let group = self.metadata.metadata().row_group(at);
         let wanted_chunks = group.columns().iter().enumerate().filter(|(leaf, _)| wanted.leaf_included(*leaf));
-        let ranges = wanted_chunks.clone().map(|(_, chunk)| chunk.byte_range());
+        let ranges = wanted_chunks.map(|(_, chunk)| chunk.byte_range());
         let (start, end) = ranges
             .fold((u64::MAX, 0), |(start, end), (at, length)| (start.min(at), end.max(at.saturating_add(length))));
-        // A dictionary's texts are as many in memory as there are rows: some writers say what they come to.
-        let unpacked = wanted_chunks
-            .map(|(_, chunk)| chunk.uncompressed_size().max(chunk.unencoded_byte_array_data_bytes().unwrap_or(0)))
-            .fold(0_u64, |sum, bytes| sum.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)));
         let bytes = end.saturating_sub(start);
         if bytes > bytes_max {
+            let unpacked = self.unpacked(at, wanted);
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
@@ -213,12 +284,7 @@ impl<'a> ParquetFile<'a> {
             let piece = self.storage.read_version(self.location, Some(start..end), &mut self.version.clone()).await?;
             fetched.pieces = vec![(start, piece)];
         }
-        let row = unpacked / u64::try_from(group.num_rows()).unwrap_or(1).max(1);
-        let batch_rows = usize::try_from(batch_bytes / row.max(1)).unwrap_or(usize::MAX).clamp(1, BATCH_ROWS);
-        let location = self.location.to_owned();
-        let chunks = Chunks { location, fetched, metadata: self.metadata.clone(), at, wanted, batch_rows };
-        let reader = chunks.reader(chunks.wanted.clone()).map_err(|e| chunks.broken(e))?;
-        Ok(RowGroup { chunks: Arc::new(chunks), schema: reader.schema(), reader: Some(reader) })
+        Ok(fetched)
     }
 }
 

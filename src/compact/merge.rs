@@ -1,4 +1,4 @@
-//! Decode and merge: the rows of a group's files that no delete reaches, written by the same writer as ingest.
+//! Decode and merge, where pages are not copied: the rows of a group's files that no delete reaches, written by the same writer as ingest.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,6 +49,27 @@ pub struct Rewriter<'a> {
     pub memory: u64,
     /// Columns encoded at a time.
     pub cores: usize,
+    /// Whether pages may be copied as they are encoded.
+    pub splice: bool,
+}
+
+/// How the rows of a group come into new files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rung {
+    /// Their pages are copied.
+    Splice,
+    /// They are decoded and encoded.
+    Merge,
+}
+
+impl Rung {
+    /// Its name, in reports and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Splice => "splice",
+            Self::Merge => "merge",
+        }
+    }
 }
 
 /// What is rewritten together: data files of one partition, and the deletes that reach one of them.
@@ -86,6 +107,8 @@ pub struct Rewritten {
     pub deleted: u64,
     /// Where the rows of each input went.
     pub remap: BTreeMap<String, Remap>,
+    /// How they went there.
+    pub rung: Rung,
 }
 
 /// What rows are brought into.
@@ -102,7 +125,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    fn new(layout: &TableLayout) -> Result<Self> {
+    pub(crate) fn new(layout: &TableLayout) -> Result<Self> {
         let schema = Arc::clone(&layout.schema);
         let own = layout.arrow_schema()?;
         let nullable = own.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
@@ -148,7 +171,23 @@ impl Rewriter<'_> {
         let masks = Masks::read(reading, scope, &work.deletes).await?;
         let mut trail = Trail::new(&target.layout, memory / 16);
         let pass = Pass { reading, scope, masks: &masks, memory };
-        let (files, deleted) = self.pass(pass, &mut trail).boxed().await?;
+        let spec = |input: &DataEntry| partitions.get(input.partition).map(|partition| partition.spec_id);
+        let one = work.inputs.windows(2).all(|pair| pair[0].partition == pair[1].partition)
+            && work.inputs.iter().all(|input| spec(input) == Some(target.layout.spec.spec_id()));
+        let reached = |deletes: &DeleteEntry| work.inputs.iter().any(|input| deletes.reaches(input, partitions));
+        let copied = if self.splice && one && !work.deletes.iter().any(reached) {
+            self.spliced(pass, &mut trail).boxed().await?
+        } else {
+            None
+        };
+        let rung = if copied.is_some() { Rung::Splice } else { Rung::Merge };
+        let (files, deleted) = match copied {
+            Some(files) => (files, 0),
+            None => {
+                trail = Trail::new(&target.layout, memory / 16);
+                self.pass(pass, &mut trail).boxed().await?
+            }
+        };
         let rows: u64 = work.inputs.iter().map(|input| input.rows).sum();
         let out: u64 = files.iter().map(DataFile::record_count).sum();
         if out.checked_add(deleted) != Some(rows) {
@@ -164,7 +203,7 @@ impl Rewriter<'_> {
             return Err(self.given_up(&files, what).await);
         }
         let remap = trail.remap(work, partitions, &files);
-        Ok(Rewritten { outputs: files, rows, deleted, remap })
+        Ok(Rewritten { outputs: files, rows, deleted, remap, rung })
     }
 
     /// Writes all rows, in the table's sort order where it has one. Answers the files, and how many rows were deleted.
@@ -247,7 +286,7 @@ async fn write(writer: &mut EpochWriter, batch: RecordBatch) -> Result<()> {
 }
 
 /// How names of new files begin: with the mark of the pipeline that wrote all of the old ones, if it was one.
-fn prefix(inputs: &[DataEntry]) -> String {
+pub(crate) fn prefix(inputs: &[DataEntry]) -> String {
     let mut marks = inputs.iter().map(|input| mark_in(&input.location));
     match marks.next().flatten().filter(|first| marks.all(|mark| mark == Some(*first))) {
         Some(mark) => format!("{mark}-compact"),

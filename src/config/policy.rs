@@ -54,6 +54,8 @@ pub struct CompactPolicy {
     pub deleted_percent: u64,
     /// Bytes that are rewritten at a look.
     pub bytes_max: u64,
+    /// Whether pages may be copied as they are encoded.
+    pub splice: bool,
 }
 
 /// When manifests are gathered. Their size is the table's `commit.manifest.target-size-bytes`.
@@ -238,6 +240,7 @@ impl Layered<'_> {
                 deletes_max: self.size("compact.deletes_max"),
                 deleted_percent: self.number("compact.deleted_percent").unwrap_or_default(),
                 bytes_max: self.number("compact.bytes_max").unwrap_or(u64::MAX),
+                splice: self.flag("compact.splice"),
             },
             manifests: ManifestsPolicy {
                 enabled: self.flag("manifests.enabled"),

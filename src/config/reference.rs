@@ -384,6 +384,12 @@ const FIELDS: &[Field] = &[
         "Bytes of data files that are rewritten at a look, at most; what helps readers most for its bytes comes first",
     ),
     field(
+        "policy.*.compact.splice",
+        Flag,
+        Usually("true"),
+        "Copy encoded pages into new files where no delete reaches them, instead of decoding their rows",
+    ),
+    field(
         "policy.*.manifests.enabled",
         Flag,
         Usually("true"),

@@ -333,7 +333,7 @@ impl Jobs {
         self.metrics.job_duration(&table, took);
         for step in &report.steps {
             let own = step.figures;
-            self.metrics.rewritten(&table, own.files_in, own.bytes_in);
+            self.metrics.rewritten(&table, own.files_in, own.bytes_in, own.bytes_copied);
             self.metrics.remapped(&table, own.remapped);
             self.metrics.removed(&table, own.snapshots, own.files_deleted);
         }

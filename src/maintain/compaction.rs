@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commit::protocol::{Commit, Committer};
 use crate::compact::files::LiveFiles;
-use crate::compact::merge::{Rewriter, Rewritten, Work, files_in};
+use crate::compact::merge::{Rewriter, Rewritten, Rung, Work, files_in};
+use crate::compact::splice;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::maintain::leftovers::{Leftovers, Swept};
@@ -107,6 +108,8 @@ pub enum Fate {
         deleted: u64,
         /// Rows that were deleted while they were rewritten, and are deleted in the new files.
         remapped: u64,
+        /// How its rows came into the new files.
+        rung: Rung,
     },
     /// It cannot be rewritten right: says why.
     Refused(Error),
@@ -204,6 +207,7 @@ impl Compaction<'_> {
             rewrite_all: self.wish.rewrite_all,
             target_bytes: layout.properties.target_file_bytes,
             spec_id: layout.spec.spec_id(),
+            splice: rules.policy.splice && splice::copies(&layout),
             sort_order_id: Some(&layout.sort_order)
                 .filter(|order| !order.is_unsorted())
                 .and_then(|order| i32::try_from(order.order_id).ok()),
@@ -280,6 +284,7 @@ impl Compaction<'_> {
             layout: base.layout.clone(),
             memory: self.wish.memory / base.rules.parallel.max(1) as u64,
             cores: self.env.cores().div_ceil(base.rules.parallel.max(1)),
+            splice: base.rules.policy.splice,
         };
         let pick = |at: &usize| base.files.data.get(*at).cloned();
         let work = Work {
@@ -312,6 +317,7 @@ impl Compaction<'_> {
                     bytes: rewritten.outputs.iter().map(|file| file.file_size_in_bytes()).sum(),
                     deleted: rewritten.deleted,
                     remapped: rewritten.outputs.iter().map(|file| commit.remapped(file.file_path())).sum(),
+                    rung: rewritten.rung,
                 },
                 Err(Bad::Lost(why)) => Fate::Lost(why.clone()),
                 Err(Bad::Open(why)) => Fate::Open(Error::new(ErrorKind::Unavailable, why.clone())),

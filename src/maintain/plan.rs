@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 
 use crate::compact::files::{DataEntry, DeleteKind, LiveFiles};
+use crate::compact::merge::Rung;
 
 /// Below these hundredths of the target a file is small.
 const SMALL: u64 = 75;
@@ -18,6 +19,8 @@ const LARGE: u64 = 180;
 /// What a core decodes and encodes in a second, in bytes of Parquet: measured, see docs/benchmarks.md.
 const DECODED_PER_SECOND: u64 = 300_000_000;
 const ENCODED_PER_SECOND: u64 = 100_000_000;
+/// What it copies in a second where pages stay as they are, some of them packed anew.
+const COPIED_PER_SECOND: u64 = 200_000_000;
 
 /// When a rewrite pays.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +47,8 @@ pub struct Policy {
     pub spec_id: i32,
     /// The sort order that new files have, if any.
     pub sort_order_id: Option<i32>,
+    /// Whether pages may be copied as they are encoded.
+    pub splice: bool,
 }
 
 impl Policy {
@@ -61,6 +66,7 @@ impl Policy {
             bytes_max: u64::MAX,
             spec_id,
             sort_order_id: None,
+            splice: true,
         }
     }
 }
@@ -84,6 +90,8 @@ pub struct Group {
     pub files_out: u64,
     /// Expected work of one core, in milliseconds.
     pub core_ms: u64,
+    /// How rows are expected to come into the new files: what is found in the old ones may ask for another way.
+    pub rung: Rung,
     /// Expected requests to the store.
     pub requests: u64,
     /// Why, in words.
@@ -323,13 +331,20 @@ fn group(files: &LiveFiles, policy: &Policy, index: &Index<'_>, partition: usize
     let bytes_out = u64::try_from(share).unwrap_or(u64::MAX);
     let files_out = bytes_out.div_ceil(policy.target_bytes);
     let millis = |bytes: u64, speed: u64| bytes.saturating_mul(1000) / speed;
+    let own_spec = files.partitions.get(partition).is_some_and(|own| own.spec_id == policy.spec_id);
+    let rung = if policy.splice && own_spec && deletes.is_empty() { Rung::Splice } else { Rung::Merge };
+    let core_ms = match rung {
+        Rung::Splice => millis(bytes_in, COPIED_PER_SECOND),
+        Rung::Merge => millis(bytes_in, DECODED_PER_SECOND).saturating_add(millis(bytes_out, ENCODED_PER_SECOND)),
+    };
     Group {
         partition,
         bytes_in,
         rows_in,
         bytes_out,
         files_out,
-        core_ms: millis(bytes_in, DECODED_PER_SECOND).saturating_add(millis(bytes_out, ENCODED_PER_SECOND)),
+        core_ms,
+        rung,
         requests: (inputs.len() + deletes.len()) as u64 + files_out * 2 + 4,
         why: why(policy, chosen),
         inputs,

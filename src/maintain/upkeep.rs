@@ -9,6 +9,7 @@ use iceberg::spec::FormatVersion;
 use tokio_util::sync::CancellationToken;
 
 use crate::commit::protocol::Committer;
+use crate::compact::merge::Rung;
 use crate::config::policy::{CompactPolicy, ExpirePolicy, Policy};
 use crate::config::quantity::{show_duration, show_size};
 use crate::env::Env;
@@ -104,6 +105,8 @@ pub struct Figures {
     pub manifests_out: u64,
     /// Rows that others deleted while they were rewritten, and that are deleted in the new files.
     pub remapped: u64,
+    /// Bytes of the files that are rewritten by copying their pages.
+    pub bytes_copied: u64,
     /// Snapshots that go.
     pub snapshots: u64,
     /// Files deleted.
@@ -422,10 +425,11 @@ impl Upkeep<'_> {
         for (planned, fate) in report.groups {
             let place = if planned.partition.is_empty() { String::new() } else { format!("{}: ", planned.partition) };
             match fate {
-                Some(Fate::Done { files, bytes, remapped, .. }) => {
+                Some(Fate::Done { files, bytes, remapped, rung, .. }) => {
                     figures.remapped += remapped;
                     figures.files_in += planned.group.inputs.len() as u64;
                     figures.bytes_in += planned.group.bytes_in;
+                    figures.bytes_copied += if rung == Rung::Splice { planned.group.bytes_in } else { 0 };
                     figures.files_out += files as u64;
                     figures.bytes_out += bytes;
                     why.get_or_insert(planned.group.why);
@@ -532,6 +536,7 @@ pub(super) fn rules(policy: &CompactPolicy) -> Rules {
         quiet_ms: i64::try_from(policy.quiet.as_millis()).unwrap_or(i64::MAX),
         hot_files_max: policy.hot_files_max,
         bytes_max: policy.bytes_max,
+        splice: policy.splice,
         ..plan::Policy::new(policy.target_file_size, 0)
     };
     Rules { policy, ..Rules::default() }

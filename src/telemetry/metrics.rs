@@ -221,6 +221,13 @@ pub const METRICS: &[Metric] = &[
         "Bytes of data files that compaction replaced",
     ),
     metric(
+        "frazil_spliced_bytes_total",
+        Kind::Counter,
+        "bytes",
+        &["table"],
+        "Bytes of data files that compaction replaced by copying their pages (rung splice); all others were decoded (rung merge)",
+    ),
+    metric(
         "frazil_remapped_deletes_total",
         Kind::Counter,
         "rows",
@@ -407,9 +414,10 @@ impl Metrics {
     }
 
     /// Compaction replaced files.
-    pub fn rewritten(&self, table: &str, files: u64, bytes: u64) {
+    pub fn rewritten(&self, table: &str, files: u64, bytes: u64, copied: u64) {
         self.count("frazil_rewritten_files_total", &[table], files);
         self.count("frazil_rewritten_bytes_total", &[table], bytes);
+        self.count("frazil_spliced_bytes_total", &[table], copied);
     }
 
     /// Rows that others deleted while compaction rewrote them are deleted in the new files.

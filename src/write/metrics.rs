@@ -198,6 +198,11 @@ pub(crate) struct NanCounts {
 }
 
 impl NanCounts {
+    /// So many NaN in each column, by field id.
+    pub(crate) fn of(counts: impl IntoIterator<Item = (i32, u64)>) -> Self {
+        Self { counts: counts.into_iter().collect() }
+    }
+
     /// No NaN yet in the column `field` and what lies below it.
     pub(crate) fn new(field: &Field) -> Self {
         let mut counts = Self::default();

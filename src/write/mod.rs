@@ -15,7 +15,7 @@ pub(crate) mod partition;
 pub(crate) mod path;
 mod pending;
 pub mod properties;
-mod shape;
+pub(crate) mod shape;
 pub(crate) mod sort;
 pub mod staged;
 mod transform;

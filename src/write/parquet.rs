@@ -41,7 +41,7 @@ impl std::fmt::Debug for Files {
 }
 
 /// What storage said: an error of ours travels through Parquet's, its kind decides what happens next.
-fn stored(error: ParquetError, place: String) -> Error {
+pub(crate) fn stored(error: ParquetError, place: String) -> Error {
     match error {
         ParquetError::External(source) => match source.downcast::<Error>() {
             Ok(own) => own.within(place),
@@ -62,7 +62,6 @@ pub(crate) struct DataFileWriter {
     encoder: Option<Encoder>,
     memory: u64,
     bytes: u64,
-    rows: u64,
 }
 
 impl DataFileWriter {
@@ -88,7 +87,6 @@ impl DataFileWriter {
             encoder: Some(encoder),
             memory: 0,
             bytes: 0,
-            rows: 0,
         })
     }
 
@@ -107,12 +105,10 @@ impl DataFileWriter {
     /// # Errors
     /// `Unavailable` when storage fails, `Internal` when rows do not fit the schema or the file was lost before.
     pub(crate) async fn write(&mut self, batches: Vec<RecordBatch>) -> Result<()> {
-        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
         let encoder = self.take()?.write(&self.env, batches).await;
         let mut encoder = encoder.map_err(|e| e.within(format!("encode {}", self.location)))?;
         let ready = encoder.take();
         (self.memory, self.bytes) = (encoder.memory(), encoder.bytes());
-        self.rows += rows as u64;
         self.encoder = Some(encoder);
         self.send(ready).await
     }
@@ -126,7 +122,8 @@ impl DataFileWriter {
         let encoded = encoded.map_err(|e| e.within(format!("encode {}", self.location)))?;
         self.send(encoded.ready).await?;
         self.file.complete().await.map_err(|e| stored(e, format!("complete {}", self.location)))?;
-        self.entry(&encoded.footer, &encoded.nans, encoded.bytes, sort_order)
+        let written = Written { footer: &encoded.footer, nans: &encoded.nans, bytes: encoded.bytes, sort_order };
+        entry(&self.shape, self.location.clone(), self.partition.clone(), written)
     }
 
     /// Gives the file up.
@@ -151,48 +148,52 @@ impl DataFileWriter {
         }
         Ok(())
     }
+}
 
-    fn entry(
-        &self,
-        footer: &ParquetMetaData,
-        nans: &NanCounts,
-        size: u64,
-        sort_order: Option<i32>,
-    ) -> Result<DataFile> {
-        let metrics = Metrics::of(footer, &self.shape.leaves, nans)?;
-        let starts = footer.row_groups().iter().map(|group| {
-            let first = group.columns().iter().map(|chunk| chunk.byte_range().0).min().unwrap_or(0);
-            i64::try_from(first).unwrap_or(i64::MAX)
-        });
-        let mut builder = DataFileBuilder::default();
-        builder
-            .content(DataContentType::Data)
-            .file_path(self.location.clone())
-            .file_format(DataFileFormat::Parquet)
-            .partition(self.partition.clone())
-            .partition_spec_id(self.shape.layout.spec.spec_id())
-            .record_count(self.rows)
-            .file_size_in_bytes(size)
-            .column_sizes(metrics.column_sizes)
-            .value_counts(metrics.value_counts)
-            .null_value_counts(metrics.null_value_counts)
-            .nan_value_counts(metrics.nan_value_counts)
-            .lower_bounds(metrics.lower_bounds)
-            .upper_bounds(metrics.upper_bounds)
-            .split_offsets(Some(starts.collect()));
-        if let Some(order) = sort_order {
-            builder.sort_order_id(order);
-        }
-        builder.build().context(ErrorKind::Internal, || format!("entry of {}", self.location))
+/// A file that was written.
+pub(crate) struct Written<'a> {
+    pub(crate) footer: &'a ParquetMetaData,
+    pub(crate) nans: &'a NanCounts,
+    pub(crate) bytes: u64,
+    /// The order that all rows follow.
+    pub(crate) sort_order: Option<i32>,
+}
+
+/// The entry of a file of this shape for a manifest.
+pub(crate) fn entry(shape: &FileShape, location: String, partition: Struct, written: Written<'_>) -> Result<DataFile> {
+    let metrics = Metrics::of(written.footer, &shape.leaves, written.nans)?;
+    let groups = written.footer.row_groups();
+    let starts = groups.iter().map(|group| {
+        let first = group.columns().iter().map(|chunk| chunk.byte_range().0).min().unwrap_or(0);
+        i64::try_from(first).unwrap_or(i64::MAX)
+    });
+    let rows: i64 = groups.iter().map(|group| group.num_rows()).sum();
+    let place = format!("entry of {location}");
+    let mut builder = DataFileBuilder::default();
+    builder
+        .content(DataContentType::Data)
+        .file_path(location)
+        .file_format(DataFileFormat::Parquet)
+        .partition(partition)
+        .partition_spec_id(shape.layout.spec.spec_id())
+        .record_count(u64::try_from(rows).unwrap_or(0))
+        .file_size_in_bytes(written.bytes)
+        .column_sizes(metrics.column_sizes)
+        .value_counts(metrics.value_counts)
+        .null_value_counts(metrics.null_value_counts)
+        .nan_value_counts(metrics.nan_value_counts)
+        .lower_bounds(metrics.lower_bounds)
+        .upper_bounds(metrics.upper_bounds)
+        .split_offsets(Some(starts.collect()));
+    if let Some(order) = written.sort_order {
+        builder.sort_order_id(order);
     }
+    builder.build().context(ErrorKind::Internal, || place)
 }
 
 impl std::fmt::Debug for DataFileWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DataFileWriter")
-            .field("location", &self.location)
-            .field("rows", &self.rows)
-            .finish_non_exhaustive()
+        f.debug_struct("DataFileWriter").field("location", &self.location).finish_non_exhaustive()
     }
 }
 

@@ -19,7 +19,7 @@ use crate::write::metrics::{Leaf, STATISTICS_BYTES_MIN};
 use crate::write::properties::MetricsMode;
 
 /// What readers and people see as the writer of a file, in the form that Parquet's readers parse.
-const CREATED_BY: &str = concat!("frazil version ", env!("CARGO_PKG_VERSION"), " (build parquet-rs)");
+pub(crate) const CREATED_BY: &str = concat!("frazil version ", env!("CARGO_PKG_VERSION"), " (build parquet-rs)");
 
 /// What all files of one layout have in common.
 #[derive(Debug)]
@@ -85,14 +85,16 @@ impl FileShape {
             .set_statistics_enabled(EnabledStatistics::Page)
             .set_statistics_truncate_length(statistics_bytes)
             .set_column_index_truncate_length(Some(STATISTICS_BYTES_MIN))
-            .set_key_value_metadata(Some(vec![KeyValue::new(
-                "iceberg.schema".to_owned(),
-                self.iceberg_schema.clone(),
-            )]));
+            .set_key_value_metadata(Some(self.key_values()));
         for ((column, leaf), pays) in self.parquet.columns().iter().zip(&self.leaves).zip(dictionary_pays(sample)) {
             builder = self.column_properties(builder, column, leaf, pays)?;
         }
         Ok(builder.build())
+    }
+
+    /// What every file says beside its columns.
+    pub(crate) fn key_values(&self) -> Vec<KeyValue> {
+        vec![KeyValue::new("iceberg.schema".to_owned(), self.iceberg_schema.clone())]
     }
 
     fn column_properties(

@@ -39,7 +39,7 @@ fn every_metric_is_exposed_as_its_golden_file_says() {
     metrics.jobs(1, 2);
     metrics.job_duration("raw.shop", Duration::from_secs(2));
     metrics.table_debt("raw.shop", 11);
-    metrics.rewritten("raw.shop", 12, 4096);
+    metrics.rewritten("raw.shop", 12, 4096, 1024);
     metrics.remapped("raw.shop", 3);
     metrics.removed("raw.shop", 3, 7);
     metrics.pipeline_state("shop", "running");

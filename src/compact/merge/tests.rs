@@ -156,6 +156,7 @@ impl Bench {
             layout: self.layout.clone(),
             memory: 0,
             cores: 2,
+            splice: true,
         }
     }
 

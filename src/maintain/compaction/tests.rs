@@ -21,6 +21,7 @@ use crate::commit::deletes;
 use crate::commit::manifests::{LiveEntry, live_entries};
 use crate::commit::protocol::Ending;
 use crate::commit::replace::tests::{Content, World};
+use crate::compact::merge::Rung;
 use crate::env::virtual_time::{on_virtual_time, simulated};
 use crate::model::change::Append;
 use crate::model::ids::TableName;
@@ -169,7 +170,11 @@ fn many_small_files_become_one_for_each_partition_with_the_same_rows_and_row_ids
             assert_eq!(state.metadata.snapshots().count(), snapshots + 1, "small groups are committed together");
             let groups: Vec<_> = report.groups.iter().map(|(planned, _)| planned.partition.as_str()).collect();
             assert_eq!(groups, ["s=a", "s=b"]);
-            assert!(report.groups.iter().all(|(_, fate)| matches!(fate, Some(Fate::Done { files: 1, .. }))));
+            let way = if format == FormatVersion::V2 { Rung::Splice } else { Rung::Merge };
+            let as_planned = |planned: &Planned, fate: &Option<Fate>| {
+                planned.group.rung == way && matches!(fate, Some(Fate::Done { files: 1, rung, .. }) if *rung == way)
+            };
+            assert!(report.groups.iter().all(|(planned, fate)| as_planned(planned, fate)), "{:?}", report.groups);
             assert_eq!(bench.rows().await, (3, before));
             let again = bench.compact().await;
             assert!(again.groups.is_empty(), "{:?}", again.groups);
@@ -238,6 +243,7 @@ fn a_commit_takes_so_many_groups_and_bytes_that_it_is_no_great_loss() {
         bytes_out: 0,
         files_out: 0,
         core_ms: 0,
+        rung: Rung::Merge,
         requests: 0,
         why: String::new(),
     };
@@ -463,8 +469,10 @@ impl Foreign {
         let field = arrow::datatypes::Field::new("n", DataType::Int64, true).with_metadata(metadata.into());
         let schema = Arc::new(arrow::datatypes::Schema::new(vec![field]));
         let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(numbers)]).expect("fits");
-        let properties =
-            ::parquet::file::properties::WriterProperties::builder().set_max_row_group_row_count(Some(3)).build();
+        let properties = ::parquet::file::properties::WriterProperties::builder()
+            .set_compression(::parquet::basic::Compression::ZSTD(Default::default()))
+            .set_max_row_group_row_count(Some(3))
+            .build();
         let mut bytes = Vec::new();
         let mut writer = ::parquet::arrow::ArrowWriter::try_new(&mut bytes, schema, Some(properties)).expect("opens");
         writer.write(&batch).expect("in memory");
@@ -619,6 +627,26 @@ fn rows_that_others_delete_while_they_are_rewritten_are_deleted_in_the_new_files
             assert_eq!(foreign.entries(&foreign.world.state().await).await.len(), 1);
         });
     }
+}
+
+#[test]
+fn rows_that_others_delete_while_pages_are_copied_are_deleted_in_the_new_files() {
+    on_virtual_time(async move {
+        let foreign = Foreign::new(1, 0, FormatVersion::V2).await;
+        let (a, b) = (foreign.append(0, 10).await, foreign.append(10, 10).await);
+        let places: Places = [(a, [5, 6].into_iter().collect()), (b, [0, 9].into_iter().collect())].into();
+        let meanwhile = async {
+            foreign.delete(&places, false).await;
+        };
+        let (report, ()) = Box::pin(foreign.compact(512 << 20, meanwhile)).await;
+        assert!(matches!(report.groups[0].1, Some(Fate::Done { rung: Rung::Splice, remapped: 4, .. })), "{report:?}");
+        let wanted: Vec<i64> = (0..20).filter(|n| ![5, 6, 10, 19].contains(n)).collect();
+        assert_eq!(foreign.numbers().await, wanted);
+        // Then there are deletes to apply.
+        let (report, ()) = Box::pin(foreign.compact(512 << 20, async {})).await;
+        assert!(matches!(report.groups[0].1, Some(Fate::Done { rung: Rung::Merge, remapped: 0, .. })), "{report:?}");
+        assert_eq!(foreign.numbers().await, wanted);
+    });
 }
 
 proptest! {
