@@ -35,6 +35,8 @@ pub(crate) use crate::daemon::pipeline::REJECTS_SUFFIX;
 use crate::daemon::pipeline::{Epoch, Pipeline};
 use crate::daemon::tables::Shared;
 use crate::daemon::watch::Watch;
+use crate::decode::Format;
+use crate::decode::registry::Registry;
 use crate::env::Env;
 use crate::error::{Context, Directive, Error, ErrorKind, Result};
 use crate::model::checkpoint::Positions;
@@ -137,13 +139,16 @@ impl Daemon {
         let budget = Budget::new(config.limits.memory);
         let shared = Shared::new(env.clone(), &config.instance, storage, (ledger, anchors), budget, catalogs);
         let hard = CancellationToken::new();
+        let registries = Registry::all(&config.registries, env)?;
         let mut pipelines = Vec::new();
         let mut watches = Vec::new();
         for (name, settings) in config.pipelines.iter().filter(|_| config.role.ingests()) {
             let watch = Arc::new(Watch::new(name.clone(), face.metrics.clone(), face.health.clone()));
             watches.push(Arc::clone(&watch));
             let source = open_source(config, name, settings, &shared)?;
-            pipelines.push(pipeline(config, name, settings, &shared, source, watch, hard.clone())?);
+            let format =
+                Format::of(&settings.decode, &registries, env).map_err(|e| e.within(format!("pipeline {name}")))?;
+            pipelines.push(pipeline(config, (name, settings), &shared, format, source, watch, hard.clone())?);
         }
         let maintains = config.role.maintains() && !config.policies.is_empty();
         let jobs = if maintains {
@@ -347,9 +352,9 @@ pub(crate) fn anchor(name: &PipelineName, settings: &PipelineConfig, route: &Rou
 
 fn pipeline(
     config: &Config,
-    name: &PipelineName,
-    settings: &PipelineConfig,
+    (name, settings): (&PipelineName, &PipelineConfig),
     shared: &Shared,
+    format: Format,
     source: Box<dyn Source>,
     watch: Arc<Watch>,
     hard: CancellationToken,
@@ -359,8 +364,8 @@ fn pipeline(
     Ok(Pipeline {
         shared: shared.clone(),
         name: name.clone(),
-        options: LaneOptions::new(name, settings, config.limits.open_files),
-        creation: Creation::new(settings),
+        options: LaneOptions::new(name, settings, format.clone(), config.limits.open_files),
+        creation: Creation::new(settings, format),
         config: settings.clone(),
         source,
         route,
@@ -383,6 +388,7 @@ fn pipeline(
     })
 }
 
+mod decoding;
 mod outage;
 mod recovery;
 mod setbacks;
