@@ -172,8 +172,8 @@ async fn a_registry_that_is_away_is_waited_for_and_rejects_nothing() {
     let (config, shelf) = settings().await;
     let world = world();
     shelf.schema(1, &schema(&[("id", json!("int"))]));
-    // Longer than one question is repeated.
-    shelf.away.store(6, Ordering::Relaxed);
+    // Longer than a question is repeated, and than an id is doubted.
+    shelf.away.store(9, Ordering::Relaxed);
     run(&world, &config, vec![vec![message(1, &[2]), message(1, &[4])]]).await;
     assert_eq!(ids(&world).await, [1, 2]);
     let rejects = world.catalog.load(&"shop.rows__rejects".parse().expect("a name")).await;

@@ -19,7 +19,8 @@ pub(crate) struct Fitted {
     pub(crate) root: StructStep,
     /// The same schema, to read rows by alone.
     pub(crate) record: Arc<Record>,
-    /// What the table lacks for every value of the schema to find its place.
+    /// What the table lacks for every value of the schema to find its place. Columns that are to become optional are not
+    /// among it: that is seen from the rows.
     pub(crate) needs: Observed,
 }
 
@@ -151,11 +152,6 @@ impl Fitter {
                 }
                 None => FieldStep::Extra(self.extra(name, kind, plan)),
             });
-        }
-        for column in absent.iter().filter_map(|index| plan.fields.get(*index)) {
-            if column.required && column.default.is_none() {
-                self.needs.relaxed.insert(column.id);
-            }
         }
         StructStep { fields, absent }
     }

@@ -175,3 +175,25 @@ impl Decoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::TextFile;
+
+    #[test]
+    fn a_schema_that_rows_cannot_be_read_with_is_named_before_any_row_comes() {
+        let file = |text: &str| DecodeConfig {
+            format: RowFormat::Avro,
+            schema: Some(TextFile { path: "row.avsc".into(), text: text.to_owned() }),
+            ..DecodeConfig::default()
+        };
+        let of = |config: &DecodeConfig| Format::of(config, &Registries::new(), &Env::system());
+        assert!(matches!(of(&file(r#"{"type":"record","name":"R","fields":[]}"#)), Ok(Format::Avro(_))));
+        let error = of(&file("\"long\"")).expect_err("no record");
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().starts_with("decode.schema.file row.avsc: the schema is long"), "{error}");
+        let named = DecodeConfig { registry: Some("sr".to_owned()), schema: None, ..file("") };
+        assert_eq!(of(&named).expect_err("not configured").to_string(), "there is no registry \"sr\"");
+    }
+}

@@ -514,7 +514,16 @@ fn decimals_of_every_width_are_exact_or_refused() {
     assert_eq!(narrow.read(&[0xff]), Ok(-1));
     assert_eq!(narrow.read(&[[0xff; 30].as_slice(), &[0xd8, 0xf1]].concat()), Ok(-9999));
     assert_eq!(narrow.read(&[[0; 30].as_slice(), &[0x27, 0x0f]].concat()), Ok(9999));
-    for long in [vec![0x27, 0x10], vec![1; 17], [&[0xff][..], &[0x7f; 16]].concat(), [&[0][..], &[0x80; 16]].concat()] {
+    // Small but for what lies above the 16 bytes that are read.
+    let (low, minus_one) = ([&[0xff][..], &[0; 15], &[5]].concat(), [&[0][..], &[0xff; 16]].concat());
+    for long in [
+        low,
+        minus_one,
+        vec![0x27, 0x10],
+        vec![1; 17],
+        [&[0xff][..], &[0x7f; 16]].concat(),
+        [&[0][..], &[0x80; 16]].concat(),
+    ] {
         assert!(narrow.read(&long).is_err(), "{long:?}");
     }
 }

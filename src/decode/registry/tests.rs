@@ -191,6 +191,19 @@ async fn credentials_are_sent_and_never_shown() {
 }
 
 #[tokio::test]
+async fn a_registry_says_that_it_is_there_or_what_is_in_the_way() {
+    let (registry, shelf) = registry().await;
+    assert_eq!(registry.ping().await.expect_err("no list").kind(), ErrorKind::Unavailable);
+    shelf.put("/reg/subjects", 200, json!(["a-value", "b-value"]));
+    assert_eq!(registry.ping().await.expect("answers"), 2);
+    shelf.put("/reg/subjects", 200, json!({ "hello": "world" }));
+    let error = registry.ping().await.expect_err("another server");
+    assert!(error.to_string().contains("what answers is no schema registry"), "{error}");
+    shelf.put("/reg/subjects", 403, json!({}));
+    assert_eq!(registry.ping().await.expect_err("refused").kind(), ErrorKind::Denied);
+}
+
+#[tokio::test]
 async fn what_is_kept_has_a_limit_and_what_was_used_last_stays() {
     let (url, shelf) = serve().await;
     let registry = Registry::new("sr", &RegistryConfig { schemas_max: 2, ..config(&url) }, &env()).expect("a client");
