@@ -1,4 +1,5 @@
-//! What decoding costs: MB of JSON per CPU-second, for rows of the 1 KB class and for short rows with decimals.
+//! What decoding costs: MB of JSON per CPU-second, for rows of the 1 KB class and for short rows with decimals; and the same
+//! rows as Avro records, every field a union with null.
 //!
 //! `cargo bench --bench decode`. The rows are made up here, always the same; each figure is the best of some runs.
 #![allow(clippy::print_stdout, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
@@ -7,9 +8,14 @@ use std::hint::black_box;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
+use apache_avro::types::Value;
 use bytes::Bytes;
+use frazil::decode::avro::{AvroDecoder, AvroOptions, WriterSchema};
 use frazil::decode::json::{JsonDecoder, JsonOptions};
-use frazil::model::batch::{RawBatch, RawRow};
+use frazil::decode::observe::Observed;
+use frazil::decode::temporal;
+use frazil::decode::writers::Writers;
+use frazil::model::batch::{Batch, RawBatch, RawRow};
 use frazil::model::checkpoint::{Position, Range};
 use frazil::model::ids::PartitionId;
 use iceberg::spec::{NestedField, PrimitiveType, Schema, SchemaRef, Type};
@@ -25,29 +31,96 @@ fn main() {
         .collect();
     let events: Vec<String> = (0..ROWS).map(|i| event(&mut rng, &words, i)).collect();
     let lines: Vec<String> = (0..ROWS * 4).map(|i| line_item(&mut rng, &words, i)).collect();
-    measure("1 KB events", &event_schema(), &events);
-    measure("line items with decimals", &line_item_schema(), &lines);
+    let json = measure("1 KB events", &event_schema(), &events);
+    println!("  {:.1} times as fast", json / measure_avro("the same in Avro", &event_schema(), &events));
+    let json = measure("line items with decimals", &line_item_schema(), &lines);
+    println!("  {:.1} times as fast", json / measure_avro("the same in Avro", &line_item_schema(), &lines));
     let spaced: Vec<String> = lines.iter().map(|line| line.replace(',', ", ").replace("\":", "\": ")).collect();
     measure("line items, spaced", &line_item_schema(), &spaced);
     let noted: Vec<String> = lines.iter().map(|line| line.replacen('{', "{\"extra\":\"unknown\",", 1)).collect();
     measure("line items, one unknown field, evolve", &line_item_schema(), &noted);
 }
 
-fn measure(name: &str, schema: &SchemaRef, rows: &[String]) {
+fn measure(name: &str, schema: &SchemaRef, rows: &[String]) -> f64 {
+    let decoder = JsonDecoder::new(schema, JsonOptions::default()).expect("a schema that JSON can fill");
+    timed(name, rows, |batch| decoder.decode_observed(batch))
+}
+
+fn measure_avro(name: &str, schema: &SchemaRef, rows: &[String]) -> f64 {
+    let text = avro_schema(schema);
+    let encoding = apache_avro::Schema::parse_str(&text).expect("a schema");
+    let encode = |row: &String| {
+        let row: serde_json::Value = serde_json::from_str(row).expect("JSON");
+        apache_avro::to_avro_datum(&encoding, avro_row(schema, &row)).expect("encodes")
+    };
+    let rows: Vec<Vec<u8>> = rows.iter().map(encode).collect();
+    let writer = WriterSchema::parse(&text, &[""; 0]).expect("a schema");
+    let decoder = AvroDecoder::new(schema, Writers::Fixed(Arc::new(writer)), &AvroOptions::default());
+    let decoder = decoder.expect("a schema that Avro can fill");
+    timed(name, &rows, |batch| decoder.decode_observed(batch))
+}
+
+/// The schema that writers of such rows have.
+fn avro_schema(schema: &SchemaRef) -> String {
+    let kind = |kind: &PrimitiveType| match kind {
+        PrimitiveType::Decimal { precision, scale } => {
+            format!(r#"{{"type":"bytes","logicalType":"decimal","precision":{precision},"scale":{scale}}}"#)
+        }
+        PrimitiveType::Date => r#"{"type":"int","logicalType":"date"}"#.to_owned(),
+        PrimitiveType::Timestamptz => r#"{"type":"long","logicalType":"timestamp-micros"}"#.to_owned(),
+        other => format!("\"{other}\""),
+    };
+    let field = |field: &iceberg::spec::NestedFieldRef| {
+        let kind = kind(field.field_type.as_primitive_type().expect("flat"));
+        format!(r#"{{"name":"{}","type":["null",{kind}]}}"#, field.name)
+    };
+    let fields: Vec<String> = schema.as_struct().fields().iter().map(field).collect();
+    format!(r#"{{"type":"record","name":"Row","fields":[{}]}}"#, fields.join(","))
+}
+
+fn avro_row(schema: &SchemaRef, row: &serde_json::Value) -> Value {
+    let fields = schema.as_struct().fields().iter().map(|field| {
+        let json = &row[field.name.as_str()];
+        let text = || json.as_str().expect("a text");
+        let value = match field.field_type.as_primitive_type().expect("flat") {
+            PrimitiveType::Long => Value::Long(json.as_i64().expect("a number")),
+            PrimitiveType::Int => Value::Int(json.as_i64().expect("a number") as i32),
+            PrimitiveType::Double => Value::Double(json.as_f64().expect("a number")),
+            PrimitiveType::Date => Value::Date(temporal::date(text()).expect("a date")),
+            PrimitiveType::Timestamptz => {
+                Value::TimestampMicros(temporal::timestamp(text()).and_then(|t| t.micros()).expect("a timestamp"))
+            }
+            PrimitiveType::Decimal { .. } => {
+                let cents = (json.as_f64().expect("a number") * 100.0).round() as i64;
+                let bytes = cents.to_be_bytes();
+                let from = bytes.iter().position(|byte| *byte != 0).unwrap_or(7).min(7);
+                // A sign of its own before a first byte that looks negative.
+                let from = if bytes[from] & 0x80 != 0 { from - 1 } else { from };
+                Value::Decimal(apache_avro::Decimal::from(&bytes[from..]))
+            }
+            _ => Value::String(text().to_owned()),
+        };
+        (field.name.clone(), Value::Union(1, Box::new(value)))
+    });
+    Value::Record(fields.collect())
+}
+
+/// CPU-seconds for all rows, the best of some runs.
+fn timed(name: &str, rows: &[impl AsRef<[u8]>], decode: impl Fn(&RawBatch) -> (Batch, Observed)) -> f64 {
     let batches: Vec<RawBatch> = rows.chunks(8192).map(raw).collect();
     let bytes: usize = batches.iter().map(|batch| batch.data.len()).sum();
-    let decoder = JsonDecoder::new(schema, JsonOptions::default()).expect("a schema that JSON can fill");
     let mut best = f64::INFINITY;
     for _ in 0..10 {
         let start = cpu_seconds();
         for batch in &batches {
-            let decoded = black_box(decoder.decode_observed(black_box(batch)));
+            let decoded = black_box(decode(black_box(batch)));
             assert!(decoded.0.rejects.is_empty(), "{:?}", decoded.0.rejects.first());
         }
         best = best.min(cpu_seconds() - start);
     }
     let (mb, per_row) = (bytes as f64 / 1e6, best * 1e9 / rows.len() as f64);
     println!("{name}: {:.0} MB per CPU-second, {per_row:.0} ns a row of {} bytes", mb / best, bytes / rows.len());
+    best
 }
 
 /// Time that this thread has spent on a core, where the system tells (`/proc`); else time that has passed.
@@ -58,11 +131,11 @@ fn cpu_seconds() -> f64 {
     spent.map_or_else(|| START.elapsed().as_secs_f64(), |nanos| nanos / 1e9)
 }
 
-fn raw(rows: &[String]) -> RawBatch {
+fn raw(rows: &[impl AsRef<[u8]>]) -> RawBatch {
     let (mut data, mut cut) = (Vec::new(), Vec::new());
     for (number, row) in (1..).zip(rows) {
         let start = data.len() as u32;
-        data.extend_from_slice(row.as_bytes());
+        data.extend_from_slice(row.as_ref());
         cut.push(RawRow { start, end: data.len() as u32, number, ..RawRow::default() });
         data.push(b'\n');
     }

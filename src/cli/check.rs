@@ -10,6 +10,8 @@ use crate::cli::flags::{Check, Flags};
 use crate::cli::output::{self, Answer};
 use crate::cli::{Exit, answer, block_on, load_or_problems, no_file, wiring};
 use crate::config::{CatalogConfig, Config, Loaded, Problems};
+use crate::decode::Format;
+use crate::decode::registry::Registry;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ids::TableName;
@@ -27,16 +29,15 @@ pub(crate) fn check(flags: &Flags, own: &Check) -> Result<Exit> {
     if loaded.file.is_empty() {
         return Err(no_file());
     }
-    let findings = if own.connect {
-        let Some(findings) =
+    let mut findings = formats(&loaded.config);
+    if own.connect {
+        let Some(asked) =
             block_on(loaded.config.limits.workers, connect(&loaded.config, own.catalog_profile.as_deref()))?
         else {
             return Ok(Exit::Interrupted);
         };
-        findings
-    } else {
-        Vec::new()
-    };
+        findings.extend(asked);
+    }
     let failed = findings.iter().any(|finding| finding.error.is_some());
     answer(flags, &report(&loaded, &findings))?;
     Ok(if failed { Exit::Failed } else { Exit::Done })
@@ -59,9 +60,28 @@ impl Finding {
     }
 }
 
+/// Schemas in files that rows cannot be read with.
+fn formats(config: &Config) -> Vec<Finding> {
+    let env = Env::system();
+    let registries = match Registry::all(&config.registries, &env) {
+        Ok(registries) => registries,
+        Err(error) => return vec![Finding::of("registry", Err(error))],
+    };
+    let wrong = config.pipelines.iter().filter_map(|(name, own)| {
+        let error = Format::of(&own.decode, &registries, &env).err()?;
+        Some(Finding::of(&format!("pipeline.{name}"), Err(error)))
+    });
+    wrong.collect()
+}
+
 async fn connect(config: &Config, profile: Option<&str>) -> Result<Vec<Finding>> {
     let env = Env::system();
     let mut findings = Vec::new();
+    for (name, registry) in Registry::all(&config.registries, &env)? {
+        let answered = registry.ping().await;
+        let said = answered.map(|found| format!("answers, has {}", output::counted(found as u64, "subject")));
+        findings.push(Finding::of(&format!("registry.{name}"), said));
+    }
     for (name, settings) in &config.catalogs {
         let place = format!("catalog.{name}");
         let known = match settings {

@@ -10,9 +10,9 @@ use crate::config::reading::Value;
 use crate::config::resolve::Resolved;
 use crate::config::{
     ApiConfig, CatalogConfig, ColumnConfig, CommitConfig, Config, CreateConfig, DecodeConfig, Epoch, FilesConfig,
-    Limits, MaintenanceConfig, MetadataColumn, OnChange, OnRollback, PipelineConfig, Policies, RejectLimit,
-    RejectsConfig, RejectsTo, ReplayConfig, RestAuth, RestConfig, Role, SchemaConfig, Secret, SourceConfig,
-    StoreConfig, kafka, layout_text,
+    Limits, MaintenanceConfig, MetadataColumn, OnChange, OnRollback, PipelineConfig, Policies, RegistryAuth,
+    RegistryConfig, RejectLimit, RejectsConfig, RejectsTo, ReplayConfig, RestAuth, RestConfig, Role, RowFormat,
+    SchemaConfig, Secret, SourceConfig, StoreConfig, kafka, layout_text,
 };
 use crate::model::ids::PipelineName;
 
@@ -119,6 +119,10 @@ pub(crate) fn assemble(resolved: &Resolved) -> Config {
         let config = catalog(Section { resolved, path: &["catalog", &name] });
         (name, config)
     });
+    let registries = resolved.names("registry").into_iter().map(|name| {
+        let config = registry(Section { resolved, path: &["registry", &name] });
+        (name, config)
+    });
     let sources = resolved.names("source").into_iter().map(|name| {
         let own = Section { resolved, path: &["source", &name] };
         let config = match own.text("type").as_str() {
@@ -150,6 +154,7 @@ pub(crate) fn assemble(resolved: &Resolved) -> Config {
         },
         catalogs: catalogs.collect(),
         stores,
+        registries: registries.collect(),
         sources: sources.collect(),
         pipelines: pipelines.collect(),
         policies: Policies::of(resolved),
@@ -215,6 +220,21 @@ fn auth(own: Section<'_>) -> RestAuth {
     own.secret_if("token").map_or(RestAuth::None, RestAuth::Bearer)
 }
 
+fn registry(own: Section<'_>) -> RegistryConfig {
+    let auth = match (own.text_if("user"), own.secret_if("password"), own.secret_if("token")) {
+        (Some(user), Some(password), _) => RegistryAuth::Basic { user, password },
+        (_, _, Some(token)) => RegistryAuth::Bearer(token),
+        _ => RegistryAuth::None,
+    };
+    RegistryConfig {
+        url: own.text("url"),
+        auth,
+        connect_timeout: own.duration("connect_timeout"),
+        request_timeout: own.duration("request_timeout"),
+        schemas_max: own.size("schemas_max"),
+    }
+}
+
 fn source(own: Section<'_>) -> SourceConfig {
     match own.text("type").as_str() {
         "files" => SourceConfig::Files(FilesConfig {
@@ -248,7 +268,7 @@ fn pipeline(own: Section<'_>) -> PipelineConfig {
         anchor,
         branch: own.text("branch"),
         create: create(own),
-        decode: DecodeConfig { epoch: Epoch::parse(&own.text("decode.epoch")).unwrap_or_default() },
+        decode: decode(own),
         schema: SchemaConfig {
             on_change: match own.text("schema.on_change").as_str() {
                 "freeze" => OnChange::Freeze,
@@ -278,6 +298,21 @@ fn pipeline(own: Section<'_>) -> PipelineConfig {
             "keep" => OnRollback::Keep,
             _ => OnRollback::Halt,
         },
+    }
+}
+
+fn decode(own: Section<'_>) -> DecodeConfig {
+    DecodeConfig {
+        format: match own.text("decode.format").as_str() {
+            "avro" => RowFormat::Avro,
+            _ => RowFormat::Json,
+        },
+        registry: own.text_if("decode.registry"),
+        schema: match own.value("decode.schema.file") {
+            Some(Value::File(file)) => Some(file.clone()),
+            _ => None,
+        },
+        epoch: Epoch::parse(&own.text("decode.epoch")).unwrap_or_default(),
     }
 }
 

@@ -112,7 +112,16 @@ pub enum KafkaSasl {
     },
 }
 
+/// The field that a topic's whole name fills.
+pub const TOPIC: &str = "topic";
+
 impl KafkaConfig {
+    /// Whether a topic's name fills this field of a table's name.
+    pub fn fills(&self, field: &str) -> bool {
+        let captured = |pattern: &Regex| pattern.capture_names().flatten().any(|name| name == field);
+        field == TOPIC || self.pattern().ok().flatten().is_some_and(|pattern| captured(&pattern))
+    }
+
     /// The pattern of topics, which must match the whole name.
     ///
     /// # Errors

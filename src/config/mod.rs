@@ -46,6 +46,8 @@ pub struct Config {
     pub catalogs: BTreeMap<String, CatalogConfig>,
     /// Stores by URL prefix; the longest prefix of a location wins.
     pub stores: Vec<StoreConfig>,
+    /// Schema registries by name.
+    pub registries: BTreeMap<String, RegistryConfig>,
     /// Sources by name.
     pub sources: BTreeMap<String, SourceConfig>,
     /// Pipelines by name.
@@ -229,11 +231,67 @@ pub struct PipelineConfig {
     pub on_rollback: OnRollback,
 }
 
+/// A schema registry.
+#[derive(Debug, Clone)]
+pub struct RegistryConfig {
+    /// The base URL of its API, path included.
+    pub url: String,
+    /// How to identify.
+    pub auth: RegistryAuth,
+    /// Until a connection stands.
+    pub connect_timeout: Duration,
+    /// Until a request is answered.
+    pub request_timeout: Duration,
+    /// Schemas that are kept.
+    pub schemas_max: usize,
+}
+
+/// How to identify at a schema registry.
+#[derive(Debug, Clone)]
+pub enum RegistryAuth {
+    /// Not at all.
+    None,
+    /// With a user's name and password.
+    Basic {
+        /// The name.
+        user: String,
+        /// The password.
+        password: Secret,
+    },
+    /// With a fixed bearer token.
+    Bearer(Secret),
+}
+
 /// How rows are decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DecodeConfig {
+    /// What rows are.
+    pub format: RowFormat,
+    /// The registry that has the schemas which rows name by their ids.
+    pub registry: Option<String>,
+    /// The schema of all rows, where they name none.
+    pub schema: Option<TextFile>,
     /// What numbers in timestamp columns count.
     pub epoch: Epoch,
+}
+
+/// What rows are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RowFormat {
+    /// A JSON object each.
+    #[default]
+    Json,
+    /// An Avro record each.
+    Avro,
+}
+
+/// A file that was read with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it holds.
+    pub text: String,
 }
 
 /// What a number in a timestamp column counts.

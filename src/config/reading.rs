@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::config::Secret;
 use crate::config::document::{Node, Shape, suggest, tighten};
 use crate::config::problem::Problems;
 use crate::config::quantity::{self, BYTES_HINT, DURATION_HINT, show_bytes, show_millis};
 use crate::config::reference::Kind;
 use crate::config::resolve::Surroundings;
 use crate::config::window::{WINDOW_HINT, Window};
+use crate::config::{Secret, TextFile};
 
 /// The shortest and the longest window that a share is taken over.
 const WINDOW_MS: (u64, u64) = (1_000, 86_400_000);
@@ -30,6 +30,7 @@ pub(crate) enum Value {
     List(Vec<String>),
     Texts(BTreeMap<String, String>),
     Secrets(BTreeMap<String, Secret>),
+    File(TextFile),
 }
 
 /// Reads the value of one setting; what is wrong goes to the problems.
@@ -43,6 +44,7 @@ impl Reader<'_> {
     pub(crate) fn read(&mut self, node: &Node, kind: Kind) -> Option<Value> {
         match kind {
             Kind::Text | Kind::Path => self.text(node).map(Value::Text),
+            Kind::File => self.file(node),
             Kind::Glob => self.glob(node),
             Kind::Uri => self.uri(node),
             Kind::Address => self.address(node),
@@ -111,6 +113,18 @@ impl Reader<'_> {
         }
     }
 
+    fn file(&mut self, node: &Node) -> Option<Value> {
+        let path = self.text(node)?;
+        match (self.around.read_file)(Path::new(&path)) {
+            Ok(text) => Some(Value::File(TextFile { path: path.into(), text })),
+            Err(error) => {
+                let hint = "let the user that runs frazil read it, or name another file";
+                self.wrong(node, format!("the file {path} cannot be read: {}", error.kind()), hint);
+                None
+            }
+        }
+    }
+
     fn window(&mut self, node: &Node) -> Option<Value> {
         let text = self.text(node)?;
         match Window::parse(&text) {
@@ -126,7 +140,7 @@ impl Reader<'_> {
         let text = self.text(node)?;
         match url::Url::parse(&text) {
             Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-                self.wrong(node, "credentials do not belong into a URI", "use token or oauth2");
+                self.wrong(node, "credentials do not belong into a URI", "use the settings for them, such as token");
                 None
             }
             Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Some(Value::Text(text)),

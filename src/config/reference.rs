@@ -27,6 +27,8 @@ pub enum Kind {
     Text,
     /// A file or folder.
     Path,
+    /// A file of text, which is read with the configuration.
+    File,
     /// A pattern of file names.
     Glob,
     /// An `http` or `https` URI.
@@ -79,8 +81,8 @@ pub enum Preset {
 }
 
 use Kind::{
-    Address, Bytes, Choice, Choices, Count, Duration, Flag, Glob, List, Path, Secret, Secrets, Share, Text, Texts, Uri,
-    Window,
+    Address, Bytes, Choice, Choices, Count, Duration, File, Flag, Glob, List, Path, Secret, Secrets, Share, Text,
+    Texts, Uri, Window,
 };
 use Preset::{Empty, Host, Is, Processors, Required, Unset, Usually};
 
@@ -99,6 +101,9 @@ pub const CATALOG_PROFILES: &[&str] =
     &["apache-rest-fixture", "glue", "lakekeeper", "nessie", "polaris", "s3tables", "seaweedfs", "unity"];
 /// The kinds of source.
 pub const SOURCE_TYPES: &[&str] = &["files", "kafka", "stdin", "replay"];
+
+/// What rows may be.
+pub const ROW_FORMATS: &[&str] = &["json", "avro"];
 
 const fn field(path: &'static str, kind: Kind, preset: Preset, meaning: &'static str) -> Field {
     Field { path, kind, preset, only: "", meaning }
@@ -183,6 +188,18 @@ const FIELDS: &[Field] = &[
         Empty,
         "Options of the store whose locations begin with this URL, as `object_store` names them (`region`, `endpoint`, `access_key_id`, …); the longest prefix wins",
     ),
+    field(
+        "registry.*.url",
+        Uri,
+        Required,
+        "Base URL of a schema registry's API as Confluent has it, with its path, such as `https://host/apis/ccompat/v7`",
+    ),
+    field("registry.*.user", Text, Unset, "User to identify as; with `password`, not together with `token`"),
+    field("registry.*.password", Secret, Unset, "The user's password"),
+    field("registry.*.token", Secret, Unset, "Bearer token"),
+    field("registry.*.connect_timeout", Duration(10 * MS, 600 * SECOND), Is("5s"), "Until a connection stands"),
+    field("registry.*.request_timeout", Duration(100 * MS, 600 * SECOND), Is("15s"), "Until a request is answered"),
+    field("registry.*.schemas_max", Count(1, 1_000_000), Is("1000"), "Schemas that are kept in memory"),
     field("source.*.type", Choice(SOURCE_TYPES), Required, "Kind of source"),
     typed("files", "source.*.path", Text, Required, "Folder or URL to follow"),
     typed(
@@ -266,6 +283,24 @@ const FIELDS: &[Field] = &[
     field("pipeline.*.create.properties", Texts, Empty, "Table properties of a new table"),
     field("pipeline.*.create.location", Text, Unset, "Where a new table lies; left to the catalog when unset"),
     field("pipeline.*.create.format_version", Count(2, 3), Is("2"), "Format version of a new table"),
+    field(
+        "pipeline.*.decode.format",
+        Choice(ROW_FORMATS),
+        Is("json"),
+        "What rows are: a JSON object each, or an Avro record each, with `decode.registry` or `decode.schema.file`",
+    ),
+    field(
+        "pipeline.*.decode.registry",
+        Text,
+        Unset,
+        "Name of the registry whose schemas rows name: each begins with a byte 0 and the four bytes of an id",
+    ),
+    field(
+        "pipeline.*.decode.schema.file",
+        File,
+        Unset,
+        "File with the schema of all rows, where they are bare values without an id",
+    ),
     field(
         "pipeline.*.decode.epoch",
         Choice(&["s", "ms", "us", "ns"]),
@@ -483,6 +518,7 @@ impl Kind {
         match self {
             Text => "text".to_owned(),
             Path => "path".to_owned(),
+            File => "path of a file".to_owned(),
             Glob => "glob".to_owned(),
             Uri => "URI".to_owned(),
             Address => "address:port".to_owned(),
@@ -550,7 +586,7 @@ pub fn page() -> String {
             section = own;
             let title = match own {
                 "" => "Top level".to_owned(),
-                "catalog" | "source" | "pipeline" => format!("`[{own}.NAME]`"),
+                "catalog" | "registry" | "source" | "pipeline" => format!("`[{own}.NAME]`"),
                 "policy" => "`[policy.\"GLOB\"]`".to_owned(),
                 "store" => "`[store.\"URL\"]`".to_owned(),
                 _ => format!("`[{own}]`"),

@@ -71,6 +71,7 @@ impl Resolved {
 fn json_value(value: &Value, store: bool) -> Json {
     match value {
         Value::Text(text) => json!(text),
+        Value::File(file) => json!(file.path.display().to_string()),
         Value::Address(address) => json!(address.to_string()),
         Value::Flag(flag) => json!(flag),
         Value::Count(count) => json!(count),
@@ -107,6 +108,7 @@ fn store(text: &mut String, setting: &Setting) {
 fn value(value: &Value) -> String {
     match value {
         Value::Text(text) => quote(text),
+        Value::File(file) => quote(&file.path.display().to_string()),
         Value::Address(address) => quote(&address.to_string()),
         Value::Flag(flag) => flag.to_string(),
         Value::Count(count) => count.to_string(),

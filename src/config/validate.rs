@@ -8,7 +8,7 @@ use crate::config::problem::{Problems, key_text};
 use crate::config::quantity::show_bytes;
 use crate::config::reading::Value;
 use crate::config::resolve::Resolved;
-use crate::config::{Config, PipelineConfig, SourceConfig, kafka, stores};
+use crate::config::{Config, PipelineConfig, RowFormat, SourceConfig, kafka, stores};
 
 /// The least memory that a rewrite gets by with, as `compact::merge` has it.
 const REWRITE_MIN: u64 = 64 << 20;
@@ -18,6 +18,7 @@ pub(crate) fn validate(config: &Config, resolved: &Resolved, problems: &mut Prob
     let mut check = Check { config, resolved, problems };
     check.instance();
     check.catalogs();
+    check.registries();
     check.api();
     check.limits();
     check.maintenance();
@@ -66,6 +67,79 @@ impl Check<'_> {
                 self.problem(&own("token"), "there is a token and oauth2", "keep one of them");
             }
         }
+    }
+
+    fn registries(&mut self) {
+        for name in self.config.registries.keys() {
+            let own = |setting: &'static str| ["registry", name.as_str(), setting];
+            let [user, password, token] = ["user", "password", "token"].map(|setting| self.is_set(&own(setting)));
+            if user != password {
+                let (there, missing) = if user { ("user", "password") } else { ("password", "user") };
+                let hint = format!("set {missing} too, or remove {there}");
+                self.problem(&own(there), format!("there is a {there} without a {missing}"), hint);
+            }
+            if token && (user || password) {
+                self.problem(&own("token"), "there is a token and a user", "keep one of them");
+            }
+        }
+    }
+
+    /// What rows are, and where their schemas come from.
+    fn decode(&mut self, name: &str, pipeline: &PipelineConfig) {
+        let own = |setting: &'static str| ["pipeline", name, "decode", setting];
+        if !self.is_set(&own("format")) {
+            return; // It is a problem by itself.
+        }
+        let file = ["pipeline", name, "decode", "schema", "file"];
+        if let Some(registry) = &pipeline.decode.registry
+            && !self.config.registries.contains_key(registry)
+        {
+            let known: Vec<&str> = self.config.registries.keys().map(String::as_str).collect();
+            let hint = match known.as_slice() {
+                [] => format!("add [registry.{}]", key_text(registry)),
+                known => suggest(registry, known),
+            };
+            self.problem(&own("registry"), format!("there is no registry {registry:?}"), hint);
+        }
+        let (registry, schema) = (self.is_set(&own("registry")), self.is_set(&file));
+        if pipeline.decode.format == RowFormat::Json {
+            for (path, set) in [(&own("registry")[..], registry), (&file[..], schema)] {
+                if set {
+                    self.problem(path, "JSON rows have no schema", "set decode.format = \"avro\", or remove this");
+                }
+            }
+            return;
+        }
+        // A file that cannot be read is a problem by itself.
+        let section: Vec<String> = file[..4].iter().map(|part| (*part).to_owned()).collect();
+        if registry && schema {
+            let hint = "keep the registry where rows begin with the id of their schema, the schema where they do not";
+            self.problem(&file, "there is a registry and a schema", hint);
+        } else if !registry && !schema && !self.resolved.sections.contains_key(&section) {
+            let hint = "set decode.registry where rows begin with the id of their schema, else decode.schema.file";
+            self.problem(&own("format"), "Avro rows cannot be read without their schema", hint);
+        }
+        self.whole_messages(name, pipeline);
+    }
+
+    /// Bytes that are no text come neither in lines nor with fields that routing can read.
+    fn whole_messages(&mut self, name: &str, pipeline: &PipelineConfig) {
+        let source = self.config.sources.get(&pipeline.source);
+        let by_topic = |field: &&str| matches!(source, Some(SourceConfig::Kafka(kafka)) if kafka.fills(field));
+        let own = template_fields(&pipeline.table).unwrap_or_default().iter().any(|field| !by_topic(field));
+        if own {
+            let hint =
+                "name one table, or choose it by what a Kafka topic's name fills: {topic}, or a name in topic_pattern";
+            self.problem(&["pipeline", name, "table"], "fields of Avro rows cannot choose the table", hint);
+        }
+        let cut = match source {
+            Some(SourceConfig::Files(_)) => "files",
+            Some(SourceConfig::Stdin) => "stdin",
+            Some(SourceConfig::Replay(_)) => "replay",
+            _ => return,
+        };
+        let message = format!("rows of a source of type {cut:?} are lines, which Avro records are not");
+        self.problem(&["pipeline", name, "source"], message, "name a source whose rows are messages");
     }
 
     fn api(&mut self) {
@@ -168,6 +242,7 @@ impl Check<'_> {
             self.problem(&path, format!("{branch:?} is no branch name"), "use up to 128 characters without spaces");
         }
         self.table(name, pipeline);
+        self.decode(name, pipeline);
         self.layout(name, pipeline);
     }
 

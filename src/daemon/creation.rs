@@ -12,7 +12,7 @@ use crate::commit::create::create_or_adopt;
 use crate::config::layout_text::{self, DirectionText, NullsText, TransformText};
 use crate::config::{CreateConfig, MetadataColumn, PipelineConfig};
 use crate::decode::growth::GrowthLimits;
-use crate::decode::{infer, type_text};
+use crate::decode::{Format, Inference, type_text};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::batch::RawBatch;
@@ -28,14 +28,16 @@ const PLACEHOLDER: &str = "frazil_anchor";
 #[derive(Debug, Clone)]
 pub(crate) struct Creation {
     config: CreateConfig,
+    format: Format,
     metadata: BTreeMap<String, MetadataColumn>,
     growth: GrowthLimits,
     infer_rows: usize,
 }
 
 impl Creation {
-    pub(crate) fn new(pipeline: &PipelineConfig) -> Self {
+    pub(crate) fn new(pipeline: &PipelineConfig, format: Format) -> Self {
         Self {
+            format,
             config: pipeline.create.clone(),
             metadata: pipeline.metadata.clone(),
             growth: GrowthLimits { columns_max: pipeline.schema.columns_max, ..GrowthLimits::default() },
@@ -51,19 +53,19 @@ impl Creation {
         table: &TableName,
         rows: &RawBatch,
     ) -> Result<TableState> {
-        self.open_with(env, catalog, table, || {
-            let sample = rows.rows.iter().take(self.infer_rows).map(|row| rows.bytes(*row));
-            Ok(infer::infer(sample, &self.metadata, self.growth)?.schema)
-        })
-        .await
+        let how = Inference {
+            metadata: &self.metadata,
+            limits: self.growth,
+            rows: self.infer_rows,
+            nanos: self.format_version() >= FormatVersion::V3,
+        };
+        self.open_with(env, catalog, table, self.format.table_schema(rows, how)).await
     }
 
     /// The table, created before any row for it came: without partitions and order where its columns are not configured.
     pub(crate) async fn open_empty(&self, env: &Env, catalog: &dyn Catalog, table: &TableName) -> Result<TableState> {
-        self.open_with(env, catalog, table, || {
-            Schema::builder().build().context(ErrorKind::Internal, || "an empty schema")
-        })
-        .await
+        let empty = async { Schema::builder().build().context(ErrorKind::Internal, || "an empty schema") };
+        self.open_with(env, catalog, table, empty).await
     }
 
     /// The rejects table.
@@ -85,7 +87,7 @@ impl Creation {
         env: &Env,
         catalog: &dyn Catalog,
         table: &TableName,
-        infer: impl FnOnce() -> Result<Schema>,
+        infer: impl Future<Output = Result<Schema>>,
     ) -> Result<TableState> {
         if self.config.columns.is_empty() {
             // A table that is there is taken as it is.
@@ -95,7 +97,7 @@ impl Creation {
                 Err(error) => return Err(error),
             }
         }
-        let schema = if self.config.columns.is_empty() { infer()? } else { self.configured(table)? };
+        let schema = if self.config.columns.is_empty() { infer.await? } else { self.configured(table)? };
         // Without a column that rows brought there is nothing to lay the table out by.
         let laid_out = !schema.as_struct().fields().is_empty();
         let schema = self.with_metadata(schema)?;

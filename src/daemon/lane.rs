@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use iceberg::spec::{Schema, SchemaRef, Transform};
+use iceberg::spec::{FormatVersion, Schema, SchemaRef, Transform};
 
 use crate::config::{Epoch, MetadataColumn, OnChange, PipelineConfig};
 use crate::daemon::table::TableHandle;
 use crate::daemon::tables::Shared;
 use crate::decode::growth::GrowthLimits;
-use crate::decode::json::{JsonDecoder, JsonOptions};
+use crate::decode::json::JsonOptions;
 use crate::decode::observe::Observed;
+use crate::decode::{Decoder, DecoderOptions, Format};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::batch::{Batch, RawBatch, Reject, Stage};
 use crate::model::change::{Append, Change, Data, Evolve};
@@ -32,6 +33,7 @@ const VENDED_MAX_MS: i64 = 5 * 60 * 1000;
 /// What a pipeline's lanes have in common.
 #[derive(Debug, Clone)]
 pub(crate) struct LaneOptions {
+    pub(crate) format: Format,
     pub(crate) on_change: OnChange,
     pub(crate) epoch: Epoch,
     pub(crate) growth: GrowthLimits,
@@ -43,8 +45,9 @@ pub(crate) struct LaneOptions {
 }
 
 impl LaneOptions {
-    pub(crate) fn new(name: &PipelineName, pipeline: &PipelineConfig, open_files_max: usize) -> Self {
+    pub(crate) fn new(name: &PipelineName, pipeline: &PipelineConfig, format: Format, open_files_max: usize) -> Self {
         Self {
+            format,
             on_change: pipeline.schema.on_change,
             epoch: pipeline.decode.epoch,
             growth: GrowthLimits { columns_max: pipeline.schema.columns_max, ..GrowthLimits::default() },
@@ -57,7 +60,7 @@ impl LaneOptions {
 
     /// Those of the rejects table: its columns are its own, and follow no rows.
     pub(crate) fn of_rejects(&self) -> Self {
-        Self { on_change: OnChange::Freeze, metadata: BTreeMap::new(), ..self.clone() }
+        Self { format: Format::Json, on_change: OnChange::Freeze, metadata: BTreeMap::new(), ..self.clone() }
     }
 }
 
@@ -71,7 +74,7 @@ pub(crate) struct Lane {
     /// The table's columns, with those that the open epoch needs beyond the table's current schema.
     schema: SchemaRef,
     evolve: Option<Evolve>,
-    decoder: Arc<JsonDecoder>,
+    decoder: Arc<Decoder>,
     metadata: MetadataColumns,
     /// Counts decoders: what an older one decoded ahead may have to be decoded again.
     version: u64,
@@ -85,7 +88,7 @@ pub(crate) struct Lane {
 impl Lane {
     pub(crate) fn new(shared: Shared, options: LaneOptions, handle: TableHandle, state: TableState) -> Result<Self> {
         let schema = Arc::clone(state.metadata.current_schema());
-        let decoder = Arc::new(decoder(&schema, &options)?);
+        let decoder = Arc::new(decoder(&schema, &state, &options)?);
         let metadata = MetadataColumns::new(&schema, &BTreeMap::new())?;
         let mut lane = Self {
             loaded_ms: shared.env.now_ms(),
@@ -143,8 +146,18 @@ impl Lane {
     }
 
     /// The decoder for rows that come now, and its number.
-    pub(crate) fn decoder(&self) -> (Arc<JsonDecoder>, u64) {
+    pub(crate) fn decoder(&self) -> (Arc<Decoder>, u64) {
         (Arc::clone(&self.decoder), self.version)
+    }
+
+    /// Gets to know what rows must be decoded with, before any decoder sees them.
+    pub(crate) async fn learn(&mut self, raw: &RawBatch) -> Result<()> {
+        if let Some(format) = self.options.format.renewed() {
+            // Batches that are decoded ahead hold on to what the old decoder knows.
+            self.options.format = format;
+            self.decoder = Arc::new(decoder(&self.schema, &self.state, &self.options)?);
+        }
+        self.options.format.learn(raw).await
     }
 
     /// Rows in the open epoch.
@@ -219,6 +232,7 @@ impl Lane {
     }
 
     async fn decode(&mut self, raw: &Arc<RawBatch>, on_change: OnChange) -> Result<(Batch, Observed)> {
+        self.learn(raw).await?;
         let (decoder, raw) = (Arc::clone(&self.decoder), Arc::clone(raw));
         self.shared.env.offload(move || decoder.decode_as(&raw, on_change)).await
     }
@@ -280,7 +294,7 @@ impl Lane {
     }
 
     fn set_schema(&mut self, schema: SchemaRef) -> Result<()> {
-        self.decoder = Arc::new(decoder(&schema, &self.options)?);
+        self.decoder = Arc::new(decoder(&schema, &self.state, &self.options)?);
         self.metadata = MetadataColumns::new(&schema, &self.options.metadata)?;
         self.schema = schema;
         self.version += 1;
@@ -406,7 +420,8 @@ pub(crate) fn append(state: &TableState, staged: Option<Staged>) -> Append {
     }
 }
 
-fn decoder(schema: &SchemaRef, options: &LaneOptions) -> Result<JsonDecoder> {
+fn decoder(schema: &SchemaRef, state: &TableState, options: &LaneOptions) -> Result<Decoder> {
     let json = JsonOptions { on_change: options.on_change, epoch: options.epoch, metadata: options.metadata.clone() };
-    JsonDecoder::new(schema, json)
+    let nanos = state.metadata.format_version() >= FormatVersion::V3;
+    Decoder::new(schema, &options.format, DecoderOptions { json, nanos })
 }

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +36,8 @@ pub(crate) use crate::daemon::pipeline::REJECTS_SUFFIX;
 use crate::daemon::pipeline::{Epoch, Pipeline};
 use crate::daemon::tables::Shared;
 use crate::daemon::watch::Watch;
+use crate::decode::Format;
+use crate::decode::registry::Registry;
 use crate::env::Env;
 use crate::error::{Context, Directive, Error, ErrorKind, Result};
 use crate::model::checkpoint::Positions;
@@ -139,6 +142,7 @@ impl Daemon {
         let budget = Budget::new(config.limits.memory);
         let shared = Shared::new(env.clone(), &config.instance, storage, (ledger, anchors), budget, catalogs);
         let hard = CancellationToken::new();
+        let registries = Registry::all(&config.registries, env)?;
         let mut pipelines = Vec::new();
         let mut watches = Vec::new();
         for (name, settings) in config.pipelines.iter().filter(|_| config.role.ingests()) {
@@ -148,7 +152,9 @@ impl Daemon {
                 Some(source) => source,
                 None => open_source(config, name, settings, &shared)?,
             };
-            pipelines.push(pipeline(config, name, settings, &shared, source, watch, hard.clone())?);
+            let format =
+                Format::of(&settings.decode, &registries, env).map_err(|e| e.within(format!("pipeline {name}")))?;
+            pipelines.push(pipeline(config, (name, settings), &shared, format, source, watch, hard.clone())?);
         }
         let maintains = config.role.maintains() && !config.policies.is_empty();
         let jobs = if maintains {
@@ -189,7 +195,7 @@ impl Daemon {
         for pipeline in pipelines {
             let (name, stop) = (pipeline.name.clone(), stop.clone());
             let watch = Arc::clone(&pipeline.watch);
-            let task = running.spawn(async move { (pipeline.name.clone(), pipeline.run(stop).await) });
+            let task = running.spawn(async move { (pipeline.name.clone(), pipeline.run(stop).boxed().await) });
             tasks.insert(task.id(), (name, watch));
         }
         let cleaning = tokio::spawn(leftovers::clean(shared.clone(), left, watches, stop.clone()));
@@ -362,9 +368,9 @@ fn route(config: &Config, name: &PipelineName, settings: &PipelineConfig) -> Res
 
 fn pipeline(
     config: &Config,
-    name: &PipelineName,
-    settings: &PipelineConfig,
+    (name, settings): (&PipelineName, &PipelineConfig),
     shared: &Shared,
+    format: Format,
     source: Box<dyn Source>,
     watch: Arc<Watch>,
     hard: CancellationToken,
@@ -374,8 +380,8 @@ fn pipeline(
     Ok(Pipeline {
         shared: shared.clone(),
         name: name.clone(),
-        options: LaneOptions::new(name, settings, config.limits.open_files),
-        creation: Creation::new(settings),
+        options: LaneOptions::new(name, settings, format.clone(), config.limits.open_files),
+        creation: Creation::new(settings, format),
         config: settings.clone(),
         source,
         route,
@@ -398,6 +404,7 @@ fn pipeline(
     })
 }
 
+mod decoding;
 mod outage;
 mod recovery;
 mod setbacks;

@@ -87,8 +87,8 @@ impl Pipeline {
 
     /// Opens the lane of a table, which is created from its first rows when it is missing.
     pub(crate) async fn open_lane(&mut self, table: &TableName, rows: &RawBatch) -> Result<()> {
-        if self.lanes.contains_key(table) {
-            return Ok(());
+        if let Some(lane) = self.lanes.get_mut(table) {
+            return patiently(&self.shared, &self.watch, &self.hard, table, lane.learn(rows)).await;
         }
         if self.lanes.len() >= self.lanes_max {
             return Err(Error::new(
@@ -100,7 +100,9 @@ impl Pipeline {
         let catalog = self.shared.catalog(&self.config.catalog)?;
         let opening = self.creation.open(&self.shared.env, catalog.as_ref(), table, rows);
         patiently(&self.shared, &self.watch, &self.hard, table, opening).await?;
-        self.add_lane(table).await
+        self.add_lane(table).await?;
+        let Some(lane) = self.lanes.get_mut(table) else { return Ok(()) };
+        patiently(&self.shared, &self.watch, &self.hard, table, lane.learn(rows)).await
     }
 
     /// Opens the lane of the rejects table.
@@ -343,21 +345,22 @@ fn read_uuids(checkpoint: &Checkpoint) -> BTreeSet<Uuid> {
     checkpoint.followers.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
-/// What opens a table waits for a catalog that does not answer: says so, and ends when a shutdown's grace has passed.
-async fn patiently(
+/// What opens a table waits for a catalog or registry that does not answer: says so, and ends when a shutdown's grace has
+/// passed.
+async fn patiently<T>(
     shared: &Shared,
     watch: &Watch,
     hard: &CancellationToken,
     table: &TableName,
-    opening: impl Future<Output = Result<TableState>>,
-) -> Result<TableState> {
+    opening: impl Future<Output = Result<T>>,
+) -> Result<T> {
     tokio::pin!(opening);
     let mut told = false;
     loop {
         tokio::select! {
             biased;
             () = hard.cancelled() => {
-                return Err(Error::new(ErrorKind::Unavailable, format!("table {table}: stopped while waiting for the catalog")));
+                return Err(Error::new(ErrorKind::Unavailable, format!("table {table}: stopped while waiting for the catalog or registry")));
             }
             opened = &mut opening => {
                 if told {
@@ -367,7 +370,7 @@ async fn patiently(
             }
             () = shared.env.sleep(PATIENCE), if !told => {
                 told = true;
-                watch.set(PipelineHealth::Waiting(format!("table {table}: the catalog does not answer")));
+                watch.set(PipelineHealth::Waiting(format!("table {table}: the catalog or registry does not answer")));
             }
         }
     }

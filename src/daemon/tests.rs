@@ -68,6 +68,7 @@ pub(super) fn config(table: &str, anchor: Option<&str>, rows: u64) -> Config {
         role: Role::All,
         catalogs: BTreeMap::new(),
         stores: vec![],
+        registries: BTreeMap::new(),
         sources: [(
             "shop".to_owned(),
             SourceConfig::Replay(ReplayConfig { seed: 1, partitions: 2, rate: None, rows: Some(rows) }),

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use iceberg::spec::{ListType, NestedField, NestedFieldRef, PrimitiveType, Schema, StructType, Type};
+use iceberg::spec::{ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema, StructType, Type};
 
 use crate::config::SchemaConfig;
 use crate::decode::fault::shortened;
@@ -95,8 +95,10 @@ impl Growth {
                 self.left_out.push(LeftOut { path: shortened(&path).into_owned(), reason });
                 continue;
             }
-            self.added.push(path.clone());
-            made.extend(self.field(name, path, depth, shape));
+            if let Some(field) = self.field(name, path.clone(), depth, shape) {
+                self.added.push(path);
+                made.push(field);
+            }
         }
         if shape.left_out > 0 {
             let reason = format!("{} more fields than a batch may add", shape.left_out);
@@ -145,7 +147,61 @@ impl Growth {
         Some(Arc::new(NestedField::optional(id, name, kind)))
     }
 
+    /// The fields of a type that a writer's schema says, with ids of their own; those that something is in the way of are left
+    /// out.
+    pub fn typed_fields(&mut self, path: &str, depth: usize, fields: &[NestedFieldRef]) -> Vec<NestedFieldRef> {
+        let mut made = Vec::with_capacity(fields.len());
+        for field in fields {
+            let path = join(path, &field.name);
+            if let Some(reason) = self.obstacle(&field.name, &path, type_size(&field.field_type)) {
+                self.left_out.push(LeftOut { path: shortened(&path).into_owned(), reason });
+                continue;
+            }
+            let id = self.claim(path.clone());
+            if let Some(kind) = self.typed(&path, depth, &field.field_type) {
+                made.push(Arc::new(NestedField::new(id, &field.name, kind, field.required)));
+            }
+        }
+        made
+    }
+
+    /// A type that a writer's schema says; `None` where nothing of it can be a column.
+    fn typed(&mut self, path: &str, depth: usize, kind: &Type) -> Option<Type> {
+        if depth >= self.limits.depth_max && !kind.is_primitive() {
+            let reason = format!("nested deeper than {} levels", self.limits.depth_max);
+            self.left_out.push(LeftOut { path: shortened(path).into_owned(), reason });
+            return None;
+        }
+        Some(match kind {
+            Type::Primitive(_) => kind.clone(),
+            Type::Struct(inner) => {
+                let fields = self.typed_fields(path, depth + 1, inner.fields());
+                if fields.is_empty() {
+                    return None;
+                }
+                Type::Struct(StructType::new(fields))
+            }
+            Type::List(list) => {
+                let path = join(path, "element");
+                let id = self.claim(path.clone());
+                let element = self.typed(&path, depth + 1, &list.element_field.field_type)?;
+                Type::List(ListType::new(Arc::new(NestedField::list_element(id, element, list.element_field.required))))
+            }
+            Type::Map(map) => {
+                let (key, value) = (join(path, "key"), join(path, "value"));
+                let (key_id, value_id) = (self.claim(key), self.claim(value.clone()));
+                let held = self.typed(&value, depth + 1, &map.value_field.field_type)?;
+                let key = NestedField::map_key_element(key_id, map.key_field.field_type.as_ref().clone());
+                let held = NestedField::map_value_element(value_id, held, map.value_field.required);
+                Type::Map(MapType::new(Arc::new(key), Arc::new(held)))
+            }
+        })
+    }
+
     fn kind(&mut self, path: &str, depth: usize, shape: &Shape) -> Option<Type> {
+        if let Shape::Typed(kind) = shape {
+            return self.typed(path, depth, kind);
+        }
         if depth >= self.limits.depth_max && shape.primitive().is_none() {
             return Some(Type::Primitive(PrimitiveType::String));
         }
@@ -182,6 +238,17 @@ fn size(shape: &Shape, depth_left: usize) -> usize {
             1 + inner.fields().map(|(_, s)| size(s, depth_left - 1)).sum::<usize>()
         }
         Shape::List(element) if depth_left > 0 => 1 + size(element, depth_left - 1),
+        Shape::Typed(kind) => type_size(kind),
         _ => 1,
+    }
+}
+
+/// How many columns a type makes.
+fn type_size(kind: &Type) -> usize {
+    match kind {
+        Type::Primitive(_) => 1,
+        Type::Struct(inner) => 1 + inner.fields().iter().map(|field| type_size(&field.field_type)).sum::<usize>(),
+        Type::List(list) => 1 + type_size(&list.element_field.field_type),
+        Type::Map(map) => 2 + type_size(&map.value_field.field_type),
     }
 }

@@ -34,7 +34,6 @@ use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::spec::SchemaRef;
 
 use crate::config::{MetadataColumn, OnChange};
-use crate::decode::Decoder;
 use crate::decode::append::Appender;
 use crate::decode::columns::{Columns, Values};
 use crate::decode::fault::Fault;
@@ -96,6 +95,11 @@ impl JsonDecoder {
     /// The schema of the batches.
     pub fn arrow_schema(&self) -> &ArrowSchemaRef {
         &self.arrow
+    }
+
+    /// Decodes under the decoder's own policy.
+    pub fn decode(&self, raw: &RawBatch) -> Batch {
+        self.decode_observed(raw).0
     }
 
     /// Decodes, and says what the rows hold that the schema does not.
@@ -204,12 +208,6 @@ impl JsonDecoder {
         let refused = raw.rows.iter().map(|row| raw.reject(*row, Stage::Decode, String::new(), reason.clone()));
         let rejects = raw.rejects.iter().cloned().chain(refused).collect();
         Batch { rows: RecordBatch::new_empty(Arc::clone(&self.arrow)), source_rows: Vec::new(), rejects }
-    }
-}
-
-impl Decoder for JsonDecoder {
-    fn decode(&self, raw: &RawBatch) -> Batch {
-        self.decode_observed(raw).0
     }
 }
 

@@ -1,8 +1,9 @@
 //! What rows hold that a schema has no place for, in the terms that evolution and inference work with.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use iceberg::spec::PrimitiveType;
+use iceberg::spec::{ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, StructType, Type};
 
 use crate::decode::fault::Fault;
 use crate::decode::scan::{Kind, Number, Scanner};
@@ -90,6 +91,8 @@ pub enum Shape {
     Struct(StructShape),
     /// Arrays of one kind of element.
     List(Box<Shape>),
+    /// What a writer's schema says. Its fields have no ids of their own yet.
+    Typed(Arc<Type>),
 }
 
 /// The fields that objects had, in the order of their first appearance.
@@ -240,6 +243,7 @@ impl Shape {
                 Self::List(a)
             }
             (a, b) if a == b => a,
+            (Self::Typed(a), Self::Typed(b)) => Self::Typed(Arc::new(both(&a, &b))),
             (Self::Long, Self::Huge) | (Self::Huge, Self::Long) => Self::Huge,
             (Self::Double, Self::Long | Self::Huge) | (Self::Long | Self::Huge, Self::Double) => Self::Double,
             (Self::Date, Self::Timestamp) | (Self::Timestamp, Self::Date) => Self::Timestamp,
@@ -258,7 +262,48 @@ impl Shape {
             Self::Timestamp => Some(PrimitiveType::Timestamp),
             Self::Timestamptz => Some(PrimitiveType::Timestamptz),
             Self::String => Some(PrimitiveType::String),
+            Self::Typed(kind) => kind.as_primitive_type().cloned(),
             Self::Unknown | Self::Struct(_) | Self::List(_) => None,
         }
     }
+}
+
+/// The type that takes the values of both, as far as there is one; else that of `a`, and the values of `b` do not fit.
+fn both(a: &Type, b: &Type) -> Type {
+    use PrimitiveType::{Decimal, Double, Float, Int, Long};
+    match (a, b) {
+        (Type::Primitive(Int), Type::Primitive(Long)) => Type::Primitive(Long),
+        (Type::Primitive(Float), Type::Primitive(Double)) => Type::Primitive(Double),
+        (Type::Primitive(Decimal { precision: a, scale }), Type::Primitive(Decimal { precision: b, scale: same }))
+            if scale == same =>
+        {
+            Type::Primitive(Decimal { precision: *a.max(b), scale: *scale })
+        }
+        (Type::Struct(a), Type::Struct(b)) => {
+            let merged = a.fields().iter().map(|field| match b.field_by_name(&field.name) {
+                Some(other) => both_fields(field, other),
+                None => relaxed(field),
+            });
+            let new = b.fields().iter().filter(|field| a.field_by_name(&field.name).is_none());
+            Type::Struct(StructType::new(merged.chain(new.map(relaxed)).collect()))
+        }
+        (Type::List(a), Type::List(b)) => Type::List(ListType::new(both_fields(&a.element_field, &b.element_field))),
+        (Type::Map(a), Type::Map(b)) => {
+            Type::Map(MapType::new(Arc::clone(&a.key_field), both_fields(&a.value_field, &b.value_field)))
+        }
+        (a, _) => a.clone(),
+    }
+}
+
+fn both_fields(a: &NestedFieldRef, b: &NestedFieldRef) -> NestedFieldRef {
+    let mut field = NestedField::clone(a);
+    field.required = a.required && b.required;
+    *field.field_type = both(&a.field_type, &b.field_type);
+    Arc::new(field)
+}
+
+fn relaxed(field: &NestedFieldRef) -> NestedFieldRef {
+    let mut field = NestedField::clone(field);
+    field.required = false;
+    Arc::new(field)
 }

@@ -149,7 +149,6 @@ mod tests {
     use iceberg::spec::{NestedField, SchemaRef};
 
     use super::*;
-    use crate::decode::Decoder;
     use crate::decode::json::{JsonDecoder, JsonOptions};
     use crate::model::checkpoint::{Position, Range};
     use crate::model::ids::PartitionId;

@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use regex::Regex;
 
+use crate::config::kafka::TOPIC;
 use crate::decode::fault::Fault;
 use crate::decode::scan::{Kind, Scanner};
 use crate::error::{Error, ErrorKind, Result};
@@ -40,9 +41,6 @@ pub struct Route {
 struct Topics {
     pattern: Option<Regex>,
 }
-
-/// The field that a topic's whole name fills.
-const TOPIC: &str = "topic";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {

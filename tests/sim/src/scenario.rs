@@ -307,6 +307,7 @@ impl Scenario {
             role: Role::All,
             catalogs: BTreeMap::new(),
             stores: vec![],
+            registries: BTreeMap::new(),
             sources,
             pipelines,
             policies: jobs.map_or_else(Policies::default, |upkeep| upkeep.policies(self.expires.is_some())),

@@ -1,0 +1,193 @@
+//! The bytes of one datum, front to back, by Avro's binary encoding.
+
+use crate::decode::avro_schema::{AvroType, Union};
+use crate::decode::fault::Fault;
+
+/// Reads one datum.
+pub(crate) struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    #[cold]
+    fn short(&self) -> Fault {
+        Fault::row(format!("malformed Avro: the row ends at byte {} in the middle of a value", self.bytes.len()))
+    }
+
+    #[cold]
+    fn wrong(&self, what: &str) -> Fault {
+        Fault::row(format!("malformed Avro: {what} before byte {}", self.at))
+    }
+
+    fn left(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    #[inline]
+    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Fault> {
+        match self.bytes.get(self.at..).and_then(|rest| rest.get(..count)) {
+            Some(taken) => {
+                self.at += count;
+                Ok(taken)
+            }
+            None => Err(self.short()),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+        match self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>()) {
+            Some(taken) => {
+                self.at += N;
+                Ok(*taken)
+            }
+            None => Err(self.short()),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn boolean(&mut self) -> Result<bool, Fault> {
+        match self.array()? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            _ => Err(self.wrong("a boolean that is neither 0 nor 1")),
+        }
+    }
+
+    /// A `long`: zig-zag, seven bits a byte.
+    #[inline]
+    pub(crate) fn long(&mut self) -> Result<i64, Fault> {
+        let (mut value, mut shift) = (0_u64, 0_u32);
+        loop {
+            let Some(byte) = self.bytes.get(self.at).copied() else { return Err(self.short()) };
+            self.at += 1;
+            if shift == 63 && byte > 1 {
+                return Err(self.wrong("a number of more than 64 bits"));
+            }
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok((value >> 1).cast_signed() ^ -((value & 1).cast_signed()));
+            }
+            shift += 7;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn int(&mut self) -> Result<i32, Fault> {
+        let value = self.long()?;
+        i32::try_from(value).map_err(|_| self.wrong("an int of more than 32 bits"))
+    }
+
+    /// The bytes of a `bytes` or `string`.
+    #[inline]
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], Fault> {
+        let length = self.long()?;
+        match usize::try_from(length) {
+            Ok(length) => self.take(length),
+            Err(_) => Err(self.wrong("a negative length")),
+        }
+    }
+
+    /// The characters of a `string`.
+    #[inline]
+    pub(crate) fn text(&mut self) -> Result<&'a str, Fault> {
+        let bytes = self.bytes()?;
+        std::str::from_utf8(bytes).map_err(|e| Fault::value(format!("invalid UTF-8 after byte {}", e.valid_up_to())))
+    }
+
+    /// The index of a union's branch or an enum's symbol, of which there are `count`.
+    #[inline]
+    pub(crate) fn index(&mut self, count: usize) -> Result<usize, Fault> {
+        let index = self.long()?;
+        match usize::try_from(index) {
+            Ok(index) if index < count => Ok(index),
+            _ => Err(self.wrong(&format!("choice {index} of {count}"))),
+        }
+    }
+
+    /// The number of items in the next block of an array or map; 0 at its end.
+    pub(crate) fn block(&mut self) -> Result<usize, Fault> {
+        let mut count = self.long()?;
+        if count < 0 {
+            self.long()?; // how many bytes, for those who skip
+            count = count.checked_neg().unwrap_or(i64::MAX);
+        }
+        match usize::try_from(count) {
+            // Every item has a byte at least: a count alone must not keep us busy.
+            Ok(count) if count <= self.left() => Ok(count),
+            _ => Err(self.wrong("a block of more items than bytes are left")),
+        }
+    }
+
+    /// Checks that nothing is left.
+    pub(crate) fn end(&self) -> Result<(), Fault> {
+        match self.left() {
+            0 => Ok(()),
+            left => Err(Fault::row(format!("malformed Avro: {left} bytes more than the schema has fields for"))),
+        }
+    }
+
+    /// Reads any value; says whether it holds something: is neither null nor empty all the way down.
+    pub(crate) fn skip(&mut self, kind: &AvroType) -> Result<bool, Fault> {
+        match kind {
+            AvroType::Null | AvroType::Fixed { size: 0, .. } => return Ok(false),
+            AvroType::Boolean => drop(self.boolean()?),
+            AvroType::Int | AvroType::Date | AvroType::TimeMillis => drop(self.int()?),
+            AvroType::Long | AvroType::TimeMicros | AvroType::Timestamp { .. } => drop(self.long()?),
+            AvroType::Float => drop(self.array::<4>()?),
+            AvroType::Double => drop(self.array::<8>()?),
+            AvroType::String | AvroType::Uuid => drop(self.text()?),
+            AvroType::Bytes | AvroType::Decimal { width: None, .. } => drop(self.bytes()?),
+            AvroType::Decimal { width: Some(size), .. } | AvroType::Fixed { size, .. } => drop(self.take(*size)?),
+            AvroType::Enum(symbols) => drop(self.index(symbols.len())?),
+            AvroType::Record(record) => {
+                let mut holds = false;
+                for (name, kind) in &record.fields {
+                    holds |= self.skip(kind).map_err(|fault| fault.in_field(name))?;
+                }
+                return Ok(holds);
+            }
+            AvroType::Array(item) => {
+                let mut holds = false;
+                loop {
+                    match self.block()? {
+                        0 => return Ok(holds),
+                        count => {
+                            for _ in 0..count {
+                                holds |= self.skip(item)?;
+                            }
+                        }
+                    }
+                }
+            }
+            AvroType::Map(value) => {
+                let mut holds = false;
+                loop {
+                    match self.block()? {
+                        0 => return Ok(holds),
+                        count => {
+                            for _ in 0..count {
+                                self.text()?;
+                                holds |= self.skip(value)?;
+                            }
+                        }
+                    }
+                }
+            }
+            AvroType::Union(branches) => {
+                let index = self.index(branches.len())?;
+                let branch = branches.get(index).ok_or_else(|| self.short())?;
+                return match AvroType::union(branches) {
+                    Union::Nothing => Ok(false),
+                    _ => self.skip(&branch.kind),
+                };
+            }
+        }
+        Ok(true)
+    }
+}
