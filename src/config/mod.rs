@@ -279,6 +279,8 @@ pub enum RowFormat {
     Json,
     /// An Avro record each.
     Avro,
+    /// Bytes that are kept as they are.
+    Raw,
 }
 
 /// A file that was read with the configuration.

@@ -102,7 +102,7 @@ pub const CATALOG_PROFILES: &[&str] =
 pub const SOURCE_TYPES: &[&str] = &["files", "stdin", "replay"];
 
 /// What rows may be.
-pub const ROW_FORMATS: &[&str] = &["json", "avro"];
+pub const ROW_FORMATS: &[&str] = &["json", "avro", "raw"];
 
 const fn field(path: &'static str, kind: Kind, preset: Preset, meaning: &'static str) -> Field {
     Field { path, kind, preset, only: "", meaning }
@@ -273,7 +273,7 @@ pub const FIELDS: &[Field] = &[
         "pipeline.*.decode.format",
         Choice(ROW_FORMATS),
         Is("json"),
-        "What rows are: a JSON object each, or an Avro record each, with `decode.registry` or `decode.schema.file`",
+        "What rows are: a JSON object each; an Avro record each, with `decode.registry` or `decode.schema.file`; or bytes that are kept as they are, in the column `value`",
     ),
     field(
         "pipeline.*.decode.registry",
