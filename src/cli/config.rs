@@ -3,7 +3,7 @@
 use crate::cli::flags::{ConfigVerb, Flags};
 use crate::cli::output::{self, Answer};
 use crate::cli::{Exit, answer, load};
-use crate::config::reference;
+use crate::config::page;
 use crate::config::resolve::Scope;
 use crate::error::Result;
 
@@ -15,7 +15,7 @@ pub(crate) fn config(flags: &Flags, verb: &ConfigVerb) -> Result<Exit> {
             answer(flags, &Answer { json: settings.to_json(scope), text: settings.to_toml(scope) })
         }
         ConfigVerb::Reference => {
-            output::print(&reference::page())?;
+            output::print(&page::page())?;
             Ok(Exit::Done)
         }
     }

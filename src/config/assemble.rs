@@ -305,6 +305,7 @@ fn decode(own: Section<'_>) -> DecodeConfig {
     DecodeConfig {
         format: match own.text("decode.format").as_str() {
             "avro" => RowFormat::Avro,
+            "raw" => RowFormat::Raw,
             _ => RowFormat::Json,
         },
         registry: own.text_if("decode.registry"),

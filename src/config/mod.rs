@@ -9,6 +9,7 @@ mod document;
 pub mod kafka;
 pub mod layout_text;
 pub mod load;
+pub mod page;
 pub mod policy;
 pub mod problem;
 pub mod quantity;
@@ -283,6 +284,8 @@ pub enum RowFormat {
     Json,
     /// An Avro record each.
     Avro,
+    /// Bytes that are kept as they are.
+    Raw,
 }
 
 /// A file that was read with the configuration.

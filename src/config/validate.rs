@@ -102,11 +102,14 @@ impl Check<'_> {
             self.problem(&own("registry"), format!("there is no registry {registry:?}"), hint);
         }
         let (registry, schema) = (self.is_set(&own("registry")), self.is_set(&file));
-        if pipeline.decode.format == RowFormat::Json {
+        if pipeline.decode.format != RowFormat::Avro {
             for (path, set) in [(&own("registry")[..], registry), (&file[..], schema)] {
                 if set {
-                    self.problem(path, "JSON rows have no schema", "set decode.format = \"avro\", or remove this");
+                    self.problem(path, "only Avro rows have a schema", "set decode.format = \"avro\", or remove this");
                 }
+            }
+            if pipeline.decode.format == RowFormat::Raw {
+                self.without_fields(name, pipeline);
             }
             return;
         }
@@ -119,20 +122,24 @@ impl Check<'_> {
             let hint = "set decode.registry where rows begin with the id of their schema, else decode.schema.file";
             self.problem(&own("format"), "Avro rows cannot be read without their schema", hint);
         }
+        self.without_fields(name, pipeline);
         self.whole_messages(name, pipeline);
     }
 
-    /// Bytes that are no text come neither in lines nor with fields that routing can read.
-    fn whole_messages(&mut self, name: &str, pipeline: &PipelineConfig) {
+    /// Routing reads fields of JSON rows only; a topic's name is there for all.
+    fn without_fields(&mut self, name: &str, pipeline: &PipelineConfig) {
         let source = self.config.sources.get(&pipeline.source);
         let by_topic = |field: &&str| matches!(source, Some(SourceConfig::Kafka(kafka)) if kafka.fills(field));
-        let own = template_fields(&pipeline.table).unwrap_or_default().iter().any(|field| !by_topic(field));
-        if own {
+        if template_fields(&pipeline.table).unwrap_or_default().iter().any(|field| !by_topic(field)) {
             let hint =
                 "name one table, or choose it by what a Kafka topic's name fills: {topic}, or a name in topic_pattern";
-            self.problem(&["pipeline", name, "table"], "fields of Avro rows cannot choose the table", hint);
+            self.problem(&["pipeline", name, "table"], "only fields of JSON rows can choose the table", hint);
         }
-        let cut = match source {
+    }
+
+    /// Bytes that are no text do not come in lines.
+    fn whole_messages(&mut self, name: &str, pipeline: &PipelineConfig) {
+        let cut = match self.config.sources.get(&pipeline.source) {
             Some(SourceConfig::Files(_)) => "files",
             Some(SourceConfig::Stdin) => "stdin",
             Some(SourceConfig::Replay(_)) => "replay",

@@ -6,9 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
-use arrow::error::ArrowError;
 use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::spec::{Schema, SchemaRef};
 
@@ -137,10 +135,7 @@ impl AvroDecoder {
             }
         }
         run.observed.ignored = run.filler.ignored;
-        let batch = match self.finish(run.columns, source_rows.len()) {
-            Ok(rows) => Batch { rows, source_rows, rejects },
-            Err(error) => self.refuse_all(raw, &error),
-        };
+        let batch = run.columns.into_batch(&self.arrow, raw, source_rows, rejects);
         (batch, run.observed)
     }
 
@@ -203,21 +198,6 @@ impl AvroDecoder {
         let fitted = Arc::new(fit(&writer.root, &self.plan, self.terms));
         self.fitted.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&fitted));
         Ok(fitted)
-    }
-
-    fn finish(&self, columns: Columns, length: usize) -> Result<RecordBatch, ArrowError> {
-        let arrays = columns.finish(self.arrow.fields())?;
-        let options = RecordBatchOptions::new().with_row_count(Some(length));
-        RecordBatch::try_new_with_options(Arc::clone(&self.arrow), arrays, &options)
-    }
-
-    /// What is left when Arrow refuses the columns: no row is lost for it.
-    #[cold]
-    fn refuse_all(&self, raw: &RawBatch, error: &ArrowError) -> Batch {
-        let reason = format!("the batch's columns do not fit together: {error}");
-        let refused = raw.rows.iter().map(|row| raw.reject(*row, Stage::Decode, String::new(), reason.clone()));
-        let rejects = raw.rejects.iter().cloned().chain(refused).collect();
-        Batch { rows: RecordBatch::new_empty(Arc::clone(&self.arrow)), source_rows: Vec::new(), rejects }
     }
 }
 

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayData, ArrayRef, BooleanBufferBuilder, ListArray, MapArray, NullBufferBuilder, StructArray, make_array,
+    ArrayData, ArrayRef, BooleanBufferBuilder, ListArray, MapArray, NullBufferBuilder, RecordBatch, RecordBatchOptions,
+    StructArray, make_array,
 };
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::error::ArrowError;
 use iceberg::spec::{PrimitiveLiteral, PrimitiveType};
 
 use crate::decode::fault::Fault;
 use crate::decode::plan::{Kind, Plan, StructPlan};
+use crate::model::batch::{Batch, RawBatch, Reject, Stage};
 
 /// The values of one column so far.
 pub(crate) struct Column {
@@ -75,6 +77,28 @@ impl Columns {
     pub(crate) fn truncate(&mut self, length: usize) {
         for column in &mut self.columns {
             column.truncate(length);
+        }
+    }
+
+    /// The batch of what was appended, from the rows of `raw` at `source_rows`. Where Arrow refuses the columns, all rows are
+    /// rejects: none is lost for it.
+    pub(crate) fn into_batch(
+        self,
+        schema: &SchemaRef,
+        raw: &RawBatch,
+        source_rows: Vec<u32>,
+        rejects: Vec<Reject>,
+    ) -> Batch {
+        let options = RecordBatchOptions::new().with_row_count(Some(source_rows.len()));
+        let arrays = self.finish(schema.fields());
+        match arrays.and_then(|arrays| RecordBatch::try_new_with_options(Arc::clone(schema), arrays, &options)) {
+            Ok(rows) => Batch { rows, source_rows, rejects },
+            Err(error) => {
+                let reason = format!("the batch's columns do not fit together: {error}");
+                let refused = raw.rows.iter().map(|row| raw.reject(*row, Stage::Decode, String::new(), reason.clone()));
+                let rejects = raw.rejects.iter().cloned().chain(refused).collect();
+                Batch { rows: RecordBatch::new_empty(Arc::clone(schema)), source_rows: Vec::new(), rejects }
+            }
         }
     }
 

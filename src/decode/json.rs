@@ -27,9 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
-use arrow::error::ArrowError;
 use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::spec::SchemaRef;
 
@@ -133,10 +131,7 @@ impl JsonDecoder {
         self.note_shares(&columns, raw.data.len());
         observed.ignored = appender.ignored;
         observed.added.retain(|_, shape| shape.fields().next().is_some());
-        let batch = match self.finish(columns, source_rows.len()) {
-            Ok(rows) => Batch { rows, source_rows, rejects },
-            Err(error) => self.refuse_all(raw, &error),
-        };
+        let batch = columns.into_batch(&self.arrow, raw, source_rows, rejects);
         (batch, observed)
     }
 
@@ -193,21 +188,6 @@ impl JsonDecoder {
                 share.store(taken, Ordering::Relaxed);
             }
         }
-    }
-
-    fn finish(&self, columns: Columns, length: usize) -> Result<RecordBatch, ArrowError> {
-        let arrays = columns.finish(self.arrow.fields())?;
-        let options = RecordBatchOptions::new().with_row_count(Some(length));
-        RecordBatch::try_new_with_options(Arc::clone(&self.arrow), arrays, &options)
-    }
-
-    /// What is left when Arrow refuses the columns: no row is lost for it.
-    #[cold]
-    fn refuse_all(&self, raw: &RawBatch, error: &ArrowError) -> Batch {
-        let reason = format!("the batch's columns do not fit together: {error}");
-        let refused = raw.rows.iter().map(|row| raw.reject(*row, Stage::Decode, String::new(), reason.clone()));
-        let rejects = raw.rejects.iter().cloned().chain(refused).collect();
-        Batch { rows: RecordBatch::new_empty(Arc::clone(&self.arrow)), source_rows: Vec::new(), rejects }
     }
 }
 

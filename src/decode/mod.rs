@@ -9,6 +9,7 @@ use crate::decode::avro::{AvroDecoder, AvroOptions};
 use crate::decode::growth::GrowthLimits;
 use crate::decode::json::{JsonDecoder, JsonOptions};
 use crate::decode::observe::Observed;
+use crate::decode::raw::RawDecoder;
 use crate::decode::registry::Registries;
 use crate::decode::writers::Writers;
 use crate::env::Env;
@@ -30,6 +31,7 @@ pub mod json;
 mod number;
 pub mod observe;
 mod plan;
+pub mod raw;
 pub mod registry;
 pub mod scan;
 pub mod temporal;
@@ -43,6 +45,8 @@ pub enum Format {
     Json,
     /// An Avro record each.
     Avro(Writers),
+    /// Bytes that are kept as they are.
+    Raw,
 }
 
 /// What a decoder to one table is to know beside its schema.
@@ -76,6 +80,7 @@ impl Format {
         let wrong = |text: String| Error::new(ErrorKind::Config, text);
         match (config.format, &config.schema, &config.registry) {
             (RowFormat::Json, ..) => Ok(Self::Json),
+            (RowFormat::Raw, ..) => Ok(Self::Raw),
             (RowFormat::Avro, Some(file), _) => {
                 let place = || format!("decode.schema.file {}", file.path.display());
                 let schema = avro::WriterSchema::parse(&file.text, &[""; 0]);
@@ -100,7 +105,7 @@ impl Format {
     /// Those of [`Writers::learn`].
     pub async fn learn(&self, raw: &RawBatch) -> Result<()> {
         match self {
-            Self::Json => Ok(()),
+            Self::Json | Self::Raw => Ok(()),
             Self::Avro(writers) => writers.learn(raw).await,
         }
     }
@@ -108,7 +113,7 @@ impl Format {
     /// The same with nothing known yet, where too much is; see [`Writers::renewed`].
     pub fn renewed(&self) -> Option<Self> {
         match self {
-            Self::Json => None,
+            Self::Json | Self::Raw => None,
             Self::Avro(writers) => writers.renewed().map(Self::Avro),
         }
     }
@@ -121,6 +126,7 @@ impl Format {
         let sample = || raw.rows.iter().take(how.rows).map(|row| raw.bytes(*row));
         match self {
             Self::Json => Ok(infer::infer(sample(), how.metadata, how.limits)?.schema),
+            Self::Raw => raw::table_schema(),
             Self::Avro(writers) => {
                 writers.learn(raw).await?;
                 match writers.first(raw) {
@@ -140,6 +146,8 @@ pub enum Decoder {
     Json(JsonDecoder),
     /// Of Avro records.
     Avro(AvroDecoder),
+    /// Of rows as they are.
+    Raw(RawDecoder),
 }
 
 impl Decoder {
@@ -150,6 +158,7 @@ impl Decoder {
     pub fn new(schema: &SchemaRef, format: &Format, options: DecoderOptions) -> Result<Self> {
         match format {
             Format::Json => JsonDecoder::new(schema, options.json).map(Self::Json),
+            Format::Raw => RawDecoder::new(schema, &options.json).map(Self::Raw),
             Format::Avro(writers) => {
                 let JsonOptions { on_change, epoch, metadata } = options.json;
                 let options = AvroOptions { on_change, epoch, metadata, nanos: options.nanos };
@@ -164,6 +173,7 @@ impl Decoder {
         match self {
             Self::Json(decoder) => decoder.decode_observed(raw),
             Self::Avro(decoder) => decoder.decode_observed(raw),
+            Self::Raw(decoder) => decoder.decode_observed(raw),
         }
     }
 
@@ -172,6 +182,7 @@ impl Decoder {
         match self {
             Self::Json(decoder) => decoder.decode_as(raw, on_change),
             Self::Avro(decoder) => decoder.decode_as(raw, on_change),
+            Self::Raw(decoder) => decoder.decode_as(raw, on_change),
         }
     }
 }

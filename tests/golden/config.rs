@@ -85,7 +85,7 @@ fn no_answer_shows_a_secret() {
 
 #[test]
 fn the_reference_page_is_current() {
-    assert_golden("docs/configuration.md", &frazil::config::reference::page());
+    assert_golden("docs/configuration.md", &frazil::config::page::page());
 }
 
 proptest! {

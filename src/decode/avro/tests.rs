@@ -609,3 +609,29 @@ fn a_count_of_items_that_are_not_there_is_refused_at_once() {
     let (batch, _) = decoder.decode_observed(&raw(&[huge]));
     assert!(batch.rejects[0].reason.contains("a block of more items than bytes are left"), "{:?}", batch.rejects);
 }
+
+#[test]
+fn fields_beyond_the_limits_or_of_one_name_become_no_columns_and_the_others_do() {
+    let mut deep = json!("int");
+    for level in 0..5 {
+        deep = json!({ "type": "record", "name": format!("D{level}"), "fields": [field("d", deep)] });
+    }
+    let wide: Vec<Json> = (0..9).map(|i| field(&format!("w{i}"), json!("int"))).collect();
+    let text = record(&[
+        field("deep", deep),
+        field("wide", json!({ "type": "record", "name": "W", "fields": wide })),
+        field(
+            "o",
+            json!({ "type": "record", "name": "O", "fields": [field("x", json!("int")), field("X", json!("int"))] }),
+        ),
+        field("_at", json!("int")),
+        field("v", json!("int")),
+        field("V", json!("int")),
+    ]);
+    let limits = GrowthLimits { columns_max: 9, depth_max: 3 };
+    let metadata = BTreeMap::from([("_AT".to_owned(), MetadataColumn::Timestamp)]);
+    let schema = table_schema(&writer(&text), &metadata, limits, false).expect("valid");
+    let shown: Vec<_> =
+        schema.as_struct().fields().iter().map(|f| format!("{}: {}", f.name, type_text(&f.field_type))).collect();
+    assert_eq!(shown, ["o: struct<x: int not null>", "v: int"]);
+}
