@@ -390,8 +390,8 @@ fn check_entry(copied: &[DataFile], merged: &[DataFile], exact: bool) {
     assert_eq!(copied.content_type(), DataContentType::Data);
     let same = |id: &i32, a: Option<&Datum>, b: &Datum, below: bool| {
         let held = a.unwrap_or_else(|| panic!("no bound of column {id}"));
-        assert!(if below { held <= b } else { held >= b }, "column {id}: {held} beside {b}");
-        assert!(!exact || held == b, "column {id}: {held} is not {b}");
+        assert!(if below { held <= b } else { held >= b }, "column {id}: {held:?} beside {b:?}");
+        assert!(!exact || held == b, "column {id}: {held:?} is not {b:?}");
     };
     for (id, bound) in merged.lower_bounds() {
         same(id, copied.lower_bounds().get(id), bound, true);
