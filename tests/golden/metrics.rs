@@ -25,6 +25,8 @@ fn every_metric_is_exposed_as_its_golden_file_says() {
     metrics.conflict("raw.shop", "append");
     metrics.freshness("shop", Duration::from_millis(1500));
     metrics.lag("shop", Duration::from_secs(3));
+    metrics.lag_rows("shop", 12);
+    metrics.lost_rows("shop", 3);
     metrics.lag_files("shop", 2, 8_192);
     metrics.source_files("shop", "late", 1);
     metrics.epoch_open_bytes("shop", 1 << 20);
