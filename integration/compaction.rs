@@ -281,3 +281,29 @@ fn a_table_that_spark_wrote_is_compacted_and_expired_v2() {
 fn a_table_that_spark_wrote_is_compacted_and_expired_v3() {
     a_table_of_sparks_own_is_compacted_and_expired(3);
 }
+
+#[test]
+fn files_that_spark_wrote_are_copied_by_pages_and_every_engine_reads_the_same() {
+    let namespace = format!("spliced_{}", std::process::id());
+    let folder = &scratch(&namespace);
+    let daemon = idle(folder);
+    let mut spark = SparksOwn::created(&namespace, 2);
+    for _ in 0..4 {
+        spark.appends();
+    }
+    let before = daemon.files(&spark.table.name);
+    let answer = compacted(&daemon, &spark.table.name);
+    let groups = answer["groups"].as_array().expect("groups");
+    let copied = groups.iter().filter(|group| group["fate"] == "done" && group["rung"] == "splice").count();
+    println!(
+        "{copied} of {} groups were copied, {before} files became {}",
+        groups.len(),
+        daemon.files(&spark.table.name)
+    );
+    assert_eq!(copied, groups.len(), "{answer}");
+    assert!(copied > 3 && daemon.files(&spark.table.name) < before, "{answer}");
+    all_engines_find(&spark.wanted(folder, "spliced"), &spark.table.place, VEGA);
+    // What Spark finds by a filter depends on bounds and indices that were brought together.
+    spark.deletes("delay > 60", |row| delay(row) > 60);
+    assert_eq!(Engine::Spark.read(&spark.table.place, VEGA), spark.wanted(folder, "later"), "after a delete by value");
+}

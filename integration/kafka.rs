@@ -273,6 +273,9 @@ fn topics_by_a_pattern_go_to_a_table_each_over_tls_and_a_wrong_password_is_told(
     assert!(said.contains("the brokers refuse our credentials") && !said.contains("not-it"), "{said}");
 
     let daemon = secured(&folder, &namespace, value("KAFKA_PASSWORD"));
+    let checked = daemon.command(&["check", "--connect"]).output().expect("run frazil");
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(said.contains("source.rows: answers, has 2 topics to read with 4 partitions"), "{said}");
     let mut process = daemon.spawn(&[]);
     for (topic, count) in [("orders", 30), ("lines", 50)] {
         let mut sender = Sender::new(&format!("{namespace}.{topic}"), 2, None);
@@ -284,7 +287,7 @@ fn topics_by_a_pattern_go_to_a_table_each_over_tls_and_a_wrong_password_is_told(
     has(&daemon, &format!("lake.{namespace}.lines"), 50, &mut [&mut process]);
 }
 
-fn single(folder: &Path, topic: &str) -> Daemon {
+fn single(folder: &Path, topic: &str, decode: &str) -> Daemon {
     let config = format!(
         r#"
         instance = "one"
@@ -302,6 +305,7 @@ fn single(folder: &Path, topic: &str) -> Daemon {
         source = "rows"
         table = "lake.k.rows"
         commit = {{ freshness = "300ms" }}
+        {decode}
         "#,
         folder = folder.display(),
         source = source(&format!("topics = [{topic:?}]")),
@@ -319,7 +323,7 @@ fn rows_that_retention_removed_and_a_topic_made_anew_halt_with_a_way_out() {
     let topic = format!("gap-{}", std::process::id());
     let folder = scratch(&topic);
     create(&topic, 1);
-    let daemon = single(&folder, &topic);
+    let daemon = single(&folder, &topic, "");
     let send = |range| {
         let mut sender = Sender::new(&topic, 1, None);
         sender.send(&numbered(range).iter().map(String::as_str).collect::<Vec<_>>());
@@ -357,4 +361,45 @@ fn rows_that_retention_removed_and_a_topic_made_anew_halt_with_a_way_out() {
         assert!(said.contains("this is another log") && said.contains("checkpoint set"), "{said}");
     }
     assert_eq!(daemon.rows("lake.k.rows"), 150);
+}
+
+const READINGS: &[(&str, &str)] = &[("id", "long"), ("place", "string"), ("value", "double")];
+
+#[test]
+fn avro_records_become_columns_and_what_is_none_is_put_aside() {
+    let topic = format!("avro-{}", std::process::id());
+    let folder = scratch(&topic);
+    create(&topic, 3);
+    let text = r#"{"type": "record", "name": "Reading", "fields": [{"name": "id", "type": "long"},
+        {"name": "place", "type": {"type": "enum", "name": "Place", "symbols": ["north", "south"]}},
+        {"name": "value", "type": ["null", "double"]}]}"#;
+    fs::write(folder.join("reading.avsc"), text).expect("write the schema");
+    let schema = apache_avro::Schema::parse_str(text).expect("a schema");
+    let (mut ledger, mut records) = (Vec::new(), Vec::new());
+    for id in 0..2_000_i64 {
+        let place = if id % 3 == 0 { "north" } else { "south" };
+        let value = (id % 7 != 0).then_some(id as f64 / 4.0);
+        ledger.push(json!({ "id": id, "place": place, "value": value }).to_string());
+        let mut record = apache_avro::types::Record::new(&schema).expect("a record");
+        record.put("id", id);
+        record.put("place", apache_avro::types::Value::Enum(u32::from(place == "south"), place.to_owned()));
+        record.put("value", value);
+        records.push(apache_avro::to_avro_datum(&schema, record).expect("encodes"));
+    }
+    records.insert(700, b"\xff\xff\xff".to_vec());
+    let daemon = single(&folder, &topic, r#"decode = { format = "avro", schema = { file = "reading.avsc" } }"#);
+    let mut process = daemon.spawn(&[]);
+    let sender = Sender::new(&topic, 3, None);
+    for (number, record) in records.iter().enumerate() {
+        let partition = i32::try_from(number % 3).expect("few");
+        let sent = BaseRecord::<str, [u8]>::to(&topic).partition(partition).payload(record.as_slice());
+        sender.producer.send(sent).expect("queued");
+    }
+    sender.flush();
+    has(&daemon, "lake.k.rows", 2_000, &mut [&mut process]);
+    has(&daemon, "lake.k.rows__rejects", 1, &mut [&mut process]);
+    let sent = folder.join("sent.ndjson");
+    fs::write(&sent, ledger.join("\n")).expect("write the ledger");
+    let place = json!({ "metadata": daemon.metadata("lake.k.rows").display().to_string() });
+    all_engines_find(&input(&[&sent], READINGS), &place, READINGS);
 }

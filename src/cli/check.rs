@@ -9,13 +9,14 @@ use crate::catalog::{Capabilities, Catalog};
 use crate::cli::flags::{Check, Flags};
 use crate::cli::output::{self, Answer};
 use crate::cli::{Exit, answer, block_on, load_or_problems, no_file, wiring};
-use crate::config::{CatalogConfig, Config, Loaded, Problems};
+use crate::config::{CatalogConfig, Config, KafkaConfig, Loaded, Problems, SourceConfig};
 use crate::decode::Format;
 use crate::decode::registry::Registry;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ids::TableName;
 use crate::model::table::TableState;
+use crate::source::kafka::KafkaSource;
 
 pub(crate) fn check(flags: &Flags, own: &Check) -> Result<Exit> {
     let loaded = match load_or_problems(flags) {
@@ -126,7 +127,21 @@ async fn connect(config: &Config, profile: Option<&str>) -> Result<Vec<Finding>>
             findings.push(Finding::of(&place, tried.map(|()| format!("{folder} can be written, read and deleted"))));
         }
     }
+    for (name, source) in &config.sources {
+        if let SourceConfig::Kafka(kafka) = source {
+            let topics = topics(kafka, &env).await;
+            findings.push(Finding::of(&format!("source.{name}"), topics));
+        }
+    }
     Ok(findings)
+}
+
+/// What a Kafka cluster says of the topics to read.
+async fn topics(config: &KafkaConfig, env: &Env) -> Result<String> {
+    let found = KafkaSource::new(config.clone(), env.clone())?.topics().await?;
+    let partitions = found.values().sum::<usize>() as u64;
+    let (topics, partitions) = (output::counted(found.len() as u64, "topic"), output::counted(partitions, "partition"));
+    Ok(format!("answers, has {topics} to read with {partitions}"))
 }
 
 fn data_folder(state: &TableState) -> String {

@@ -69,6 +69,23 @@ impl KafkaSource {
         Ok(Self { config, pattern, env, identity, reading, generation: 0, tails, figures })
     }
 
+    /// The topics that there are to read, with how many partitions each has. For who asks without reading.
+    ///
+    /// # Errors
+    /// As [`Source::connect`]; `NotFound` when a topic that is named is not there, or none is.
+    pub async fn topics(&mut self) -> Result<BTreeMap<String, usize>> {
+        self.connect().await?;
+        let found = self.ask(Order::Topics).await?;
+        let missing = self.config.topics.iter().find(|topic| !found.contains_key(*topic));
+        let what = match (missing, &self.config.topic_pattern) {
+            (Some(topic), _) => format!("topic {topic} is not there, or may not be seen"),
+            (None, Some(pattern)) if found.is_empty() => format!("no topic matches {pattern:?}, or none may be seen"),
+            _ => return Ok(found),
+        };
+        Err(Error::new(ErrorKind::NotFound, format!("Kafka: {what}"))
+            .with_hint("frazil run waits for it; see also this user's ACLs"))
+    }
+
     /// Starts the reading thread, if there is none.
     fn start(&mut self) -> Result<&mut Reading> {
         if self.reading.as_ref().is_none_or(|reading| reading.said.is_closed()) {

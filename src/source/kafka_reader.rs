@@ -50,6 +50,8 @@ pub(super) enum Order {
     Connect(oneshot::Sender<Result<String>>),
     /// Where a pipeline begins that was never here.
     Begins(oneshot::Sender<Result<Positions>>),
+    /// Which topics there are to read, with how many partitions.
+    Topics(oneshot::Sender<Result<BTreeMap<String, usize>>>),
     /// Read after this checkpoint; what is said from now on is said in this generation.
     Open(Box<Checkpoint>, u64, oneshot::Sender<Result<()>>),
     /// These positions are committed.
@@ -141,6 +143,12 @@ impl Reader {
         match order {
             Order::Connect(reply) => drop(reply.send(self.connect())),
             Order::Begins(reply) => drop(reply.send(self.begins())),
+            Order::Topics(reply) => {
+                let counted = |topics: BTreeMap<String, Vec<i32>>| {
+                    topics.into_iter().map(|(topic, partitions)| (topic, partitions.len())).collect()
+                };
+                drop(reply.send(self.topics().map(counted)));
+            }
             Order::Open(checkpoint, generation, reply) => {
                 self.state.generation = generation;
                 drop(reply.send(self.open(&checkpoint)));

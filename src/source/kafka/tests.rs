@@ -294,7 +294,13 @@ async fn a_pipeline_that_was_never_here_begins_where_it_is_told() {
     let expected = [("orders/0", 9), ("orders/1", 3)].map(|(id, at)| (PartitionId::new(id), Position::Offset(at)));
     assert_eq!(found, Positions::from(expected));
 
+    let mut source = KafkaSource::new(config.clone(), Env::system()).expect("valid");
+    let topics = source.topics().await.expect("answers");
+    assert_eq!(topics, BTreeMap::from([("empty".to_owned(), 1), ("orders".to_owned(), 2)]));
+
     config.topics.push("missing".to_owned());
+    let error = KafkaSource::new(config.clone(), Env::system()).expect("valid").topics().await.expect_err("not there");
+    assert_eq!((error.kind(), error.to_string().contains("topic missing is not there")), (ErrorKind::NotFound, true));
     let error = KafkaSource::new(config, Env::system()).expect("valid").begins().await.expect_err("not there");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("missing"), "{error}");
