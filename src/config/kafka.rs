@@ -142,7 +142,7 @@ pub(crate) const FIELDS: &[Field] = &[
         "source.*.group",
         Text,
         Required,
-        "Consumer group; daemons of one group and pipeline share the partitions. Where reading goes on is the table's to say, not the group's",
+        "Consumer group, of one pipeline alone; daemons that run it share the partitions. Where reading goes on is the table's to say, not the group's",
     ),
     typed(TYPE, "source.*.topics", List, Empty, "Topics by name; these or `topic_pattern`"),
     typed(

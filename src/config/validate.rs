@@ -1,6 +1,7 @@
 //! What single values cannot show: names that must exist, settings that need or exclude each other.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::document::suggest;
 use crate::config::layout_text::{self, LayoutProblem};
@@ -24,6 +25,7 @@ pub(crate) fn validate(config: &Config, resolved: &Resolved, problems: &mut Prob
     check.maintenance();
     check.stdin();
     check.stores();
+    check.groups();
     for (name, source) in &config.sources {
         if let SourceConfig::Kafka(source) = source {
             kafka::validate(resolved, name, source, check.problems);
@@ -199,6 +201,25 @@ impl Check<'_> {
             let message = format!("each rewrite would have {} only", show_bytes(each));
             let hint = format!("give each {} or more, or lower maintenance.parallel", show_bytes(REWRITE_MIN));
             self.problem(&["maintenance", "parallel"], message, hint);
+        }
+    }
+
+    /// Members of a group share the partitions: two pipelines in one would each miss what the other has.
+    fn groups(&mut self) {
+        let mut seen: BTreeMap<(&[String], &str), &str> = BTreeMap::new();
+        let mut twice = Vec::new();
+        for (name, pipeline) in &self.config.pipelines {
+            let Some(SourceConfig::Kafka(kafka)) = self.config.sources.get(&pipeline.source) else { continue };
+            match seen.entry((&kafka.brokers, &kafka.group)) {
+                Entry::Vacant(first) => drop(first.insert(name.as_str())),
+                Entry::Occupied(first) => twice.push((name.as_str(), *first.get(), kafka.group.clone())),
+            }
+        }
+        for (name, first, group) in twice {
+            let message = format!(
+                "the pipeline {first:?} is in the consumer group {group:?} too, and they would share its rows out"
+            );
+            self.problem(&["pipeline", name, "source"], message, "give it a source with a group of its own");
         }
     }
 

@@ -94,7 +94,11 @@ struct Member {
     owned: BTreeSet<PartitionId>,
     fenced: usize,
     taken: Arc<AtomicUsize>,
+    idle: usize,
 }
+
+/// Looks in a row that find nothing, five seconds apart, after which a test gives up.
+const IDLE_MAX: usize = 24;
 
 impl Member {
     async fn begun(config: KafkaConfig) -> Self {
@@ -108,7 +112,7 @@ impl Member {
     async fn of(config: KafkaConfig, table: Arc<Mutex<Table>>) -> Result<Self> {
         let mut source = KafkaSource::new(config, Env::system())?;
         source.connect().await?;
-        let mut member = Self { source, table, owned: BTreeSet::new(), fenced: 0, taken: Arc::default() };
+        let mut member = Self { source, table, owned: BTreeSet::new(), fenced: 0, taken: Arc::default(), idle: 0 };
         member.open().await?;
         Ok(member)
     }
@@ -132,6 +136,7 @@ impl Member {
                         table.checkpoint.positions = delta.apply(&table.checkpoint.positions);
                         table.checkpoint.tails.extend(tails);
                         table.batches.push(batch);
+                        self.idle = 0;
                         self.taken.fetch_add(1, Ordering::Relaxed);
                     }
                     stands
@@ -146,7 +151,10 @@ impl Member {
                 self.open().await?;
             }
             SourceEvent::Revoked(partitions) => self.owned.retain(|own| !partitions.contains(own)),
-            SourceEvent::Idle => {}
+            SourceEvent::Idle => {
+                self.idle += 1;
+                assert!(self.idle < IDLE_MAX, "nothing came any more after {} rows", self.numbers().len());
+            }
             SourceEvent::End => panic!("a log has no end"),
         }
         Ok(())
