@@ -122,6 +122,22 @@ fn source(topics: &str) -> String {
     )
 }
 
+/// A process of one, whose catalog and tables lie in a folder.
+fn here(folder: &Path) -> String {
+    format!(
+        r#"
+        instance = "one"
+        state_dir = "{folder}/state"
+
+        [catalog.lake]
+        type = "embedded"
+        path = "{folder}/catalog.db"
+        warehouse = "{folder}/warehouse"
+        "#,
+        folder = folder.display(),
+    )
+}
+
 fn place(table: &str) -> Value {
     let mut place = crate::remote::place("unused");
     place["table"] = json!(table);
@@ -227,14 +243,7 @@ fn members_of_a_group_that_are_killed_lose_and_double_no_row_of_any_producer() {
 fn secured(folder: &Path, namespace: &str, password: &str) -> Daemon {
     let config = format!(
         r#"
-        instance = "one"
-        state_dir = "{folder}/state"
-
-        [catalog.lake]
-        type = "embedded"
-        path = "{folder}/catalog.db"
-        warehouse = "{folder}/warehouse"
-
+        {here}
         {source}
         brokers = ["{brokers}"]
         group_protocol = "consumer"
@@ -248,7 +257,7 @@ fn secured(folder: &Path, namespace: &str, password: &str) -> Daemon {
         commit = {{ freshness = "300ms" }}
         metadata = {{ _topic = "origin", _offset = "number", _key = "key_text" }}
         "#,
-        folder = folder.display(),
+        here = here(folder),
         // The consumer protocol leaves these two to the broker.
         source = source(&format!("topic_pattern = '{namespace}\\.(?<t>.+)'"))
             .replace(r#"properties = { "session.timeout.ms" = "6000", "heartbeat.interval.ms" = "500" }"#, ""),
@@ -290,14 +299,7 @@ fn topics_by_a_pattern_go_to_a_table_each_over_tls_and_a_wrong_password_is_told(
 fn single(folder: &Path, topic: &str, decode: &str) -> Daemon {
     let config = format!(
         r#"
-        instance = "one"
-        state_dir = "{folder}/state"
-
-        [catalog.lake]
-        type = "embedded"
-        path = "{folder}/catalog.db"
-        warehouse = "{folder}/warehouse"
-
+        {here}
         {source}
         brokers = ["{brokers}"]
 
@@ -307,7 +309,7 @@ fn single(folder: &Path, topic: &str, decode: &str) -> Daemon {
         commit = {{ freshness = "300ms" }}
         {decode}
         "#,
-        folder = folder.display(),
+        here = here(folder),
         source = source(&format!("topics = [{topic:?}]")),
         brokers = value("KAFKA_BROKERS"),
     );
