@@ -72,13 +72,13 @@ impl Process {
         }
     }
 
-    /// SIGKILL: no last word, no flush.
     /// Sends it a signal, such as `STOP`.
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
         assert!(sent.expect("run kill").success(), "no process to send {name} to");
     }
 
+    /// SIGKILL: no last word, no flush.
     pub(crate) fn kill9(mut self) {
         self.child.kill().expect("kill the child");
         self.child.wait().expect("wait for the child");

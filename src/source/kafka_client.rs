@@ -218,7 +218,7 @@ pub(super) fn meaning(error: &KafkaError, reason: &str) -> Option<Error> {
     }
 }
 
-/// A client as configured. `token_client` fetches tokens where they are wanted.
+/// A client as configured; nothing is asked of the cluster yet. Call within a runtime: it fetches tokens there.
 ///
 /// # Errors
 /// `Config` for a property that librdkafka refuses.
