@@ -224,8 +224,8 @@ pub(crate) const FIELDS: &[Field] = &[
         TYPE,
         "source.*.fetch_bytes",
         Bytes(MIB, 2 * GIB - KIB),
-        Is("64MiB"),
-        "Bytes that are fetched ahead, as they lie in the log; beside `limits.memory`",
+        Is("16MiB"),
+        "Bytes that are fetched ahead; beside `limits.memory`. An answer of a broker is a fourth of it at most",
     ),
     typed(
         TYPE,

@@ -22,6 +22,13 @@ pub(super) const REFRESH_MS: i64 = 30_000;
 /// How often the client says where partitions end.
 const STATISTICS_MS: &str = "5000";
 
+/// An answer of a broker is at most this part of what is fetched ahead, for it grows when it is decompressed,
+const ANSWERS: u64 = 4;
+/// but no less than this.
+const ANSWER_MIN: u64 = 1 << 20;
+/// How long nothing is fetched once enough was: librdkafka's own second leaves the reader without rows.
+const FULL_MS: &str = "20";
+
 /// A topic and a partition of it.
 pub(super) type Place = (String, i32);
 
@@ -39,6 +46,8 @@ pub(super) enum Ownership {
 pub(super) struct Callbacks {
     changes: Mutex<Vec<Ownership>>,
     trouble: Mutex<Option<Error>>,
+    /// What a broker failed with last: says more than that all of them are down.
+    cause: Mutex<Option<(KafkaError, String)>>,
     /// Where partitions end for this client: behind the last row that it may read.
     ends: Mutex<BTreeMap<Place, i64>>,
     tokens: Option<Tokens>,
@@ -108,7 +117,18 @@ impl ClientContext for Callbacks {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!("kafka: {error}: {reason}");
-        if let Some(meaning) = meaning(&error, reason) {
+        let mut cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        use RDKafkaErrorCode as Code;
+        let told = match (error.rdkafka_error_code(), &*cause) {
+            (Some(Code::AllBrokersDown), Some((error, reason))) => meaning(error, reason),
+            (code, _) => {
+                if matches!(code, Some(Code::BrokerTransportFailure | Code::SSL | Code::Resolve)) {
+                    *cause = Some((error.clone(), reason.to_owned()));
+                }
+                meaning(&error, reason)
+            }
+        };
+        if let Some(meaning) = told {
             self.troubled(meaning);
         }
     }
@@ -181,6 +201,13 @@ pub(super) fn meaning(error: &KafkaError, reason: &str) -> Option<Error> {
     let code = error.rdkafka_error_code()?;
     let of = |kind, what: &str| Some(Error::new(kind, format!("Kafka: {what}: {reason}")));
     let denied = |what, hint: &str| of(ErrorKind::Denied, what).map(|error| error.with_hint(hint));
+    let tls = || {
+        of(ErrorKind::Unavailable, "TLS fails").map(|error| {
+            error.with_hint(
+                "check tls.ca, the brokers' certificates and whether they ask for ours; tls.enabled = \"off\" for brokers without TLS",
+            )
+        })
+    };
     match code {
         Code::PartitionEOF | Code::NoError => None,
         Code::Authentication | Code::SaslAuthenticationFailed => {
@@ -193,20 +220,16 @@ pub(super) fn meaning(error: &KafkaError, reason: &str) -> Option<Error> {
             denied("the group may not be joined", "grant READ on the consumer group to this user")
         }
         Code::ClusterAuthorizationFailed => denied("the cluster may not be used", "check this user's ACLs"),
-        Code::SSL => of(ErrorKind::Unavailable, "TLS fails").map(|error| {
-            error.with_hint(
-                "check tls.ca, the brokers' certificates and whether they ask for ours; tls.enabled = \"off\" for brokers without TLS",
-            )
-        }),
+        // An alert of theirs, such as that our certificate is missing, comes as the end of a connection.
+        Code::SSL => tls(),
+        Code::BrokerTransportFailure if reason.contains("tls alert") => tls(),
         Code::FencedInstanceId | Code::UnreleasedInstanceId => {
-            of(ErrorKind::Config, "another process has the same member name").map(|error| {
-                error.with_hint("give each process of the group its own `member`, or remove the setting")
-            })
+            of(ErrorKind::Config, "another process has the same member name")
+                .map(|error| error.with_hint("give each process of the group its own `member`, or remove the setting"))
         }
         Code::UnsupportedVersion | Code::UnsupportedFeature => {
-            of(ErrorKind::Config, "the brokers are too old for this").map(|error| {
-                error.with_hint("set group_protocol = \"classic\", or use brokers of Kafka 4.0 or newer")
-            })
+            of(ErrorKind::Config, "the brokers are too old for this")
+                .map(|error| error.with_hint("set group_protocol = \"classic\", or use brokers of Kafka 4.0 or newer"))
         }
         Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
             of(ErrorKind::Unavailable, "a topic is not there").map(|error| {
@@ -224,6 +247,8 @@ pub(super) fn meaning(error: &KafkaError, reason: &str) -> Option<Error> {
 /// `Config` for a property that librdkafka refuses.
 pub(super) fn client(config: &KafkaConfig) -> Result<Client> {
     let mut own = ClientConfig::new();
+    own.set("fetch.max.bytes", (config.fetch_bytes / ANSWERS).max(ANSWER_MIN).to_string())
+        .set("fetch.queue.backoff.ms", FULL_MS);
     for (name, value) in &config.properties {
         own.set(name, value.expose());
     }
@@ -254,8 +279,8 @@ pub(super) fn client(config: &KafkaConfig) -> Result<Client> {
         Some(sasl @ KafkaSasl::OAuth2 { .. }) => Some(Tokens::new(sasl)?),
         _ => None,
     };
-    let (changes, trouble, ends) = (Mutex::default(), Mutex::default(), Mutex::default());
-    let callbacks = Callbacks { changes, trouble, ends, tokens };
+    let (changes, trouble, cause) = (Mutex::default(), Mutex::default(), Mutex::default());
+    let callbacks = Callbacks { changes, trouble, cause, ends: Mutex::default(), tokens };
     own.create_with_context(callbacks).map_err(|error| match error {
         // Values may be secrets.
         KafkaError::ClientConfig(_, what, property, _) => {

@@ -23,8 +23,9 @@ use crate::write::shape::FileShape;
 /// What a column of an open row group costs beside what its encoder counts, in bytes: measured, mostly its compressor.
 const COLUMN_OVERHEAD: u64 = 22 * 1024;
 
-/// Bytes of the pieces in which a row group goes to storage.
-const PIECE_BYTES: usize = 1024 * 1024;
+/// Bytes of the pieces in which a row group goes to storage: no longer than most pages, in whose place they come in memory. With
+/// pieces of 1 MiB a row group is there twice when it is closed.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// What is encoded and storage has not: a whole row group at a time. In pieces, because one long buffer would
 /// be copied as it grows, and be twice as long as what is in it.
