@@ -19,7 +19,7 @@ use crate::readers::{all_engines_find, input};
 use crate::remote::lake;
 
 const WAIT: Duration = Duration::from_secs(60);
-const PATIENCE: Duration = Duration::from_secs(240);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 const KILLS: usize = 10;
 /// Rows of one transaction.
 const TRANSACTION: usize = 500;
@@ -40,7 +40,7 @@ fn admin() -> AdminClient<DefaultClientContext> {
     client().create().expect("an admin client")
 }
 
-fn create(topic: &str, partitions: i32) {
+pub(crate) fn create(topic: &str, partitions: i32) {
     let wanted = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
     // A topic that is just being deleted is in the way for a moment.
     for _ in 0..100 {
@@ -54,7 +54,7 @@ fn create(topic: &str, partitions: i32) {
 }
 
 /// A producer, and where its rows go.
-struct Sender {
+pub(crate) struct Sender {
     producer: BaseProducer,
     topic: String,
     partitions: i32,
@@ -62,7 +62,7 @@ struct Sender {
 }
 
 impl Sender {
-    fn new(topic: &str, partitions: i32, transactional: Option<&str>) -> Self {
+    pub(crate) fn new(topic: &str, partitions: i32, transactional: Option<&str>) -> Self {
         let mut config = client();
         config.set("enable.idempotence", "true").set("compression.type", "zstd").set("linger.ms", "5");
         if let Some(id) = transactional {
@@ -75,7 +75,7 @@ impl Sender {
         Self { producer, topic: topic.to_owned(), partitions, sent: 0 }
     }
 
-    fn send(&mut self, lines: &[&str]) {
+    pub(crate) fn send(&mut self, lines: &[&str]) {
         for line in lines {
             let partition = i32::try_from(self.sent).expect("few rows") % self.partitions;
             self.sent += 1;
@@ -88,7 +88,7 @@ impl Sender {
         }
     }
 
-    fn flush(&self) {
+    pub(crate) fn flush(&self) {
         self.producer.flush(WAIT).expect("the broker has them");
     }
 
@@ -123,7 +123,7 @@ fn source(topics: &str) -> String {
 }
 
 /// A process of one, whose catalog and tables lie in a folder.
-fn here(folder: &Path) -> String {
+pub(crate) fn here(folder: &Path) -> String {
     format!(
         r#"
         instance = "one"
@@ -145,7 +145,7 @@ fn place(table: &str) -> Value {
 }
 
 /// Waits until a table has so many rows.
-fn has(daemon: &Daemon, table: &str, rows: u64, members: &mut [&mut Process]) {
+pub(crate) fn has(daemon: &Daemon, table: &str, rows: u64, members: &mut [&mut Process]) {
     let mut left = PATIENCE;
     loop {
         let found = daemon.rows(table);
@@ -239,6 +239,45 @@ fn members_of_a_group_that_are_killed_lose_and_double_no_row_of_any_producer() {
     assert!(daemons[0].table(&format!("lake.{namespace}.flights__rejects")).is_none(), "aborted rows were read");
 }
 
+#[test]
+fn a_group_that_grows_from_three_to_five_and_shrinks_to_two_reads_each_row_once() {
+    let namespace = format!("grown_{}", std::process::id());
+    let (folder, topic) = (scratch(&namespace), format!("flights-{namespace}"));
+    create(&topic, 12);
+    let text = fs::read_to_string(rows("nyc_flights.ndjson")).expect("read the rows");
+    let lines: Vec<&str> = text.lines().take(30_000).collect();
+    let daemons = ["a", "b", "c", "d", "e"].map(|name| member(&folder, name, &topic, &namespace));
+    let (early, late) = daemons.split_at(3);
+    let mut leaving: Vec<Process> = early.iter().map(|daemon| daemon.spawn(&[])).collect();
+    let mut staying: Vec<Process> = Vec::new();
+    let mut sender = Sender::new(&topic, 12, None);
+    for (step, share) in lines.chunks(lines.len().div_ceil(15)).enumerate() {
+        sender.send(share);
+        sender.flush();
+        match step {
+            5 => staying = late.iter().map(|daemon| daemon.spawn(&[])).collect(),
+            10 => leaving.iter().for_each(|process| process.signal("TERM")),
+            _ => {}
+        }
+        let someone = if step < 10 { &mut leaving[0] } else { &mut staying[0] };
+        assert!(someone.runs_for(Duration::from_secs(1)), "a daemon ended by itself; {}", someone.tail());
+    }
+    for process in leaving {
+        let tail = process.tail();
+        let status = process.ends(PATIENCE);
+        assert!(status.success(), "a daemon that was to leave ended with {status}; {tail}");
+    }
+    let table = format!("lake.{namespace}.flights");
+    has(&daemons[3], &table, lines.len() as u64, &mut staying.iter_mut().collect::<Vec<_>>());
+    for daemon in ["a", "d"] {
+        let log = fs::read_to_string(folder.join(daemon).join("frazil.log")).expect("read the log");
+        assert!(log.contains("\"committed\""), "member {daemon} had nothing to do");
+    }
+    let sent = folder.join("sent.ndjson");
+    fs::write(&sent, lines.join("\n")).expect("write the ledger");
+    all_engines_find(&input(&[&sent], FLIGHTS), &place(&format!("{namespace}.flights")), FLIGHTS);
+}
+
 /// One pipeline of topics by a pattern into a table each, over TLS with a password, assigned by the broker.
 fn secured(folder: &Path, namespace: &str, password: &str) -> Daemon {
     let config = format!(
@@ -316,7 +355,7 @@ fn single(folder: &Path, topic: &str, decode: &str) -> Daemon {
     Daemon::configured(folder, &config)
 }
 
-fn numbered(range: std::ops::Range<u32>) -> Vec<String> {
+pub(crate) fn numbered(range: std::ops::Range<u32>) -> Vec<String> {
     range.map(|n| format!(r#"{{"n":{n}}}"#)).collect()
 }
 

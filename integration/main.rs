@@ -22,6 +22,7 @@ mod process;
 mod readers;
 mod table;
 
+mod access;
 mod compaction;
 mod flink;
 mod kafka;

@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 
 # In the order in which they must start.
-NAMES = ["seaweedfs", "apache-rest", "kafka", "connect", "duckdb", "pyiceberg", "spark", "flink", "trino", "tpchgen"]
+NAMES = ["seaweedfs", "apache-rest", "kafka", "kafka-2", "kafka-3", "connect", "kafka-client", "duckdb", "pyiceberg", "spark", "flink", "trino", "tpchgen"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -171,22 +171,27 @@ class Server(Tool):
         say(f"{self.name}: starting")
         began = time.monotonic()
         with open(self.log_path(), "w", encoding="utf-8") as log:
-            process = subprocess.Popen(
-                [str(word) for word in self.words(ports)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder(),
-                env={**os.environ, **self.variables(ports)},
-                start_new_session=True,
-            )
-        state["pid"] = process.pid
-        state["born"] = birth(process.pid)
-        self.write(state)
+            process = self.spawn(self.words(ports), state, log)
         self.wait(process, lambda: self.ready(ports))
         state["environment"] = self.answers(ports)
         self.write(state)
         say(f"{self.name}: ready after {time.monotonic() - began:.1f} s, process {process.pid}")
+
+    def spawn(self, words, state, log):
+        """The process, noted in the state."""
+        process = subprocess.Popen(
+            [str(word) for word in words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=self.folder(),
+            env={**os.environ, **self.variables(state["ports"])},
+            start_new_session=True,
+        )
+        state["pid"] = process.pid
+        state["born"] = birth(process.pid)
+        self.write(state)
+        return process
 
     def wait(self, process, ready):
         deadline = time.monotonic() + self.ready_within
