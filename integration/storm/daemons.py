@@ -1,4 +1,4 @@
-"""Two daemons of one pipeline: started, killed, frozen, and run to the end of their input."""
+"""Daemons of one pipeline: started, killed, frozen, and run to the end of their input."""
 
 import contextlib
 import json
@@ -26,9 +26,7 @@ allow_http = "true"
 timeout = "5s"
 
 [source.events]
-type = "files"
-path = "{input}"
-poll = "200ms"
+{source}
 
 [pipeline.storm]
 source = "events"
@@ -58,6 +56,20 @@ manifests = {{ count_min = 6 }}
 cpu = "50%"
 # A daemon that was killed holds its claim for so long.
 claim = "10s"
+"""
+
+FILES = """
+type = "files"
+path = "{input}"
+poll = "200ms"
+"""
+
+KAFKA = """
+type = "kafka"
+brokers = {brokers}
+group = "{topic}"
+topics = ["{topic}"]
+properties = {{ "session.timeout.ms" = "6000", "heartbeat.interval.ms" = "500" }}
 """
 
 # So many seconds pass for the steps of expiry in one, while their daemon is down: ten minutes are fifteen seconds then, which is
@@ -137,6 +149,15 @@ class Daemon:
             yield
         finally:
             self.process.send_signal(signal.SIGCONT)
+
+    def positions(self, table):
+        """How far the pipeline is in a table, by partition."""
+        words = [str(self.frazil), "table", "checkpoint", table, "--json", "-c", str(self.folder / "frazil.toml")]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Died(f"`{' '.join(words[1:4])}` ended with {done.returncode}: {done.stderr}")
+        records = json.loads(done.stdout)["checkpoints"]
+        return {key: value for one in records for key, value in one["record"]["map"]["positions"].items()}
 
     def ends(self, within):
         """Waits for its own end, which must be a good one."""

@@ -1,6 +1,8 @@
-"""Files of numbered rows that appear in a folder, a few of which are no rows at all."""
+"""Numbered rows, a few of which are none: in files that appear in a folder, or in a topic."""
 
 import json
+import pathlib
+import subprocess
 import threading
 
 ROWS = 60
@@ -40,3 +42,43 @@ class Input(threading.Thread):
         part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         part.rename(self.folder / f"{self.files:08}.ndjson")
         self.files += 1
+
+
+class Topic(threading.Thread):
+    """The same in a topic, by producers of another process."""
+
+    PARTITIONS = 6
+
+    def __init__(self, python, brokers, name, replicas, log):
+        super().__init__(daemon=True)
+        self.enough = threading.Event()
+        self.rows, self.bad, self.ends = set(), set(), {}
+        self.name, self.log = name, log
+        script = pathlib.Path(__file__).resolve().parent / "produce.py"
+        words = [python, "-B", script, brokers, name, self.PARTITIONS, replicas, ROWS, BAD, PAUSE]
+        with open(log, "w", encoding="utf-8") as out:
+            self.process = subprocess.Popen(
+                [str(word) for word in words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=out, text=True
+            )
+
+    def run(self):
+        stopper = threading.Thread(target=self.stop, daemon=True)
+        stopper.start()
+        for line in self.process.stdout:
+            told = json.loads(line)
+            self.rows.update(told["rows"])
+            self.bad.update(told["bad"])
+            self.ends = told["ends"]
+        self.process.wait()
+
+    def lives(self):
+        """Whether the producers have not ended by themselves: what they sent last may be there or not, and nothing is to judge by."""
+        return not self.process.poll()
+
+    def stop(self):
+        self.enough.wait()
+        self.process.stdin.close()
+
+    def reached(self, positions):
+        """Whether these positions, of a checkpoint, are those of the last rows."""
+        return all(positions.get(f"{self.name}/{number}", -1) >= end for number, end in self.ends.items())

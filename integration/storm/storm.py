@@ -1,4 +1,4 @@
-"""The course of a storm: two daemons of one pipeline behind spoiling doors, kills, Spark beside them, and the count at the end."""
+"""The course of a storm: daemons of one pipeline behind spoiling doors, kills, Spark beside them, and the count at the end."""
 
 import collections
 import json
@@ -7,9 +7,9 @@ import subprocess
 import time
 import urllib.parse
 
-from daemons import Daemon, Died
+from daemons import FILES, KAFKA, Daemon, Died
 from foreign import Engine, Foreign
-from input import Input
+from input import Input, Topic
 from proxy import Doors, Door
 from verdict import judge, missing
 
@@ -38,12 +38,15 @@ JOBS = {
 ALONE, JOBS_MAX = 20, 300
 # Seconds a daemon has for the rest of its input once the faults are over.
 REST = 240
+# One kill of so many is a broker's.
+BROKER = 4
 
 
 class Storm:
-    """One run; `tools` is what scripts/components says, `folder` is empty."""
+    """One run; `tools` is what scripts/components says, `folder` is empty. With brokers the rows come from a topic, and there are
+    three daemons of one group."""
 
-    def __init__(self, frazil, tools, folder, readers, kills, seed):
+    def __init__(self, frazil, tools, folder, readers, kills, seed, brokers=()):
         self.tools = tools
         self.folder = folder
         self.readers = readers
@@ -53,7 +56,9 @@ class Storm:
         self.frazil = frazil
         self.namespace = f"storm_{seed}_{int(time.time())}"
         self.done = collections.Counter()
-        self.doors = [self.door(kind, name) for name in ("one", "two") for kind in ("catalog", "store")]
+        self.brokers = brokers
+        self.names = ("one", "two", "three") if brokers else ("one", "two")
+        self.doors = [self.door(kind, name) for name in self.names for kind in ("catalog", "store")]
 
     def door(self, kind, name):
         uri = urllib.parse.urlsplit(self.tools["APACHE_REST_URI" if kind == "catalog" else "S3_ENDPOINT"])
@@ -71,8 +76,7 @@ class Storm:
         """Whether every row is there once, as every engine says; prints what happened."""
         began = time.monotonic()
         print(f"seed {self.seed}: {self.kills} kills to come, format version {2 + self.seed % 2}", flush=True)
-        (self.folder / "input").mkdir()
-        self.input = Input(self.folder / "input", self.folder)
+        self.input = self.rows_to_come()
         variables = {"SPARK_JARS": self.tools["SPARK_JARS"]}
         self.spark = Engine(self.tools["SPARK_PYTHON"], self.readers / "spark_read.py", self.folder / "spark.log", variables)
         self.foreign = Foreign(self.spark, self.place("events"), random.Random(f"{self.seed} foreign"))
@@ -91,9 +95,24 @@ class Storm:
         self.report(time.monotonic() - began, problems)
         return not problems
 
+    def rows_to_come(self):
+        if not self.brokers:
+            (self.folder / "input").mkdir()
+            return Input(self.folder / "input", self.folder)
+        python, addresses = self.tools["KAFKA_PYTHON"], ",".join(self.addresses())
+        return Topic(python, addresses, self.namespace, len(self.brokers), self.folder / "produce.log")
+
+    def addresses(self):
+        return [broker.answers(broker.state()["ports"])[broker.brokers] for broker in self.brokers]
+
+    def source(self):
+        if not self.brokers:
+            return FILES.format(input=self.folder / "input")
+        return KAFKA.format(brokers=json.dumps(self.addresses()), topic=self.namespace)
+
     def weather(self, doors):
         settings = {
-            "input": self.folder / "input",
+            "source": self.source(),
             "namespace": self.namespace,
             "format_version": 2 + self.seed % 2,
             "bucket": self.tools["S3_BUCKET"],
@@ -101,7 +120,7 @@ class Storm:
             "secret": self.tools["S3_SECRET_ACCESS_KEY"],
             "region": self.tools["S3_REGION"],
         }
-        for number, name in enumerate(("one", "two")):
+        for number, name in enumerate(self.names):
             catalog, store = self.doors[2 * number : 2 * number + 2]
             self.daemons.append(Daemon(self.frazil, name, self.folder, catalog, store, settings))
         self.input.start()
@@ -167,6 +186,8 @@ class Storm:
         victim, other = self.chance.sample(self.daemons, 2)
         moment, away, freeze = self.chance.uniform(0.5, 6), self.chance.uniform(0, 1.5), self.chance.random() < 0.2
         self.wait(moment)
+        if self.brokers and number % BROKER == BROKER - 1:
+            return self.kill_a_broker(away)
         if number % 2:
             victim.catalog.passing.clear()
             self.done["in a commit"] += victim.catalog.passing.wait(5)
@@ -176,9 +197,21 @@ class Storm:
             with other.frozen():
                 self.done["frozen"] += 1
                 self.restart(victim, away)
-                time.sleep(self.chance.uniform(0.5, 4))
+                # Of a group: some longer than the others wait for it.
+                time.sleep(self.chance.uniform(0.5, 9 if self.brokers else 4))
         else:
             self.restart(victim, away)
+        return self.killed()
+
+    def kill_a_broker(self, away):
+        broker = self.chance.choice(self.brokers)
+        broker.kill()
+        self.wait(away)
+        broker.again()
+        self.done["of a broker"] += 1
+        return self.killed()
+
+    def killed(self):
         self.done["kills"] += 1
         if self.done["kills"] % 10 == 0:
             print(f"  {self.done['kills']} kills, {self.statuses()[200]} commits, {len(self.input.rows)} rows", flush=True)
@@ -195,6 +228,8 @@ class Storm:
         while time.monotonic() < deadline:
             for daemon in self.daemons:
                 daemon.lives()
+            if self.brokers and not self.input.lives():
+                raise Died(f"the producers ended by themselves; see {self.input.log}")
             time.sleep(0.05)
 
     def rest(self, doors):
@@ -203,13 +238,26 @@ class Storm:
             door.calm.set()
         self.input.enough.set()
         self.input.join()
+        if self.brokers:
+            self.drained()
         for daemon in self.daemons:
-            daemon.kill()
-            daemon.start("source.events.until_end=true")
+            if not self.brokers:
+                daemon.kill()
+                daemon.start("source.events.until_end=true")
         for daemon in self.daemons:
             daemon.ends(REST)
         doors.settle(30)
         return [f"{engine}: {problem}" for engine in ("DuckDB", "Spark") for problem in self.count(engine)]
+
+    def drained(self):
+        """All of the topic is in the table, and the daemons are asked to end."""
+        deadline = time.monotonic() + REST
+        while not self.input.reached(self.daemons[0].positions(f"lake.{self.namespace}.events")):
+            if time.monotonic() > deadline:
+                raise Died(f"the topic's last rows did not come within {REST} s:\n{self.daemons[0].tail()}")
+            self.wait(1)
+        for daemon in self.daemons:
+            daemon.process.terminate()
 
     def count(self, engine):
         foreign, wanted = self.foreign, self.input.rows | self.foreign.certain
@@ -254,7 +302,8 @@ class Storm:
 
         statuses, foreign = self.statuses(), self.foreign
         done = self.done
-        print(f"  kills: {done['kills']}, of which {done['in a commit']} in a commit; frozen: {done['frozen']}")
+        of_brokers = f", {done['of a broker']} of a broker" if self.brokers else ""
+        print(f"  kills: {done['kills']}, of which {done['in a commit']} in a commit{of_brokers}; frozen: {done['frozen']}")
         print(f"  after them: {done['in a job']} in a job; both away for {done['slept']} times ten minutes")
         for kind, doors in (("catalog", self.doors[0::2]), ("store", self.doors[1::2])):
             faults = sum((door.faults for door in doors), collections.Counter())
