@@ -47,15 +47,13 @@ class Input(threading.Thread):
 class Topic(threading.Thread):
     """The same in a topic, by producers of another process."""
 
-    PARTITIONS = 6
-
-    def __init__(self, python, brokers, name, replicas, log):
+    def __init__(self, python, brokers, name, replicas, log, partitions=6):
         super().__init__(daemon=True)
         self.enough = threading.Event()
         self.rows, self.bad, self.ends = set(), set(), {}
         self.name, self.log = name, log
         script = pathlib.Path(__file__).resolve().parent / "produce.py"
-        words = [python, "-B", script, brokers, name, self.PARTITIONS, replicas, ROWS, BAD, PAUSE]
+        words = [python, "-B", script, brokers, name, partitions, replicas, ROWS, BAD, PAUSE]
         with open(log, "w", encoding="utf-8") as out:
             self.process = subprocess.Popen(
                 [str(word) for word in words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=out, text=True

@@ -298,7 +298,7 @@ impl Pipeline {
         delta.witness.known = self.known.clone();
         change.delta = Some(delta);
         let (commit, ending) = self.drive(&handle, change, base, None).await?;
-        let mut owners = commit.owners(&anchor);
+        let (mut owners, attempts) = (commit.owners(&anchor), commit.attempts());
         let tables = others.iter().map(|(table, _)| table.clone());
         owners.extend(tables.map(|table| LedgerOwner { table, snapshot_id: owner.snapshot_id }));
         owners.push(owner);
@@ -322,12 +322,12 @@ impl Pipeline {
         self.settle(&owners).await;
         let location = sealed.map(|(_, location)| location);
         self.forget_sealed(location).await;
-        self.report(&parts, &epoch, since(begun, self.shared.env.now_ms()));
+        self.report(&parts, &epoch, since(begun, self.shared.env.now_ms()), attempts);
         self.release(&epoch).await;
         Ok(())
     }
 
-    fn report(&mut self, parts: &[(TableName, Weight)], epoch: &Epoch, took: Duration) {
+    fn report(&mut self, parts: &[(TableName, Weight)], epoch: &Epoch, took: Duration, attempts: u32) {
         self.cadence.committed(took);
         if let Some(window) = &mut self.window {
             window.add(self.shared.env.now_ms(), epoch.rows, epoch.rejects);
@@ -339,7 +339,9 @@ impl Pipeline {
         let rows: u64 = parts.iter().map(|(_, weight)| weight.rows).sum();
         let bytes: u64 = parts.iter().map(|(_, weight)| weight.bytes).sum();
         let (tables, rejects) = (parts.len(), epoch.rejects);
-        tracing::info!(pipeline = %self.name, rows, bytes, tables, rejects, ms = took.as_millis() as u64, "committed");
+        let oldest_ms = since(epoch.opened_ms, self.shared.env.now_ms()).as_millis() as u64;
+        let ms = took.as_millis() as u64;
+        tracing::info!(pipeline = %self.name, rows, bytes, tables, rejects, attempts, ms, oldest_ms, "committed");
     }
 
     /// Completes the files of every lane.

@@ -203,4 +203,6 @@ impl Source for KafkaSource {
 }
 
 #[cfg(test)]
+mod errors;
+#[cfg(test)]
 mod tests;

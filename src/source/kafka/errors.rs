@@ -1,0 +1,90 @@
+//! What brokers answer when they are not well: none of it may lose, double or reorder a row.
+
+use std::time::Duration;
+
+use rdkafka::types::RDKafkaApiKey as Api;
+use rdkafka::types::RDKafkaRespErr::{self as Code, *};
+
+use super::tests::{Cluster, Member};
+use super::*;
+
+/// Each in its turn is the answer to the next requests of a kind.
+const ANSWERS: &[(Api, &[Code])] = &[
+    // A leader that moved, that is behind, or that does not know yet; a request timed out.
+    (
+        Api::Fetch,
+        &[
+            RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+            RD_KAFKA_RESP_ERR_FENCED_LEADER_EPOCH,
+            RD_KAFKA_RESP_ERR_UNKNOWN_LEADER_EPOCH,
+            RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR,
+            RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+            RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE,
+        ],
+    ),
+    (Api::ListOffsets, &[RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE, RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]),
+    // A member that the group threw out, and one whose group is moving.
+    (Api::Heartbeat, &[RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID, RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION]),
+    (Api::JoinGroup, &[RD_KAFKA_RESP_ERR_NOT_COORDINATOR, RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS]),
+    (Api::SyncGroup, &[RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS]),
+    (Api::FindCoordinator, &[RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE]),
+    // The offsets of a group are for people: whether they can be written decides nothing.
+    (Api::OffsetCommit, &[RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED, RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID]),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_brokers_that_are_not_well_lose_and_double_no_row() {
+    let cluster = Cluster::with(&[("orders", 2)]);
+    cluster.send("orders", 2, 0..20);
+    let mut member = Member::begun(cluster.config(&["orders"])).await;
+    member.until(20).await;
+    let mut sent = 20;
+    for (api, answers) in ANSWERS {
+        cluster.mock.request_errors(*api, answers);
+        cluster.send("orders", 2, sent..sent + 20);
+        sent += 20;
+        member.until(usize::try_from(sent).expect("few")).await;
+        let checkpoint = member.checkpoint();
+        member.source.release(&checkpoint).await.expect("the group's offsets are asked for");
+        cluster.mock.clear_request_errors(*api);
+    }
+    in_order(&member, sent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_goes_away_and_comes_back_lets_reading_go_on() {
+    let cluster = Cluster::with(&[("orders", 2)]);
+    cluster.send("orders", 2, 0..20);
+    let mut member = Member::begun(cluster.config(&["orders"])).await;
+    member.until(20).await;
+    cluster.mock.broker_down(1).expect("down");
+    Env::system().sleep(Duration::from_secs(2)).await;
+    cluster.mock.broker_up(1).expect("up");
+    cluster.send("orders", 2, 20..40);
+    member.until(40).await;
+    in_order(&member, 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_may_not_be_joined_any_more_is_told_with_the_way_out() {
+    let cluster = Cluster::with(&[("orders", 1)]);
+    cluster.send("orders", 1, 0..10);
+    cluster.mock.request_errors(Api::JoinGroup, &[RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED; 8]);
+    let mut member = Member::begun(cluster.config(&["orders"])).await;
+    let error = loop {
+        if let Err(error) = member.step().await {
+            break error;
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("READ on the consumer group")), "{error}");
+}
+
+/// Each record once, those of a partition in their order.
+fn in_order(member: &Member, sent: i32) {
+    let numbers = member.numbers();
+    for partition in ["orders/0", "orders/1"] {
+        let own: Vec<u64> = numbers.iter().filter(|(of, _)| of == partition).map(|(_, number)| *number).collect();
+        assert_eq!(own, (0..u64::try_from(sent / 2).expect("few")).collect::<Vec<_>>(), "{partition}");
+    }
+}
