@@ -1,4 +1,4 @@
-"""What the daemon holds: idle, with 500 partitions open, and how soon the demo's first commit is there."""
+"""What the daemon holds: idle, with 500 partitions or 1,000 tables open, and how soon the demo's first commit is there."""
 
 import shutil
 import time
@@ -38,11 +38,32 @@ create = {{ partition = ["grp"] }}
 commit = {{ freshness = "1h" }}
 """
 
+TABLES = """
+state_dir = "{folder}/state"
+limits = {{ tables = 1100, workers = {threads} }}
+[catalog.local]
+type = "embedded"
+path = "{folder}/catalog.db"
+warehouse = "{folder}/warehouse"
+[source.rows]
+type = "files"
+path = "{folder}/in"
+until_end = true
+[pipeline.rows]
+source = "rows"
+table = "local.bench.t{{grp}}"
+anchor = "local.bench.epochs"
+commit = {{ freshness = "1h" }}
+"""
+
 IDLE_TARGET = 60
 GROUPS = 500
 GROUP_ROWS = 1_000_000
 BUDGETS = (256, 512)
 FIRST_TARGET = 3.0
+MANY = 1000
+MANY_ROWS = 500_000
+MANY_TARGET = 1536
 
 
 def folder(place, name, text, source=None, **values):
@@ -76,6 +97,15 @@ def partitions(place, budget):
     ]
 
 
+def tables(place):
+    source = inputs.partitioned(place.inputs, MANY_ROWS, MANY)
+    here = folder(place, "tables", TABLES, source)
+    cost = process.measure([place.frazil, "run", "-c", here / "frazil.toml"], here / "log")
+    made = sum(1 for one in (here / "warehouse" / "bench").iterdir() if any(one.glob("data/**/*.parquet")))
+    verdict = "holds" if cost.peak <= MANY_TARGET and made == MANY else "MISSED"
+    return [f"{made} tables, default limits: peak {cost.peak:.0f} MiB, target {MANY_TARGET}, {cost.cpu:.1f} CPU-s: {verdict}"]
+
+
 def first_commit(place):
     """From the start of the process until its first snapshot with rows is there."""
     here = place.folder / "demo"
@@ -106,4 +136,5 @@ def run(place, _sizes):
     yield idle(place)
     for budget in BUDGETS:
         yield partitions(place, budget)
+    yield tables(place)
     yield first_commit(place)
