@@ -51,10 +51,10 @@ def running(words, log):
         child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
         # One that does not stop must not hold up the rest.
         guard = threading.Timer(120, child.kill)
-        guard.start()
         try:
             yield child
         finally:
+            guard.start()
             child.terminate()
             child.wait()
             guard.cancel()
