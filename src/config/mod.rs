@@ -288,6 +288,22 @@ pub enum RowFormat {
     Raw,
 }
 
+impl RowFormat {
+    /// Whether rows cannot be read without a schema.
+    pub fn has_schema(self) -> bool {
+        matches!(self, Self::Avro)
+    }
+
+    /// Its name for people.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Json => "JSON",
+            Self::Avro => "Avro",
+            Self::Raw => "raw",
+        }
+    }
+}
+
 /// A file that was read with the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextFile {

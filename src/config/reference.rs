@@ -284,7 +284,7 @@ const FIELDS: &[Field] = &[
         "pipeline.*.decode.format",
         Choice(ROW_FORMATS),
         Is("json"),
-        "What rows are: a JSON object each; an Avro record each, with `decode.registry` or `decode.schema.file`; or bytes that are kept as they are, in the column `value`",
+        "What rows are: a JSON object each, with `decode.registry` after the id of its schema; an Avro record each, with `decode.registry` or `decode.schema.file`; or bytes that are kept as they are, in the column `value`",
     ),
     field(
         "pipeline.*.decode.registry",

@@ -104,28 +104,30 @@ impl Check<'_> {
             self.problem(&own("registry"), format!("there is no registry {registry:?}"), hint);
         }
         let (registry, schema) = (self.is_set(&own("registry")), self.is_set(&file));
-        if pipeline.decode.format != RowFormat::Avro {
-            for (path, set) in [(&own("registry")[..], registry), (&file[..], schema)] {
-                if set {
-                    self.problem(path, "only Avro rows have a schema", "set decode.format = \"avro\", or remove this");
-                }
-            }
-            if pipeline.decode.format == RowFormat::Raw {
-                self.without_fields(name, pipeline);
-            }
-            return;
+        let format = pipeline.decode.format;
+        if schema && !format.has_schema() {
+            self.problem(&file, "only Avro rows have a schema", "set decode.format = \"avro\", or remove this");
+        }
+        if registry && format == RowFormat::Raw {
+            let hint = "set decode.format = \"avro\", or remove this";
+            self.problem(&own("registry"), "rows that are kept as they are have no schema", hint);
         }
         // A file that cannot be read is a problem by itself.
         let section: Vec<String> = file[..4].iter().map(|part| (*part).to_owned()).collect();
-        if registry && schema {
+        if format.has_schema() && registry && schema {
             let hint = "keep the registry where rows begin with the id of their schema, the schema where they do not";
             self.problem(&file, "there is a registry and a schema", hint);
-        } else if !registry && !schema && !self.resolved.sections.contains_key(&section) {
+        } else if format.has_schema() && !registry && !schema && !self.resolved.sections.contains_key(&section) {
             let hint = "set decode.registry where rows begin with the id of their schema, else decode.schema.file";
-            self.problem(&own("format"), "Avro rows cannot be read without their schema", hint);
+            let message = format!("{} rows cannot be read without their schema", format.noun());
+            self.problem(&own("format"), message, hint);
         }
-        self.without_fields(name, pipeline);
-        self.whole_messages(name, pipeline);
+        if registry || format != RowFormat::Json {
+            self.without_fields(name, pipeline);
+        }
+        if format.has_schema() || (registry && format == RowFormat::Json) {
+            self.whole_messages(name, pipeline);
+        }
     }
 
     /// Routing reads fields of JSON rows only; a topic's name is there for all.
@@ -147,7 +149,11 @@ impl Check<'_> {
             Some(SourceConfig::Replay(_)) => "replay",
             _ => return,
         };
-        let message = format!("rows of a source of type {cut:?} are lines, which Avro records are not");
+        let what = match pipeline.decode.format {
+            RowFormat::Json => "rows with the id of a schema",
+            _ => "Avro records",
+        };
+        let message = format!("rows of a source of type {cut:?} are lines, which {what} are not");
         self.problem(&["pipeline", name, "source"], message, "name a source whose rows are messages");
     }
 

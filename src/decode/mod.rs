@@ -8,6 +8,8 @@ use crate::config::{DecodeConfig, OnChange, RowFormat};
 use crate::decode::avro::{AvroDecoder, AvroOptions};
 use crate::decode::growth::GrowthLimits;
 use crate::decode::json::{JsonDecoder, JsonOptions};
+use crate::decode::json_framed::FramedJsonDecoder;
+use crate::decode::json_schema::JsonSchema;
 use crate::decode::observe::Observed;
 use crate::decode::raw::RawDecoder;
 use crate::decode::registry::Registries;
@@ -24,10 +26,13 @@ mod avro_fill;
 mod avro_fit;
 mod avro_schema;
 mod columns;
+mod convert;
 pub mod fault;
 pub mod growth;
 pub mod infer;
 pub mod json;
+pub mod json_framed;
+pub mod json_schema;
 mod number;
 pub mod observe;
 mod plan;
@@ -43,6 +48,8 @@ pub mod writers;
 pub enum Format {
     /// A JSON object each.
     Json,
+    /// A JSON object each, after the id of its JSON Schema.
+    FramedJson(Writers<JsonSchema>),
     /// An Avro record each.
     Avro(Writers),
     /// Bytes that are kept as they are.
@@ -78,8 +85,13 @@ impl Format {
     /// `Config` when the schema is none, or there is no such registry.
     pub fn of(config: &DecodeConfig, registries: &Registries, env: &Env) -> Result<Self> {
         let wrong = |text: String| Error::new(ErrorKind::Config, text);
+        let registry = |name: &String| {
+            let registry = registries.get(name);
+            registry.map(Arc::clone).ok_or_else(|| wrong(format!("there is no registry {name:?}")))
+        };
         match (config.format, &config.schema, &config.registry) {
-            (RowFormat::Json, ..) => Ok(Self::Json),
+            (RowFormat::Json, _, None) => Ok(Self::Json),
+            (RowFormat::Json, _, Some(name)) => Ok(Self::FramedJson(Writers::of_registry(registry(name)?, env))),
             (RowFormat::Raw, ..) => Ok(Self::Raw),
             (RowFormat::Avro, Some(file), _) => {
                 let place = || format!("decode.schema.file {}", file.path.display());
@@ -87,11 +99,7 @@ impl Format {
                 let schema = schema.map_err(|error| wrong(format!("{}: {error}", place())))?;
                 Ok(Self::Avro(Writers::Fixed(Arc::new(schema))))
             }
-            (RowFormat::Avro, None, Some(name)) => {
-                let registry = registries.get(name);
-                let registry = registry.ok_or_else(|| wrong(format!("there is no registry {name:?}")))?;
-                Ok(Self::Avro(Writers::of_registry(Arc::clone(registry), env)))
-            }
+            (RowFormat::Avro, None, Some(name)) => Ok(Self::Avro(Writers::of_registry(registry(name)?, env))),
             (RowFormat::Avro, None, None) => {
                 Err(wrong("decode.format \"avro\" has neither a registry nor a schema".to_owned())
                     .with_hint("set decode.registry, or decode.schema.file"))
@@ -106,6 +114,7 @@ impl Format {
     pub async fn learn(&self, raw: &RawBatch) -> Result<()> {
         match self {
             Self::Json | Self::Raw => Ok(()),
+            Self::FramedJson(writers) => writers.learn(raw).await,
             Self::Avro(writers) => writers.learn(raw).await,
         }
     }
@@ -114,6 +123,7 @@ impl Format {
     pub fn renewed(&self) -> Option<Self> {
         match self {
             Self::Json | Self::Raw => None,
+            Self::FramedJson(writers) => writers.renewed().map(Self::FramedJson),
             Self::Avro(writers) => writers.renewed().map(Self::Avro),
         }
     }
@@ -127,6 +137,10 @@ impl Format {
         match self {
             Self::Json => Ok(infer::infer(sample(), how.metadata, how.limits)?.schema),
             Self::Raw => raw::table_schema(),
+            Self::FramedJson(writers) => {
+                writers.learn(raw).await?;
+                json_framed::table_schema(writers, raw, sample(), how.metadata, how.limits)
+            }
             Self::Avro(writers) => {
                 writers.learn(raw).await?;
                 match writers.first(raw) {
@@ -144,6 +158,8 @@ impl Format {
 pub enum Decoder {
     /// Of JSON objects.
     Json(JsonDecoder),
+    /// Of JSON objects that name their schemas.
+    FramedJson(FramedJsonDecoder),
     /// Of Avro records.
     Avro(AvroDecoder),
     /// Of rows as they are.
@@ -159,6 +175,9 @@ impl Decoder {
         match format {
             Format::Json => JsonDecoder::new(schema, options.json).map(Self::Json),
             Format::Raw => RawDecoder::new(schema, &options.json).map(Self::Raw),
+            Format::FramedJson(writers) => {
+                FramedJsonDecoder::new(schema, writers.clone(), options.json).map(Self::FramedJson)
+            }
             Format::Avro(writers) => {
                 let JsonOptions { on_change, epoch, metadata } = options.json;
                 let options = AvroOptions { on_change, epoch, metadata, nanos: options.nanos };
@@ -172,6 +191,7 @@ impl Decoder {
     pub fn decode_observed(&self, raw: &RawBatch) -> (Batch, Observed) {
         match self {
             Self::Json(decoder) => decoder.decode_observed(raw),
+            Self::FramedJson(decoder) => decoder.decode_observed(raw),
             Self::Avro(decoder) => decoder.decode_observed(raw),
             Self::Raw(decoder) => decoder.decode_observed(raw),
         }
@@ -181,6 +201,7 @@ impl Decoder {
     pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
         match self {
             Self::Json(decoder) => decoder.decode_as(raw, on_change),
+            Self::FramedJson(decoder) => decoder.decode_as(raw, on_change),
             Self::Avro(decoder) => decoder.decode_as(raw, on_change),
             Self::Raw(decoder) => decoder.decode_as(raw, on_change),
         }
