@@ -305,6 +305,7 @@ fn decode(own: Section<'_>) -> DecodeConfig {
     DecodeConfig {
         format: match own.text("decode.format").as_str() {
             "avro" => RowFormat::Avro,
+            "protobuf" => RowFormat::Protobuf,
             "raw" => RowFormat::Raw,
             _ => RowFormat::Json,
         },
@@ -313,6 +314,7 @@ fn decode(own: Section<'_>) -> DecodeConfig {
             Some(Value::File(file)) => Some(file.clone()),
             _ => None,
         },
+        message: own.text_if("decode.schema.message"),
         epoch: Epoch::parse(&own.text("decode.epoch")).unwrap_or_default(),
     }
 }

@@ -271,7 +271,9 @@ pub struct DecodeConfig {
     /// The registry that has the schemas which rows name by their ids.
     pub registry: Option<String>,
     /// The schema of all rows, where they name none.
-    pub schema: Option<TextFile>,
+    pub schema: Option<SchemaFile>,
+    /// The Protobuf message in it that rows are, where it has several.
+    pub message: Option<String>,
     /// What numbers in timestamp columns count.
     pub epoch: Epoch,
 }
@@ -284,6 +286,8 @@ pub enum RowFormat {
     Json,
     /// An Avro record each.
     Avro,
+    /// A Protobuf message each.
+    Protobuf,
     /// Bytes that are kept as they are.
     Raw,
 }
@@ -291,7 +295,7 @@ pub enum RowFormat {
 impl RowFormat {
     /// Whether rows cannot be read without a schema.
     pub fn has_schema(self) -> bool {
-        matches!(self, Self::Avro)
+        matches!(self, Self::Avro | Self::Protobuf)
     }
 
     /// Its name for people.
@@ -299,6 +303,7 @@ impl RowFormat {
         match self {
             Self::Json => "JSON",
             Self::Avro => "Avro",
+            Self::Protobuf => "Protobuf",
             Self::Raw => "raw",
         }
     }
@@ -306,11 +311,11 @@ impl RowFormat {
 
 /// A file that was read with the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TextFile {
+pub struct SchemaFile {
     /// Where it is.
     pub path: PathBuf,
     /// What it holds.
-    pub text: String,
+    pub bytes: Vec<u8>,
 }
 
 /// What a number in a timestamp column counts.

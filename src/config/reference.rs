@@ -100,7 +100,7 @@ pub const CATALOG_PROFILES: &[&str] =
 pub const SOURCE_TYPES: &[&str] = &["files", "kafka", "stdin", "replay"];
 
 /// What rows may be.
-pub const ROW_FORMATS: &[&str] = &["json", "avro", "raw"];
+pub const ROW_FORMATS: &[&str] = &["json", "avro", "protobuf", "raw"];
 
 const fn field(path: &'static str, kind: Kind, preset: Preset, meaning: &'static str) -> Field {
     Field { path, kind, preset, only: "", meaning }
@@ -284,7 +284,7 @@ const FIELDS: &[Field] = &[
         "pipeline.*.decode.format",
         Choice(ROW_FORMATS),
         Is("json"),
-        "What rows are: a JSON object each, with `decode.registry` after the id of its schema; an Avro record each, with `decode.registry` or `decode.schema.file`; or bytes that are kept as they are, in the column `value`",
+        "What rows are: a JSON object each, with `decode.registry` after the id of its schema; an Avro record or a Protobuf message each, with `decode.registry` or `decode.schema.file`; or bytes that are kept as they are, in the column `value`",
     ),
     field(
         "pipeline.*.decode.registry",
@@ -296,7 +296,13 @@ const FIELDS: &[Field] = &[
         "pipeline.*.decode.schema.file",
         File,
         Unset,
-        "File with the schema of all rows, where they are bare values without an id",
+        "File with the schema of all rows, where they are bare values without an id: an Avro schema; a `.proto` file, or a set of descriptors as `protoc --include_imports -o` writes it",
+    ),
+    field(
+        "pipeline.*.decode.schema.message",
+        Text,
+        Unset,
+        "Full name of the message in the file that rows are; its only one when unset",
     ),
     field(
         "pipeline.*.decode.epoch",

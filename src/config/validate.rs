@@ -106,10 +106,16 @@ impl Check<'_> {
         let (registry, schema) = (self.is_set(&own("registry")), self.is_set(&file));
         let format = pipeline.decode.format;
         if schema && !format.has_schema() {
-            self.problem(&file, "only Avro rows have a schema", "set decode.format = \"avro\", or remove this");
+            let hint = "set decode.format = \"avro\" or \"protobuf\", or remove this";
+            self.problem(&file, "only Avro and Protobuf rows have a schema", hint);
+        }
+        let message = ["pipeline", name, "decode", "schema", "message"];
+        if self.is_set(&message) && (format != RowFormat::Protobuf || registry) {
+            let hint = "remove it, or set decode.format = \"protobuf\" and decode.schema.file";
+            self.problem(&message, "only rows that a file has the Protobuf schema of are of one message", hint);
         }
         if registry && format == RowFormat::Raw {
-            let hint = "set decode.format = \"avro\", or remove this";
+            let hint = "set decode.format to what the rows are, or remove this";
             self.problem(&own("registry"), "rows that are kept as they are have no schema", hint);
         }
         // A file that cannot be read is a problem by itself.
@@ -137,7 +143,11 @@ impl Check<'_> {
         if template_fields(&pipeline.table).unwrap_or_default().iter().any(|field| !by_topic(field)) {
             let hint =
                 "name one table, or choose it by what a Kafka topic's name fills: {topic}, or a name in topic_pattern";
-            self.problem(&["pipeline", name, "table"], "only fields of JSON rows can choose the table", hint);
+            let message = match pipeline.decode.format {
+                RowFormat::Json => "fields of rows with the id of a schema cannot choose the table",
+                _ => "only fields of JSON rows can choose the table",
+            };
+            self.problem(&["pipeline", name, "table"], message, hint);
         }
     }
 
@@ -151,7 +161,8 @@ impl Check<'_> {
         };
         let what = match pipeline.decode.format {
             RowFormat::Json => "rows with the id of a schema",
-            _ => "Avro records",
+            RowFormat::Protobuf => "Protobuf messages",
+            RowFormat::Avro | RowFormat::Raw => "Avro records",
         };
         let message = format!("rows of a source of type {cut:?} are lines, which {what} are not");
         self.problem(&["pipeline", name, "source"], message, "name a source whose rows are messages");

@@ -96,7 +96,7 @@ pub(crate) fn narrow(value: f64) -> Result<f32, Fault> {
     if narrowed.is_finite() || !value.is_finite() {
         return Ok(narrowed);
     }
-    Err(Fault::value(format!("{value} is no float")))
+    Err(Fault::value(format!("{value:e} is no float")))
 }
 
 /// The unscaled value that big-endian two's complement bytes are, as the column counts.

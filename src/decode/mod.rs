@@ -4,18 +4,19 @@ use std::sync::Arc;
 
 use iceberg::spec::{Schema, SchemaRef};
 
-use crate::config::{DecodeConfig, OnChange, RowFormat};
+use crate::config::{DecodeConfig, OnChange, RowFormat, SchemaFile};
 use crate::decode::avro::{AvroDecoder, AvroOptions};
 use crate::decode::growth::GrowthLimits;
 use crate::decode::json::{JsonDecoder, JsonOptions};
 use crate::decode::json_framed::FramedJsonDecoder;
 use crate::decode::json_schema::JsonSchema;
 use crate::decode::observe::Observed;
+use crate::decode::proto::{ProtoDecoder, ProtoSchema};
 use crate::decode::raw::RawDecoder;
 use crate::decode::registry::Registries;
 use crate::decode::writers::Writers;
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::batch::{Batch, RawBatch};
 
 mod append;
@@ -36,6 +37,13 @@ pub mod json_schema;
 mod number;
 pub mod observe;
 mod plan;
+pub mod proto;
+mod proto_columns;
+mod proto_cursor;
+mod proto_fill;
+mod proto_fit;
+mod proto_json;
+mod proto_schema;
 pub mod raw;
 pub mod registry;
 pub mod scan;
@@ -52,6 +60,8 @@ pub enum Format {
     FramedJson(Writers<JsonSchema>),
     /// An Avro record each.
     Avro(Writers),
+    /// A Protobuf message each.
+    Protobuf(Writers<ProtoSchema>),
     /// Bytes that are kept as they are.
     Raw,
 }
@@ -94,14 +104,19 @@ impl Format {
             (RowFormat::Json, _, Some(name)) => Ok(Self::FramedJson(Writers::of_registry(registry(name)?, env))),
             (RowFormat::Raw, ..) => Ok(Self::Raw),
             (RowFormat::Avro, Some(file), _) => {
-                let place = || format!("decode.schema.file {}", file.path.display());
-                let schema = avro::WriterSchema::parse(&file.text, &[""; 0]);
-                let schema = schema.map_err(|error| wrong(format!("{}: {error}", place())))?;
-                Ok(Self::Avro(Writers::Fixed(Arc::new(schema))))
+                let text = std::str::from_utf8(&file.bytes).context(ErrorKind::Input, || "the schema is no text");
+                let schema = text.and_then(|text| avro::WriterSchema::parse(text, &[""; 0]));
+                Ok(Self::Avro(Writers::Fixed(Arc::new(schema.map_err(|error| file_error(file, &error))?))))
             }
+            (RowFormat::Protobuf, Some(file), _) => {
+                let is_text = file.path.extension().is_some_and(|name| name.eq_ignore_ascii_case("proto"));
+                let schema = ProtoSchema::of_file(&file.bytes, is_text, config.message.as_deref());
+                Ok(Self::Protobuf(Writers::Fixed(Arc::new(schema.map_err(|error| file_error(file, &error))?))))
+            }
+            (RowFormat::Protobuf, None, Some(name)) => Ok(Self::Protobuf(Writers::of_registry(registry(name)?, env))),
             (RowFormat::Avro, None, Some(name)) => Ok(Self::Avro(Writers::of_registry(registry(name)?, env))),
-            (RowFormat::Avro, None, None) => {
-                Err(wrong("decode.format \"avro\" has neither a registry nor a schema".to_owned())
+            (RowFormat::Avro | RowFormat::Protobuf, None, None) => {
+                Err(wrong("decode.format has neither a registry nor a schema".to_owned())
                     .with_hint("set decode.registry, or decode.schema.file"))
             }
         }
@@ -116,6 +131,7 @@ impl Format {
             Self::Json | Self::Raw => Ok(()),
             Self::FramedJson(writers) => writers.learn(raw).await,
             Self::Avro(writers) => writers.learn(raw).await,
+            Self::Protobuf(writers) => writers.learn(raw).await,
         }
     }
 
@@ -125,6 +141,7 @@ impl Format {
             Self::Json | Self::Raw => None,
             Self::FramedJson(writers) => writers.renewed().map(Self::FramedJson),
             Self::Avro(writers) => writers.renewed().map(Self::Avro),
+            Self::Protobuf(writers) => writers.renewed().map(Self::Protobuf),
         }
     }
 
@@ -141,6 +158,10 @@ impl Format {
                 writers.learn(raw).await?;
                 json_framed::table_schema(writers, raw, sample(), how.metadata, how.limits)
             }
+            Self::Protobuf(writers) => {
+                writers.learn(raw).await?;
+                proto::table_schema(writers, raw, how.metadata, how.limits)
+            }
             Self::Avro(writers) => {
                 writers.learn(raw).await?;
                 match writers.first(raw) {
@@ -149,6 +170,14 @@ impl Format {
                 }
             }
         }
+    }
+}
+
+fn file_error(file: &SchemaFile, error: &Error) -> Error {
+    let wrong = Error::new(ErrorKind::Config, format!("decode.schema.file {}: {error}", file.path.display()));
+    match error.hint() {
+        Some(hint) => wrong.with_hint(hint.to_owned()),
+        None => wrong,
     }
 }
 
@@ -162,6 +191,8 @@ pub enum Decoder {
     FramedJson(FramedJsonDecoder),
     /// Of Avro records.
     Avro(AvroDecoder),
+    /// Of Protobuf messages.
+    Protobuf(ProtoDecoder),
     /// Of rows as they are.
     Raw(RawDecoder),
 }
@@ -178,6 +209,7 @@ impl Decoder {
             Format::FramedJson(writers) => {
                 FramedJsonDecoder::new(schema, writers.clone(), options.json).map(Self::FramedJson)
             }
+            Format::Protobuf(writers) => ProtoDecoder::new(schema, writers.clone(), &options.json).map(Self::Protobuf),
             Format::Avro(writers) => {
                 let JsonOptions { on_change, epoch, metadata } = options.json;
                 let options = AvroOptions { on_change, epoch, metadata, nanos: options.nanos };
@@ -193,6 +225,7 @@ impl Decoder {
             Self::Json(decoder) => decoder.decode_observed(raw),
             Self::FramedJson(decoder) => decoder.decode_observed(raw),
             Self::Avro(decoder) => decoder.decode_observed(raw),
+            Self::Protobuf(decoder) => decoder.decode_observed(raw),
             Self::Raw(decoder) => decoder.decode_observed(raw),
         }
     }
@@ -203,6 +236,7 @@ impl Decoder {
             Self::Json(decoder) => decoder.decode_as(raw, on_change),
             Self::FramedJson(decoder) => decoder.decode_as(raw, on_change),
             Self::Avro(decoder) => decoder.decode_as(raw, on_change),
+            Self::Protobuf(decoder) => decoder.decode_as(raw, on_change),
             Self::Raw(decoder) => decoder.decode_as(raw, on_change),
         }
     }
@@ -211,13 +245,13 @@ impl Decoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::TextFile;
+    use crate::config::SchemaFile;
 
     #[test]
     fn a_schema_that_rows_cannot_be_read_with_is_named_before_any_row_comes() {
         let file = |text: &str| DecodeConfig {
             format: RowFormat::Avro,
-            schema: Some(TextFile { path: "row.avsc".into(), text: text.to_owned() }),
+            schema: Some(SchemaFile { path: "row.avsc".into(), bytes: text.into() }),
             ..DecodeConfig::default()
         };
         let of = |config: &DecodeConfig| Format::of(config, &Registries::new(), &Env::system());
