@@ -114,10 +114,11 @@ impl Check<'_> {
             let hint = "remove it, or set decode.format = \"protobuf\" and decode.schema.file";
             self.problem(&message, "only rows that a file has the Protobuf schema of are of one message", hint);
         }
-        if registry && format == RowFormat::Raw {
+        if registry && matches!(format, RowFormat::Raw | RowFormat::Csv) {
             let hint = "set decode.format to what the rows are, or remove this";
-            self.problem(&own("registry"), "rows that are kept as they are have no schema", hint);
+            self.problem(&own("registry"), format!("{} rows have no schema", format.noun()), hint);
         }
+        self.csv(name, pipeline);
         // A file that cannot be read is a problem by itself.
         let section: Vec<String> = file[..4].iter().map(|part| (*part).to_owned()).collect();
         if format.has_schema() && registry && schema {
@@ -133,6 +134,38 @@ impl Check<'_> {
         }
         if format.has_schema() || (registry && format == RowFormat::Json) {
             self.whole_messages(name, pipeline);
+        }
+    }
+
+    /// How lines of values are cut.
+    fn csv(&mut self, name: &str, pipeline: &PipelineConfig) {
+        let own = |setting: &'static str| ["pipeline", name, "decode", "csv", setting];
+        if pipeline.decode.format != RowFormat::Csv {
+            for setting in ["columns", "null"].iter().filter(|setting| self.is_set(&own(setting))).collect::<Vec<_>>() {
+                let message = format!("{} rows are no lines of values", pipeline.decode.format.noun());
+                self.problem(&own(setting), message, "set decode.format = \"csv\", or remove this");
+            }
+            return;
+        }
+        let csv = &pipeline.decode.csv;
+        if csv.columns.is_empty() {
+            let hint = "set decode.csv.columns to the names of a line's values, in order";
+            self.problem(&["pipeline", name, "decode", "format"], "the values of CSV rows have no names", hint);
+        }
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = csv.columns.iter().find(|name| name.is_empty() || !seen.insert(name.to_lowercase())) {
+            let hint = "engines do not tell names apart that differ in case only";
+            self.problem(&own("columns"), format!("the name {twice:?} is empty, or occurs twice"), hint);
+        }
+        for setting in ["delimiter", "quote"] {
+            let set = self.resolved.setting(&own(setting)).map(|setting| &setting.value);
+            if matches!(set, Some(Value::Text(text)) if text.chars().count() != 1) {
+                let hint = "write a tab as \"\\t\"";
+                self.problem(&own(setting), "this is not one character", hint);
+            }
+        }
+        if csv.delimiter == csv.quote {
+            self.problem(&own("quote"), "delimiter and quote are the same", "choose another character for one of them");
         }
     }
 
@@ -162,7 +195,7 @@ impl Check<'_> {
         let what = match pipeline.decode.format {
             RowFormat::Json => "rows with the id of a schema",
             RowFormat::Protobuf => "Protobuf messages",
-            RowFormat::Avro | RowFormat::Raw => "Avro records",
+            RowFormat::Avro | RowFormat::Csv | RowFormat::Raw => "Avro records",
         };
         let message = format!("rows of a source of type {cut:?} are lines, which {what} are not");
         self.problem(&["pipeline", name, "source"], message, "name a source whose rows are messages");

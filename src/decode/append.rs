@@ -40,7 +40,7 @@ pub(crate) struct Appender {
 }
 
 /// A value without parts.
-enum Scalar<'a> {
+pub(crate) enum Scalar<'a> {
     /// A number's text.
     Number(scan::Number<'a>),
     /// A string.
@@ -174,7 +174,7 @@ impl Appender {
     }
 
     /// Appends NULL; `what` says how it came: `missing` or `null`.
-    fn null(&mut self, plan: &Plan, column: &mut Column, what: &str) -> Result<(), Fault> {
+    pub(crate) fn null(&mut self, plan: &Plan, column: &mut Column, what: &str) -> Result<(), Fault> {
         if plan.required {
             match &mut self.observed {
                 Some(observed) => drop(observed.relaxed.insert(plan.id)),
@@ -256,7 +256,7 @@ impl Appender {
     }
 
     /// Appends a value without parts.
-    fn scalar(
+    pub(crate) fn scalar(
         &mut self,
         plan: &Plan,
         primitive: &PrimitiveType,

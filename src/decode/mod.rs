@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use iceberg::spec::{Schema, SchemaRef};
 
-use crate::config::{DecodeConfig, OnChange, RowFormat, SchemaFile};
+use crate::config::{CsvConfig, DecodeConfig, OnChange, RowFormat, SchemaFile};
 use crate::decode::avro::{AvroDecoder, AvroOptions};
+use crate::decode::csv::CsvDecoder;
 use crate::decode::growth::GrowthLimits;
 use crate::decode::json::{JsonDecoder, JsonOptions};
 use crate::decode::json_framed::FramedJsonDecoder;
@@ -28,6 +29,7 @@ mod avro_fit;
 mod avro_schema;
 mod columns;
 mod convert;
+pub mod csv;
 pub mod fault;
 pub mod growth;
 pub mod infer;
@@ -62,6 +64,8 @@ pub enum Format {
     Avro(Writers),
     /// A Protobuf message each.
     Protobuf(Writers<ProtoSchema>),
+    /// Values with a mark between them, one line each.
+    Csv(Arc<CsvConfig>),
     /// Bytes that are kept as they are.
     Raw,
 }
@@ -103,6 +107,7 @@ impl Format {
             (RowFormat::Json, _, None) => Ok(Self::Json),
             (RowFormat::Json, _, Some(name)) => Ok(Self::FramedJson(Writers::of_registry(registry(name)?, env))),
             (RowFormat::Raw, ..) => Ok(Self::Raw),
+            (RowFormat::Csv, ..) => Ok(Self::Csv(Arc::new(config.csv.clone()))),
             (RowFormat::Avro, Some(file), _) => {
                 let text = std::str::from_utf8(&file.bytes).context(ErrorKind::Input, || "the schema is no text");
                 let schema = text.and_then(|text| avro::WriterSchema::parse(text, &[""; 0]));
@@ -128,7 +133,7 @@ impl Format {
     /// Those of [`Writers::learn`].
     pub async fn learn(&self, raw: &RawBatch) -> Result<()> {
         match self {
-            Self::Json | Self::Raw => Ok(()),
+            Self::Json | Self::Csv(_) | Self::Raw => Ok(()),
             Self::FramedJson(writers) => writers.learn(raw).await,
             Self::Avro(writers) => writers.learn(raw).await,
             Self::Protobuf(writers) => writers.learn(raw).await,
@@ -138,7 +143,7 @@ impl Format {
     /// The same with nothing known yet, where too much is; see [`Writers::renewed`].
     pub fn renewed(&self) -> Option<Self> {
         match self {
-            Self::Json | Self::Raw => None,
+            Self::Json | Self::Csv(_) | Self::Raw => None,
             Self::FramedJson(writers) => writers.renewed().map(Self::FramedJson),
             Self::Avro(writers) => writers.renewed().map(Self::Avro),
             Self::Protobuf(writers) => writers.renewed().map(Self::Protobuf),
@@ -153,6 +158,7 @@ impl Format {
         let sample = || raw.rows.iter().take(how.rows).map(|row| raw.bytes(*row));
         match self {
             Self::Json => Ok(infer::infer(sample(), how.metadata, how.limits)?.schema),
+            Self::Csv(config) => csv::table_schema(config, sample(), how.metadata, how.limits),
             Self::Raw => raw::table_schema(),
             Self::FramedJson(writers) => {
                 writers.learn(raw).await?;
@@ -193,6 +199,8 @@ pub enum Decoder {
     Avro(AvroDecoder),
     /// Of Protobuf messages.
     Protobuf(ProtoDecoder),
+    /// Of lines of values.
+    Csv(CsvDecoder),
     /// Of rows as they are.
     Raw(RawDecoder),
 }
@@ -209,6 +217,7 @@ impl Decoder {
             Format::FramedJson(writers) => {
                 FramedJsonDecoder::new(schema, writers.clone(), options.json).map(Self::FramedJson)
             }
+            Format::Csv(config) => CsvDecoder::new(schema, Arc::clone(config), options.json).map(Self::Csv),
             Format::Protobuf(writers) => ProtoDecoder::new(schema, writers.clone(), &options.json).map(Self::Protobuf),
             Format::Avro(writers) => {
                 let JsonOptions { on_change, epoch, metadata } = options.json;
@@ -226,6 +235,7 @@ impl Decoder {
             Self::FramedJson(decoder) => decoder.decode_observed(raw),
             Self::Avro(decoder) => decoder.decode_observed(raw),
             Self::Protobuf(decoder) => decoder.decode_observed(raw),
+            Self::Csv(decoder) => decoder.decode_observed(raw),
             Self::Raw(decoder) => decoder.decode_observed(raw),
         }
     }
@@ -237,6 +247,7 @@ impl Decoder {
             Self::FramedJson(decoder) => decoder.decode_as(raw, on_change),
             Self::Avro(decoder) => decoder.decode_as(raw, on_change),
             Self::Protobuf(decoder) => decoder.decode_as(raw, on_change),
+            Self::Csv(decoder) => decoder.decode_as(raw, on_change),
             Self::Raw(decoder) => decoder.decode_as(raw, on_change),
         }
     }
@@ -259,6 +270,13 @@ mod tests {
         let error = of(&file("\"long\"")).expect_err("no record");
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.to_string().starts_with("decode.schema.file row.avsc: the schema is long"), "{error}");
+        let two = b"syntax = \"proto3\"; message A {} message B {}".to_vec();
+        let schema = Some(SchemaFile { path: "row.proto".into(), bytes: two });
+        let messages = DecodeConfig { format: RowFormat::Protobuf, schema, ..DecodeConfig::default() };
+        let error = of(&messages).expect_err("which of them is not said");
+        assert!(error.to_string().starts_with("decode.schema.file row.proto: the schema has more than one message"));
+        assert_eq!(error.hint(), Some("set decode.schema.message to one of A, B"));
+        assert!(of(&DecodeConfig { message: Some("B".to_owned()), ..messages }).is_ok());
         let named = DecodeConfig { registry: Some("sr".to_owned()), schema: None, ..file("") };
         assert_eq!(of(&named).expect_err("not configured").to_string(), "there is no registry \"sr\"");
     }

@@ -210,7 +210,7 @@ impl Shape {
         })
     }
 
-    fn of_number(number: Number<'_>) -> Self {
+    pub(crate) fn of_number(number: Number<'_>) -> Self {
         if number.integer {
             return match number.text.parse::<i64>() {
                 Ok(_) => Self::Long,
@@ -224,7 +224,7 @@ impl Shape {
         }
     }
 
-    fn of_text(text: &str) -> Self {
+    pub(crate) fn of_text(text: &str) -> Self {
         // The shortest is a date; anything that does not begin like one is no candidate.
         if text.len() < 10 || text.len() > 40 || text.as_bytes().get(4) != Some(&b'-') {
             return Self::String;
