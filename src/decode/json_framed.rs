@@ -39,6 +39,9 @@ struct Fitted {
     needs: Observed,
 }
 
+/// A schema laid onto the table, or why its rows cannot be read.
+type Lookup = Result<Arc<Fitted>, Fault>;
+
 /// What a row is read by.
 enum Reading<'a> {
     Common(&'a StructPlan),
@@ -75,7 +78,7 @@ impl FramedJsonDecoder {
     /// The same under another policy.
     pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
         // The last row's schema: mostly that of the next one.
-        let mut last: Option<(Option<u32>, Result<Arc<Fitted>, Fault>)> = None;
+        let mut last: Option<(Option<u32>, Lookup)> = None;
         let mut needed = BTreeSet::new();
         let unframe = |row| {
             let Framed { id, datum } = self.writers.framed(row)?;
@@ -112,7 +115,7 @@ impl FramedJsonDecoder {
         observed
     }
 
-    fn fitted(&self, id: Option<u32>) -> Result<Arc<Fitted>, Fault> {
+    fn fitted(&self, id: Option<u32>) -> Lookup {
         if let Some(held) = self.fitted.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
             return Ok(Arc::clone(held));
         }

@@ -47,8 +47,11 @@ pub struct ProtoDecoder {
     epoch: Epoch,
     writers: Writers<ProtoSchema>,
     /// Messages laid onto this table, by what rows call them.
-    fitted: RwLock<HashMap<(Option<u32>, Box<[u8]>), Arc<Fitted>>>,
+    fitted: RwLock<HashMap<Key, Arc<Fitted>>>,
 }
+
+/// The same, kept.
+type Key = (Option<u32>, Box<[u8]>);
 
 /// A message laid onto the table, or why its rows cannot be read.
 type Lookup = Result<Arc<Fitted>, Fault>;
@@ -177,7 +180,7 @@ fn which<'a>(writers: &Writers<ProtoSchema>, row: &'a [u8]) -> Result<(Which<'a>
 /// Notes what a row's schema asks for, once for each; rows that are no messages ask for nothing.
 fn note(run: &mut Run<'_>, fitted: &Arc<Fitted>, message: Cursor<'_>, whole: bool) {
     let unsettled = !fitted.needs.is_settled() && !run.noted.iter().any(|noted| Arc::ptr_eq(noted, fitted));
-    if (!unsettled && run.filler.nulls.is_empty()) || !(whole || message.is_message()) {
+    if (!unsettled && run.filler.nulls.is_empty()) || !(whole || message.cuts_into_fields()) {
         return;
     }
     run.observed.relaxed.extend(run.filler.nulls.iter().copied());

@@ -159,8 +159,8 @@ impl<'a> Cursor<'a> {
         match wire {
             VARINT => drop(self.varint()?),
             EIGHT => drop(self.array::<8>()?),
-            BLOCK => drop(self.within()?),
-            GROUP => drop(self.group(number)?),
+            BLOCK => self.within().map(|_| ())?,
+            GROUP => self.group(number).map(|_| ())?,
             FOUR => drop(self.array::<4>()?),
             _ => return Err(self.wrong("the end of a group that did not begin")),
         }
@@ -182,7 +182,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Whether all of it can be cut into fields.
-    pub(crate) fn is_message(mut self) -> bool {
+    pub(crate) fn cuts_into_fields(mut self) -> bool {
         loop {
             match self.tag() {
                 Ok(None) => return true,

@@ -505,7 +505,7 @@ fn a_schema_asks_for_what_the_table_lacks_once_a_row_is_a_message() {
         .collect();
     assert_eq!(added, [(None, vec!["big"]), (Some(id("in")), vec!["b"])]);
     assert!(decoder(&schema, &writers).decode_observed(&raw(&[vec![8]])).1.is_settled());
-    let quarantined = decoder(&schema, &writers).decode_as(&raw(&[row.clone()]), OnChange::Quarantine).0;
+    let quarantined = decoder(&schema, &writers).decode_as(&raw(std::slice::from_ref(&row)), OnChange::Quarantine).0;
     assert_eq!(reasons(&quarantined), ["in.b: the table has no such column"]);
     // What the schema has no field for is counted, under every policy.
     let wide = given(&[("id", "long"), ("d", "double")]);
