@@ -1,5 +1,5 @@
 //! What decoding costs: MB of JSON per CPU-second, for rows of the 1 KB class and for short rows with decimals; and the same
-//! rows as Avro records, every field a union with null.
+//! rows as Avro records, every field a union with null, and as Protobuf messages, every field optional.
 //!
 //! `cargo bench --bench decode`. The rows are made up here, always the same; each figure is the best of some runs.
 #![allow(clippy::print_stdout, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use frazil::decode::avro::{AvroDecoder, AvroOptions, WriterSchema};
 use frazil::decode::json::{JsonDecoder, JsonOptions};
 use frazil::decode::observe::Observed;
+use frazil::decode::proto::{ProtoDecoder, ProtoSchema};
 use frazil::decode::temporal;
 use frazil::decode::writers::Writers;
 use frazil::model::batch::{Batch, RawBatch, RawRow};
@@ -33,8 +34,10 @@ fn main() {
     let lines: Vec<String> = (0..ROWS * 4).map(|i| line_item(&mut rng, &words, i)).collect();
     let json = measure("1 KB events", &event_schema(), &events);
     println!("  {:.1} times as fast", json / measure_avro("the same in Avro", &event_schema(), &events));
+    println!("  {:.1} times as fast", json / measure_proto("the same in Protobuf", &event_schema(), &events));
     let json = measure("line items with decimals", &line_item_schema(), &lines);
     println!("  {:.1} times as fast", json / measure_avro("the same in Avro", &line_item_schema(), &lines));
+    println!("  {:.1} times as fast", json / measure_proto("the same in Protobuf", &line_item_schema(), &lines));
     let spaced: Vec<String> = lines.iter().map(|line| line.replace(',', ", ").replace("\":", "\": ")).collect();
     measure("line items, spaced", &line_item_schema(), &spaced);
     let noted: Vec<String> = lines.iter().map(|line| line.replacen('{', "{\"extra\":\"unknown\",", 1)).collect();
@@ -103,6 +106,77 @@ fn avro_row(schema: &SchemaRef, row: &serde_json::Value) -> Value {
         (field.name.clone(), Value::Union(1, Box::new(value)))
     });
     Value::Record(fields.collect())
+}
+
+fn measure_proto(name: &str, schema: &SchemaRef, rows: &[String]) -> f64 {
+    let rows: Vec<Vec<u8>> =
+        rows.iter().map(|row| proto_row(schema, &serde_json::from_str(row).expect("JSON"))).collect();
+    let message = ProtoSchema::of_file(proto_schema(schema).as_bytes(), true, None).expect("a schema");
+    let decoder = ProtoDecoder::new(schema, Writers::Fixed(Arc::new(message)), &JsonOptions::default());
+    let decoder = decoder.expect("a schema that Protobuf can fill");
+    timed(name, &rows, |batch| decoder.decode_observed(batch))
+}
+
+/// The message that writers of such rows have: dates as text, amounts of money whole.
+fn proto_schema(schema: &SchemaRef) -> String {
+    let mut text = String::from("syntax = \"proto3\"; import \"google/protobuf/timestamp.proto\"; message Row {\n");
+    for (number, field) in (1..).zip(schema.as_struct().fields()) {
+        let kind = match field.field_type.as_primitive_type().expect("flat") {
+            PrimitiveType::Long | PrimitiveType::Decimal { .. } => "int64",
+            PrimitiveType::Int => "int32",
+            PrimitiveType::Double => "double",
+            PrimitiveType::Timestamptz => "google.protobuf.Timestamp",
+            _ => "string",
+        };
+        text.push_str(&format!("optional {kind} {} = {number};\n", field.name));
+    }
+    text + "}"
+}
+
+/// The bytes of such a message.
+fn proto_row(schema: &SchemaRef, row: &serde_json::Value) -> Vec<u8> {
+    fn varint(mut value: u64, out: &mut Vec<u8>) {
+        while value >= 0x80 {
+            out.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        out.push(value as u8);
+    }
+    let mut out = Vec::new();
+    for (number, field) in (1_u64..).zip(schema.as_struct().fields()) {
+        let json = &row[field.name.as_str()];
+        let text = || json.as_str().expect("a text");
+        match field.field_type.as_primitive_type().expect("flat") {
+            PrimitiveType::Long | PrimitiveType::Int => {
+                varint(number << 3, &mut out);
+                varint(json.as_i64().expect("a number").cast_unsigned(), &mut out);
+            }
+            PrimitiveType::Decimal { .. } => {
+                varint(number << 3, &mut out);
+                varint(json.as_f64().expect("a number").round() as u64, &mut out);
+            }
+            PrimitiveType::Double => {
+                varint(number << 3 | 1, &mut out);
+                out.extend(json.as_f64().expect("a number").to_le_bytes());
+            }
+            PrimitiveType::Timestamptz => {
+                let micros = temporal::timestamp(text()).and_then(|t| t.micros()).expect("a timestamp").cast_unsigned();
+                let mut inner = vec![8];
+                varint(micros / 1_000_000, &mut inner);
+                inner.push(16);
+                varint(micros % 1_000_000 * 1000, &mut inner);
+                varint(number << 3 | 2, &mut out);
+                varint(inner.len() as u64, &mut out);
+                out.extend(inner);
+            }
+            _ => {
+                varint(number << 3 | 2, &mut out);
+                varint(text().len() as u64, &mut out);
+                out.extend(text().bytes());
+            }
+        }
+    }
+    out
 }
 
 /// CPU-seconds for all rows, the best of some runs.

@@ -29,5 +29,6 @@ mod kafka;
 mod local;
 mod maintenance;
 mod refused;
+mod registry;
 mod remote;
 mod store;

@@ -9,10 +9,10 @@ use std::time::Duration;
 use crate::config::reading::Value;
 use crate::config::resolve::Resolved;
 use crate::config::{
-    ApiConfig, CatalogConfig, ColumnConfig, CommitConfig, Config, CreateConfig, DecodeConfig, Epoch, FilesConfig,
-    Limits, MaintenanceConfig, MetadataColumn, OnChange, OnRollback, PipelineConfig, Policies, RegistryAuth,
-    RegistryConfig, RejectLimit, RejectsConfig, RejectsTo, ReplayConfig, RestAuth, RestConfig, Role, RowFormat,
-    SchemaConfig, Secret, SourceConfig, StoreConfig, kafka, layout_text,
+    ApiConfig, CatalogConfig, ColumnConfig, CommitConfig, Config, CreateConfig, CsvConfig, DecodeConfig, Epoch,
+    FilesConfig, Limits, MaintenanceConfig, MetadataColumn, OnChange, OnRollback, PipelineConfig, Policies,
+    RegistryAuth, RegistryConfig, RejectLimit, RejectsConfig, RejectsTo, ReplayConfig, RestAuth, RestConfig, Role,
+    RowFormat, SchemaConfig, Secret, SourceConfig, StoreConfig, kafka, layout_text,
 };
 use crate::model::ids::PipelineName;
 
@@ -243,6 +243,7 @@ fn source(own: Section<'_>) -> SourceConfig {
             poll: own.duration("poll"),
             until_end: own.flag("until_end"),
             row_bytes_max: own.number("row_bytes_max"),
+            skip_lines: own.number("skip_lines"),
             expansion_max: own.number("expansion_max"),
             late_files_max: own.size("late_files_max"),
         }),
@@ -305,6 +306,8 @@ fn decode(own: Section<'_>) -> DecodeConfig {
     DecodeConfig {
         format: match own.text("decode.format").as_str() {
             "avro" => RowFormat::Avro,
+            "protobuf" => RowFormat::Protobuf,
+            "csv" => RowFormat::Csv,
             "raw" => RowFormat::Raw,
             _ => RowFormat::Json,
         },
@@ -312,6 +315,13 @@ fn decode(own: Section<'_>) -> DecodeConfig {
         schema: match own.value("decode.schema.file") {
             Some(Value::File(file)) => Some(file.clone()),
             _ => None,
+        },
+        message: own.text_if("decode.schema.message"),
+        csv: CsvConfig {
+            columns: own.list("decode.csv.columns"),
+            delimiter: own.text("decode.csv.delimiter").chars().next().unwrap_or(','),
+            quote: own.text("decode.csv.quote").chars().next().unwrap_or('"'),
+            null: own.text("decode.csv.null"),
         },
         epoch: Epoch::parse(&own.text("decode.epoch")).unwrap_or_default(),
     }

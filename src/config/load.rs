@@ -28,8 +28,8 @@ pub struct Layers<'a> {
     pub host: String,
     /// The default of `limits.workers`.
     pub processors: usize,
-    /// Reads the file of a secret.
-    pub read_file: &'a dyn Fn(&Path) -> std::io::Result<String>,
+    /// Reads the file of a secret, or of a schema.
+    pub read_file: &'a dyn Fn(&Path) -> std::io::Result<Vec<u8>>,
 }
 
 /// A valid configuration and where each of its settings comes from.
@@ -105,7 +105,7 @@ pub fn from_text(file: &str, text: String, sets: &[String]) -> Result<Loaded, Pr
         sets: sets.to_vec(),
         host,
         processors: processors(),
-        read_file: &read_bounded,
+        read_file: &read_bytes,
     };
     layers.load()
 }
@@ -129,14 +129,19 @@ pub fn default_file() -> Option<PathBuf> {
     path.is_file().then_some(path)
 }
 
-fn read_bounded(path: &Path) -> std::io::Result<String> {
+fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read as _;
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(std::io::Error::other("it is larger than 16 MiB"));
     }
-    Ok(text)
+    Ok(bytes)
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<String> {
+    String::from_utf8(read_bytes(path)?)
+        .map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
 fn host_name(variables: &BTreeMap<String, String>) -> String {

@@ -184,6 +184,8 @@ pub struct FilesConfig {
     pub until_end: bool,
     /// The longest row; a longer one is rejected.
     pub row_bytes_max: u64,
+    /// Lines at the beginning of each file that are no rows.
+    pub skip_lines: u64,
     /// A compressed file that unpacks to more than this many times its size is cut off and rejected.
     pub expansion_max: u64,
     /// How many files below the watermark may have been read as exceptions before the source halts.
@@ -271,9 +273,32 @@ pub struct DecodeConfig {
     /// The registry that has the schemas which rows name by their ids.
     pub registry: Option<String>,
     /// The schema of all rows, where they name none.
-    pub schema: Option<TextFile>,
+    pub schema: Option<SchemaFile>,
+    /// The Protobuf message in it that rows are, where it has several.
+    pub message: Option<String>,
+    /// How lines of values are cut.
+    pub csv: CsvConfig,
     /// What numbers in timestamp columns count.
     pub epoch: Epoch,
+}
+
+/// How lines of values are cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CsvConfig {
+    /// The names of the values, in order.
+    pub columns: Vec<String>,
+    /// What is between two of them.
+    pub delimiter: char,
+    /// What is around those that hold it.
+    pub quote: char,
+    /// The text that is NULL where it has no quotes around it.
+    pub null: String,
+}
+
+impl Default for CsvConfig {
+    fn default() -> Self {
+        Self { columns: Vec::new(), delimiter: ',', quote: '"', null: String::new() }
+    }
 }
 
 /// What rows are.
@@ -284,17 +309,39 @@ pub enum RowFormat {
     Json,
     /// An Avro record each.
     Avro,
+    /// A Protobuf message each.
+    Protobuf,
+    /// Values with a mark between them, one line each.
+    Csv,
     /// Bytes that are kept as they are.
     Raw,
 }
 
+impl RowFormat {
+    /// Whether rows cannot be read without a schema.
+    pub fn has_schema(self) -> bool {
+        matches!(self, Self::Avro | Self::Protobuf)
+    }
+
+    /// Its name for people.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Json => "JSON",
+            Self::Avro => "Avro",
+            Self::Protobuf => "Protobuf",
+            Self::Csv => "CSV",
+            Self::Raw => "raw",
+        }
+    }
+}
+
 /// A file that was read with the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TextFile {
+pub struct SchemaFile {
     /// Where it is.
     pub path: PathBuf,
     /// What it holds.
-    pub text: String,
+    pub bytes: Vec<u8>,
 }
 
 /// What a number in a timestamp column counts.

@@ -10,7 +10,7 @@ use crate::config::quantity::{self, BYTES_HINT, DURATION_HINT, show_bytes, show_
 use crate::config::reference::Kind;
 use crate::config::resolve::Surroundings;
 use crate::config::window::{WINDOW_HINT, Window};
-use crate::config::{Secret, TextFile};
+use crate::config::{SchemaFile, Secret};
 
 /// The shortest and the longest window that a share is taken over.
 const WINDOW_MS: (u64, u64) = (1_000, 86_400_000);
@@ -30,7 +30,7 @@ pub(crate) enum Value {
     List(Vec<String>),
     Texts(BTreeMap<String, String>),
     Secrets(BTreeMap<String, Secret>),
-    File(TextFile),
+    File(SchemaFile),
 }
 
 /// Reads the value of one setting; what is wrong goes to the problems.
@@ -116,7 +116,7 @@ impl Reader<'_> {
     fn file(&mut self, node: &Node) -> Option<Value> {
         let path = self.text(node)?;
         match (self.around.read_file)(Path::new(&path)) {
-            Ok(text) => Some(Value::File(TextFile { path: path.into(), text })),
+            Ok(bytes) => Some(Value::File(SchemaFile { path: path.into(), bytes })),
             Err(error) => {
                 let hint = "let the user that runs frazil read it, or name another file";
                 self.wrong(node, format!("the file {path} cannot be read: {}", error.kind()), hint);
@@ -280,7 +280,8 @@ impl Reader<'_> {
 
     fn secret_file(&mut self, node: &Node) -> Option<Secret> {
         let path = self.text(node)?;
-        match (self.around.read_file)(Path::new(&path)) {
+        let read = (self.around.read_file)(Path::new(&path));
+        match read.and_then(|bytes| String::from_utf8(bytes).map_err(|_| std::io::ErrorKind::InvalidData.into())) {
             Ok(text) => {
                 let text = text.trim_end_matches(['\r', '\n']);
                 if text.is_empty() {

@@ -100,7 +100,7 @@ pub const CATALOG_PROFILES: &[&str] =
 pub const SOURCE_TYPES: &[&str] = &["files", "kafka", "stdin", "replay"];
 
 /// What rows may be.
-pub const ROW_FORMATS: &[&str] = &["json", "avro", "raw"];
+pub const ROW_FORMATS: &[&str] = &["json", "avro", "protobuf", "csv", "raw"];
 
 const fn field(path: &'static str, kind: Kind, preset: Preset, meaning: &'static str) -> Field {
     Field { path, kind, preset, only: "", meaning }
@@ -211,6 +211,13 @@ const FIELDS: &[Field] = &[
     typed("files", "source.*.row_bytes_max", Bytes(KIB, GIB), Is("16MiB"), "Longest row; a longer one is rejected"),
     typed(
         "files",
+        "source.*.skip_lines",
+        Count(0, 1_000),
+        Unset,
+        "Lines at the beginning of each file that are no rows, such as the names above CSV; none when unset",
+    ),
+    typed(
+        "files",
         "source.*.expansion_max",
         Count(1, 1_000_000),
         Is("1000"),
@@ -284,7 +291,7 @@ const FIELDS: &[Field] = &[
         "pipeline.*.decode.format",
         Choice(ROW_FORMATS),
         Is("json"),
-        "What rows are: a JSON object each; an Avro record each, with `decode.registry` or `decode.schema.file`; or bytes that are kept as they are, in the column `value`",
+        "What rows are: a JSON object each, with `decode.registry` after the id of its schema; an Avro record or a Protobuf message each, with `decode.registry` or `decode.schema.file`; a line of values each, with `decode.csv.columns`; or bytes that are kept as they are, in the column `value`",
     ),
     field(
         "pipeline.*.decode.registry",
@@ -296,7 +303,27 @@ const FIELDS: &[Field] = &[
         "pipeline.*.decode.schema.file",
         File,
         Unset,
-        "File with the schema of all rows, where they are bare values without an id",
+        "File with the schema of all rows, where they are bare values without an id: an Avro schema; a `.proto` file, or a set of descriptors as `protoc --include_imports -o` writes it",
+    ),
+    field(
+        "pipeline.*.decode.schema.message",
+        Text,
+        Unset,
+        "Full name of the message in the file that rows are; its only one when unset",
+    ),
+    field("pipeline.*.decode.csv.columns", List, Unset, "Names of a line's values, in order"),
+    field("pipeline.*.decode.csv.delimiter", Text, Unset, "The one character between two values; `,` when unset"),
+    field(
+        "pipeline.*.decode.csv.quote",
+        Text,
+        Unset,
+        "The one character around a value that holds the delimiter, `\"` when unset; twice within such a value it stands for itself",
+    ),
+    field(
+        "pipeline.*.decode.csv.null",
+        Text,
+        Unset,
+        "The text that is NULL where it has no quotes around it; no text at all when unset",
     ),
     field(
         "pipeline.*.decode.epoch",

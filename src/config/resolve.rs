@@ -12,7 +12,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) host: String,
     pub(crate) processors: usize,
     pub(crate) variables: &'a BTreeMap<String, String>,
-    pub(crate) read_file: &'a dyn Fn(&std::path::Path) -> std::io::Result<String>,
+    pub(crate) read_file: &'a dyn Fn(&std::path::Path) -> std::io::Result<Vec<u8>>,
 }
 
 /// Which settings are shown.

@@ -104,28 +104,69 @@ impl Check<'_> {
             self.problem(&own("registry"), format!("there is no registry {registry:?}"), hint);
         }
         let (registry, schema) = (self.is_set(&own("registry")), self.is_set(&file));
-        if pipeline.decode.format != RowFormat::Avro {
-            for (path, set) in [(&own("registry")[..], registry), (&file[..], schema)] {
-                if set {
-                    self.problem(path, "only Avro rows have a schema", "set decode.format = \"avro\", or remove this");
-                }
-            }
-            if pipeline.decode.format == RowFormat::Raw {
-                self.without_fields(name, pipeline);
+        let format = pipeline.decode.format;
+        if schema && !format.has_schema() {
+            let hint = "set decode.format = \"avro\" or \"protobuf\", or remove this";
+            self.problem(&file, "only Avro and Protobuf rows have a schema", hint);
+        }
+        let message = ["pipeline", name, "decode", "schema", "message"];
+        if self.is_set(&message) && (format != RowFormat::Protobuf || registry) {
+            let hint = "remove it, or set decode.format = \"protobuf\" and decode.schema.file";
+            self.problem(&message, "only rows that a file has the Protobuf schema of are of one message", hint);
+        }
+        if registry && matches!(format, RowFormat::Raw | RowFormat::Csv) {
+            let hint = "set decode.format to what the rows are, or remove this";
+            self.problem(&own("registry"), format!("{} rows have no schema", format.noun()), hint);
+        }
+        self.csv(name, pipeline);
+        // A file that cannot be read is a problem by itself.
+        let section: Vec<String> = file[..4].iter().map(|part| (*part).to_owned()).collect();
+        if format.has_schema() && registry && schema {
+            let hint = "keep the registry where rows begin with the id of their schema, the schema where they do not";
+            self.problem(&file, "there is a registry and a schema", hint);
+        } else if format.has_schema() && !registry && !schema && !self.resolved.sections.contains_key(&section) {
+            let hint = "set decode.registry where rows begin with the id of their schema, else decode.schema.file";
+            let message = format!("{} rows cannot be read without their schema", format.noun());
+            self.problem(&own("format"), message, hint);
+        }
+        if registry || format != RowFormat::Json {
+            self.without_fields(name, pipeline);
+        }
+        if format.has_schema() || (registry && format == RowFormat::Json) {
+            self.whole_messages(name, pipeline);
+        }
+    }
+
+    /// How lines of values are cut.
+    fn csv(&mut self, name: &str, pipeline: &PipelineConfig) {
+        let own = |setting: &'static str| ["pipeline", name, "decode", "csv", setting];
+        if pipeline.decode.format != RowFormat::Csv {
+            for setting in ["columns", "null"].iter().filter(|setting| self.is_set(&own(setting))).collect::<Vec<_>>() {
+                let message = format!("{} rows are no lines of values", pipeline.decode.format.noun());
+                self.problem(&own(setting), message, "set decode.format = \"csv\", or remove this");
             }
             return;
         }
-        // A file that cannot be read is a problem by itself.
-        let section: Vec<String> = file[..4].iter().map(|part| (*part).to_owned()).collect();
-        if registry && schema {
-            let hint = "keep the registry where rows begin with the id of their schema, the schema where they do not";
-            self.problem(&file, "there is a registry and a schema", hint);
-        } else if !registry && !schema && !self.resolved.sections.contains_key(&section) {
-            let hint = "set decode.registry where rows begin with the id of their schema, else decode.schema.file";
-            self.problem(&own("format"), "Avro rows cannot be read without their schema", hint);
+        let csv = &pipeline.decode.csv;
+        if csv.columns.is_empty() {
+            let hint = "set decode.csv.columns to the names of a line's values, in order";
+            self.problem(&["pipeline", name, "decode", "format"], "the values of CSV rows have no names", hint);
         }
-        self.without_fields(name, pipeline);
-        self.whole_messages(name, pipeline);
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = csv.columns.iter().find(|name| name.is_empty() || !seen.insert(name.to_lowercase())) {
+            let hint = "engines do not tell names apart that differ in case only";
+            self.problem(&own("columns"), format!("the name {twice:?} is empty, or occurs twice"), hint);
+        }
+        for setting in ["delimiter", "quote"] {
+            let set = self.resolved.setting(&own(setting)).map(|setting| &setting.value);
+            if matches!(set, Some(Value::Text(text)) if text.chars().count() != 1) {
+                let hint = "write a tab as \"\\t\"";
+                self.problem(&own(setting), "this is not one character", hint);
+            }
+        }
+        if csv.delimiter == csv.quote {
+            self.problem(&own("quote"), "delimiter and quote are the same", "choose another character for one of them");
+        }
     }
 
     /// Routing reads fields of JSON rows only; a topic's name is there for all.
@@ -135,7 +176,11 @@ impl Check<'_> {
         if template_fields(&pipeline.table).unwrap_or_default().iter().any(|field| !by_topic(field)) {
             let hint =
                 "name one table, or choose it by what a Kafka topic's name fills: {topic}, or a name in topic_pattern";
-            self.problem(&["pipeline", name, "table"], "only fields of JSON rows can choose the table", hint);
+            let message = match pipeline.decode.format {
+                RowFormat::Json => "fields of rows with the id of a schema cannot choose the table",
+                _ => "only fields of JSON rows can choose the table",
+            };
+            self.problem(&["pipeline", name, "table"], message, hint);
         }
     }
 
@@ -147,7 +192,12 @@ impl Check<'_> {
             Some(SourceConfig::Replay(_)) => "replay",
             _ => return,
         };
-        let message = format!("rows of a source of type {cut:?} are lines, which Avro records are not");
+        let what = match pipeline.decode.format {
+            RowFormat::Json => "rows with the id of a schema",
+            RowFormat::Protobuf => "Protobuf messages",
+            RowFormat::Avro | RowFormat::Csv | RowFormat::Raw => "Avro records",
+        };
+        let message = format!("rows of a source of type {cut:?} are lines, which {what} are not");
         self.problem(&["pipeline", name, "source"], message, "name a source whose rows are messages");
     }
 

@@ -398,6 +398,7 @@ pub(super) fn files_by_number() -> Config {
         poll: Duration::from_secs(1),
         until_end: false,
         row_bytes_max: 1 << 20,
+        skip_lines: 0,
         expansion_max: 1000,
         late_files_max: 100,
     };

@@ -10,10 +10,11 @@ use iceberg::spec::PrimitiveType;
 
 use crate::config::OnChange;
 use crate::decode::columns::{Column, Columns, Texts, Values, offset};
+use crate::decode::convert::{DAY_MICROS, Rescale, unscaled};
 use crate::decode::fault::{Fault, excerpt};
 use crate::decode::number;
 use crate::decode::observe::{Observed, Shape};
-use crate::decode::plan::{Kind, Plan, StructPlan};
+use crate::decode::plan::{Kind, Plan, Reading, StructPlan};
 use crate::decode::scan::{self, Scanner, unescape_onto};
 use crate::decode::temporal::{self, Epoch};
 
@@ -39,7 +40,7 @@ pub(crate) struct Appender {
 }
 
 /// A value without parts.
-enum Scalar<'a> {
+pub(crate) enum Scalar<'a> {
     /// A number's text.
     Number(scan::Number<'a>),
     /// A string.
@@ -173,7 +174,7 @@ impl Appender {
     }
 
     /// Appends NULL; `what` says how it came: `missing` or `null`.
-    fn null(&mut self, plan: &Plan, column: &mut Column, what: &str) -> Result<(), Fault> {
+    pub(crate) fn null(&mut self, plan: &Plan, column: &mut Column, what: &str) -> Result<(), Fault> {
         if plan.required {
             match &mut self.observed {
                 Some(observed) => drop(observed.relaxed.insert(plan.id)),
@@ -255,7 +256,7 @@ impl Appender {
     }
 
     /// Appends a value without parts.
-    fn scalar(
+    pub(crate) fn scalar(
         &mut self,
         plan: &Plan,
         primitive: &PrimitiveType,
@@ -282,11 +283,12 @@ impl Appender {
             }
             (Values::I64(values), PrimitiveType::Long) => values.push(integer(scalar).ok_or_else(none)?),
             (Values::I64(values), PrimitiveType::Time) => {
-                values.push(scalar.text().and_then(temporal::time).ok_or_else(none)?);
+                values.push(time(scalar, plan.reading).ok_or_else(none)?);
             }
             (Values::I64(values), _) => {
                 let nanos = matches!(primitive, PrimitiveType::TimestampNs | PrimitiveType::TimestamptzNs);
-                values.push(timestamp(scalar, nanos, self.epoch).ok_or_else(none)?);
+                let epoch = if plan.reading == Reading::Millis { Epoch::Millis } else { self.epoch };
+                values.push(timestamp(scalar, nanos, epoch).ok_or_else(none)?);
             }
             (Values::F32(values), _) => match float(scalar).ok_or_else(none)? {
                 value if narrow(value).is_finite() || !value.is_finite() => values.push(narrow(value)),
@@ -294,7 +296,11 @@ impl Appender {
             },
             (Values::F64(values), _) => values.push(float(scalar).ok_or_else(none)?),
             (Values::I128(values), PrimitiveType::Decimal { precision, scale }) => {
-                match decimal(scalar, *scale).ok_or_else(none)? {
+                let found = match plan.reading {
+                    Reading::Unscaled(from) => unscaled_text(scalar, from, *scale),
+                    _ => decimal(scalar, *scale),
+                };
+                match found.ok_or_else(none)? {
                     (value, digits) if digits <= *precision => values.push(value),
                     (_, digits) => {
                         let wider = PrimitiveType::Decimal { precision: digits, scale: *scale };
@@ -380,6 +386,21 @@ fn decimal(scalar: &Scalar<'_>, scale: u32) -> Option<(i128, u32)> {
         (value, true) => Some((value, number::precision(value))),
         (_, false) => None,
     }
+}
+
+/// The same from the bytes of an unscaled value with `from` digits after the point.
+fn unscaled_text(scalar: &Scalar<'_>, from: u32, scale: u32) -> Option<(i128, u32)> {
+    let bytes = BASE64.decode(scalar.text()?).ok()?;
+    let value = unscaled(&bytes, &Rescale::new(from, 38, scale)?).ok()?;
+    Some((value, number::precision(value)))
+}
+
+/// A time of day from its text, or where it is a number from that.
+fn time(scalar: &Scalar<'_>, reading: Reading) -> Option<i64> {
+    if reading == Reading::Millis && scalar.text().is_none() {
+        return integer(scalar)?.checked_mul(1000).filter(|micros| (0..DAY_MICROS).contains(micros));
+    }
+    scalar.text().and_then(temporal::time)
 }
 
 fn timestamp(scalar: &Scalar<'_>, nanos: bool, epoch: Epoch) -> Option<i64> {

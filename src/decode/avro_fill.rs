@@ -4,15 +4,12 @@ use iceberg::spec::PrimitiveType;
 
 use crate::config::OnChange;
 use crate::decode::avro_cursor::Cursor;
-use crate::decode::avro_fit::{BranchStep, Decimal, Extra, FieldStep, Step, StructStep};
+use crate::decode::avro_fit::{BranchStep, Extra, FieldStep, Step, StructStep};
 use crate::decode::columns::{Column, Columns, Values, offset};
+use crate::decode::convert::{append, moment, narrow, none, other_type, time, times, unscaled};
 use crate::decode::fault::{Fault, excerpt};
-use crate::decode::number;
 use crate::decode::plan::{Kind, Plan, StructPlan};
 use crate::decode::temporal;
-
-/// The end of a day, in microseconds.
-const DAY_MICROS: i64 = 86_400_000_000;
 
 /// Fills columns; remembers what became of rows beside them.
 pub(crate) struct Filler {
@@ -119,7 +116,7 @@ impl Filler {
                     Some(width) => cursor.take(width)?,
                     None => cursor.bytes()?,
                 };
-                values.push(unscaled(bytes, decimal)?);
+                values.push(unscaled(bytes, &decimal.to)?);
             }
             (Step::I64Times(power), Values::I64(values)) => values.push(times(cursor.long()?, *power)?),
             (Step::I64Cut(power), Values::I64(values)) => values.push(cursor.long()?.div_euclid(*power)),
@@ -271,82 +268,4 @@ fn single(step: &Step, values: &mut Values, cursor: &mut Cursor<'_>) -> Result<(
         _ => return Err(other_type()),
     }
     Ok(())
-}
-
-#[cold]
-fn other_type() -> Fault {
-    Fault::value("the column was built for another type")
-}
-
-#[cold]
-fn none(text: &str, kind: &PrimitiveType) -> Fault {
-    Fault::value(format!("{} is no {kind}", excerpt(text)))
-}
-
-fn append(offsets: &mut Vec<i64>, bytes: &mut Vec<u8>, value: &[u8]) -> Result<(), Fault> {
-    bytes.extend(value);
-    offsets.push(i64::try_from(bytes.len()).map_err(|_| other_type())?);
-    Ok(())
-}
-
-fn moment(text: &str, kind: &PrimitiveType) -> Option<i64> {
-    match kind {
-        PrimitiveType::Time => temporal::time(text),
-        PrimitiveType::TimestampNs | PrimitiveType::TimestamptzNs => temporal::timestamp(text)?.nanos(),
-        _ => temporal::timestamp(text)?.micros(),
-    }
-}
-
-#[inline]
-fn times(value: i64, power: i64) -> Result<i64, Fault> {
-    value.checked_mul(power).ok_or_else(|| Fault::value(format!("{value} is out of the column's range")))
-}
-
-fn time(micros: i64) -> Result<i64, Fault> {
-    if (0..DAY_MICROS).contains(&micros) {
-        return Ok(micros);
-    }
-    Err(Fault::value(format!("{micros} µs after midnight is no time of day")))
-}
-
-#[allow(clippy::cast_possible_truncation)] // to the nearest: what a float column means
-fn narrow(value: f64) -> Result<f32, Fault> {
-    let narrowed = value as f32;
-    if narrowed.is_finite() || !value.is_finite() {
-        return Ok(narrowed);
-    }
-    Err(Fault::value(format!("{value} is no float")))
-}
-
-/// The unscaled value that big-endian two's complement bytes are, as the column counts.
-#[inline]
-fn unscaled(bytes: &[u8], decimal: &Decimal) -> Result<i128, Fault> {
-    let too_large = || Fault::value(format!("the value has more than the {} digits of the column", decimal.precision));
-    let negative = bytes.first().is_some_and(|byte| byte & 0x80 != 0);
-    let filler = if negative { 0xff } else { 0 };
-    let mut whole = [filler; 16];
-    let (extra, kept) = bytes.split_at(bytes.len().saturating_sub(16));
-    if extra.iter().any(|byte| *byte != filler) {
-        return Err(too_large());
-    }
-    if let Some(low) = whole.get_mut(16 - kept.len()..) {
-        low.copy_from_slice(kept);
-    }
-    let mut value = i128::from_be_bytes(whole);
-    if !extra.is_empty() && (value < 0) != negative {
-        return Err(too_large());
-    }
-    if decimal.times != 1 {
-        value = value.checked_mul(decimal.times).ok_or_else(too_large)?;
-    }
-    if decimal.by != 1 {
-        if value % decimal.by != 0 {
-            return Err(Fault::value("the value has more digits after the point than the column"));
-        }
-        value /= decimal.by;
-    }
-    if number::precision(value) > decimal.precision {
-        return Err(too_large());
-    }
-    Ok(value)
 }

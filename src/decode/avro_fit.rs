@@ -9,6 +9,7 @@ use iceberg::spec::PrimitiveType;
 
 use crate::decode::avro_columns;
 use crate::decode::avro_schema::{AvroType, Branch, Record, Union};
+use crate::decode::convert::Rescale;
 use crate::decode::observe::{Observed, Shape};
 use crate::decode::plan::{Kind, Plan, StructPlan};
 use crate::decode::temporal::Epoch;
@@ -108,12 +109,7 @@ pub(crate) enum Step {
 pub(crate) struct Decimal {
     /// Bytes, where all values have as many.
     pub(crate) width: Option<usize>,
-    /// What the unscaled value is multiplied with.
-    pub(crate) times: i128,
-    /// What it is divided by, without a rest.
-    pub(crate) by: i128,
-    /// Digits that the column holds.
-    pub(crate) precision: u32,
+    pub(crate) to: Rescale,
 }
 
 /// How schemas are laid onto a table.
@@ -262,14 +258,13 @@ impl Fitter {
     fn decimal(&mut self, kind: &AvroType, column: &PrimitiveType, id: i32) -> Option<Step> {
         let AvroType::Decimal { precision, scale, width } = *kind else { return None };
         let PrimitiveType::Decimal { precision: digits, scale: to } = *column else { return None };
-        let power = 10_i128.checked_pow(scale.abs_diff(to))?;
-        let (times, by) = if scale <= to { (power, 1) } else { (1, power) };
+        let rescale = Rescale::new(scale, digits, to)?;
         // With a scale of its own a value fits where its digits do.
         let wanted = precision + to.saturating_sub(scale);
         if scale <= to && wanted > digits && wanted <= 38 {
             self.needs.widen(id, PrimitiveType::Decimal { precision: wanted, scale: to });
         }
-        Some(Step::Decimal(Decimal { width, times, by, precision: digits }))
+        Some(Step::Decimal(Decimal { width, to: rescale }))
     }
 }
 

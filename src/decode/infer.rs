@@ -63,7 +63,8 @@ pub fn infer<'a>(
     Ok(Inferred { schema, rows: read, malformed, left_out: growth.left_out })
 }
 
-fn read_row(row: &[u8]) -> Option<StructShape> {
+/// What one row holds; `None` where it is no object.
+pub(crate) fn read_row(row: &[u8]) -> Option<StructShape> {
     let mut scanner = Scanner::new(std::str::from_utf8(row).ok()?);
     if scanner.peek().ok()? != Kind::Object {
         return None;

@@ -9,7 +9,7 @@
 //! | `float`, `double` | a number, also as a string; `"NaN"`, `"Infinity"`, `"-Infinity"` |
 //! | `decimal(p, s)` | a number, also as a string, that has at most `s` digits after the point: exact, never rounded |
 //! | `date` | `"2026-01-31"`; an integer: days since 1970-01-01 |
-//! | `time` | `"23:59:59.123456"` |
+//! | `time` | `"23:59:59.123456"`; with a zone in UTC |
 //! | timestamps | ISO 8601 text; a number since the epoch, in the unit of [`JsonOptions::epoch`] |
 //! | `string` | a string; the JSON text, as written, of anything else |
 //! | `uuid` | its text |
@@ -24,6 +24,7 @@
 //! apart: in objects that become structs and maps.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -67,9 +68,9 @@ impl Default for JsonOptions {
 /// Decodes one JSON object per row to the columns of one schema.
 #[derive(Debug)]
 pub struct JsonDecoder {
-    plan: StructPlan,
+    pub(crate) plan: StructPlan,
     arrow: ArrowSchemaRef,
-    options: JsonOptions,
+    pub(crate) options: JsonOptions,
     /// For each column of texts the bytes that it took of the last batch, per 1024 bytes of it: room that the next one makes
     /// at once. Grown bit by bit, a text is copied on the way and holds up to twice the memory that it needs.
     shares: Vec<AtomicUsize>,
@@ -113,6 +114,18 @@ impl JsonDecoder {
 
     /// The same under another policy.
     pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
+        self.decode_with(raw, on_change, |row| Ok((row, &self.plan)), |_| ())
+    }
+
+    /// The same for rows that hold more than an object: `unframe` says where it is, and by which plan of the same columns it
+    /// is read. `seen` is told of the rows that are objects which the table takes, or could take.
+    pub(crate) fn decode_with<'r, P: Deref<Target = StructPlan>>(
+        &self,
+        raw: &'r RawBatch,
+        on_change: OnChange,
+        mut unframe: impl FnMut(&'r [u8]) -> Result<(&'r [u8], P), Fault>,
+        mut seen: impl FnMut(&[u8]),
+    ) -> (Batch, Observed) {
         let mut columns = Columns::new(&self.plan, raw.rows.len().min(CAPACITY));
         self.make_room(&mut columns, raw.data.len());
         let mut source_rows = Vec::with_capacity(raw.rows.len());
@@ -120,7 +133,14 @@ impl JsonDecoder {
         let mut observed = Observed::default();
         let mut appender = Appender::new(on_change, self.options.epoch);
         for (index, row) in (0_u32..).zip(&raw.rows) {
-            match self.row(&mut appender, &mut columns, source_rows.len(), raw.bytes(*row), &mut observed) {
+            let bytes = raw.bytes(*row);
+            let done = unframe(bytes).and_then(|(object, plan)| {
+                Self::row(&mut appender, &plan, &mut columns, source_rows.len(), object, &mut observed)
+            });
+            if done.as_ref().map_or_else(|fault| fault.evolvable, |()| true) {
+                seen(bytes);
+            }
+            match done {
                 Ok(()) => source_rows.push(index),
                 Err(fault) => {
                     columns.truncate(source_rows.len());
@@ -137,8 +157,8 @@ impl JsonDecoder {
 
     /// Appends one row; the columns hold part of it after a fault.
     fn row(
-        &self,
         appender: &mut Appender,
+        plan: &StructPlan,
         columns: &mut Columns,
         length: usize,
         bytes: &[u8],
@@ -147,7 +167,7 @@ impl JsonDecoder {
         let ignored = appender.ignored;
         let text = std::str::from_utf8(bytes)
             .map_err(|e| Fault::row(format!("invalid UTF-8 after byte {}", e.valid_up_to())))?;
-        let Err(fault) = appender.row(&self.plan, columns, text) else {
+        let Err(fault) = appender.row(plan, columns, text) else {
             observed.add_all(&mut appender.unknown);
             return Ok(());
         };
@@ -156,7 +176,7 @@ impl JsonDecoder {
             // the first look need not care.
             columns.truncate(length);
             appender.observed = Some(Observed::default());
-            let second = appender.row(&self.plan, columns, text);
+            let second = appender.row(plan, columns, text);
             let seen = appender.observed.take().unwrap_or_default();
             if let Err(hopeless) = second {
                 appender.ignored = ignored;

@@ -4,16 +4,20 @@ use std::sync::Arc;
 
 use iceberg::spec::{Schema, SchemaRef};
 
-use crate::config::{DecodeConfig, OnChange, RowFormat};
+use crate::config::{CsvConfig, DecodeConfig, OnChange, RowFormat, SchemaFile};
 use crate::decode::avro::{AvroDecoder, AvroOptions};
+use crate::decode::csv::CsvDecoder;
 use crate::decode::growth::GrowthLimits;
 use crate::decode::json::{JsonDecoder, JsonOptions};
+use crate::decode::json_framed::FramedJsonDecoder;
+use crate::decode::json_schema::JsonSchema;
 use crate::decode::observe::Observed;
+use crate::decode::proto::{ProtoDecoder, ProtoSchema};
 use crate::decode::raw::RawDecoder;
 use crate::decode::registry::Registries;
 use crate::decode::writers::Writers;
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::batch::{Batch, RawBatch};
 
 mod append;
@@ -24,13 +28,24 @@ mod avro_fill;
 mod avro_fit;
 mod avro_schema;
 mod columns;
+mod convert;
+pub mod csv;
 pub mod fault;
 pub mod growth;
 pub mod infer;
 pub mod json;
+pub mod json_framed;
+pub mod json_schema;
 mod number;
 pub mod observe;
 mod plan;
+pub mod proto;
+mod proto_columns;
+mod proto_cursor;
+mod proto_fill;
+mod proto_fit;
+mod proto_json;
+mod proto_schema;
 pub mod raw;
 pub mod registry;
 pub mod scan;
@@ -43,8 +58,14 @@ pub mod writers;
 pub enum Format {
     /// A JSON object each.
     Json,
+    /// A JSON object each, after the id of its JSON Schema.
+    FramedJson(Writers<JsonSchema>),
     /// An Avro record each.
     Avro(Writers),
+    /// A Protobuf message each.
+    Protobuf(Writers<ProtoSchema>),
+    /// Values with a mark between them, one line each.
+    Csv(Arc<CsvConfig>),
     /// Bytes that are kept as they are.
     Raw,
 }
@@ -78,22 +99,29 @@ impl Format {
     /// `Config` when the schema is none, or there is no such registry.
     pub fn of(config: &DecodeConfig, registries: &Registries, env: &Env) -> Result<Self> {
         let wrong = |text: String| Error::new(ErrorKind::Config, text);
+        let registry = |name: &String| {
+            let registry = registries.get(name);
+            registry.map(Arc::clone).ok_or_else(|| wrong(format!("there is no registry {name:?}")))
+        };
         match (config.format, &config.schema, &config.registry) {
-            (RowFormat::Json, ..) => Ok(Self::Json),
+            (RowFormat::Json, _, None) => Ok(Self::Json),
+            (RowFormat::Json, _, Some(name)) => Ok(Self::FramedJson(Writers::of_registry(registry(name)?, env))),
             (RowFormat::Raw, ..) => Ok(Self::Raw),
+            (RowFormat::Csv, ..) => Ok(Self::Csv(Arc::new(config.csv.clone()))),
             (RowFormat::Avro, Some(file), _) => {
-                let place = || format!("decode.schema.file {}", file.path.display());
-                let schema = avro::WriterSchema::parse(&file.text, &[""; 0]);
-                let schema = schema.map_err(|error| wrong(format!("{}: {error}", place())))?;
-                Ok(Self::Avro(Writers::Fixed(Arc::new(schema))))
+                let text = std::str::from_utf8(&file.bytes).context(ErrorKind::Input, || "the schema is no text");
+                let schema = text.and_then(|text| avro::WriterSchema::parse(text, &[""; 0]));
+                Ok(Self::Avro(Writers::Fixed(Arc::new(schema.map_err(|error| file_error(file, &error))?))))
             }
-            (RowFormat::Avro, None, Some(name)) => {
-                let registry = registries.get(name);
-                let registry = registry.ok_or_else(|| wrong(format!("there is no registry {name:?}")))?;
-                Ok(Self::Avro(Writers::of_registry(Arc::clone(registry), env)))
+            (RowFormat::Protobuf, Some(file), _) => {
+                let is_text = file.path.extension().is_some_and(|name| name.eq_ignore_ascii_case("proto"));
+                let schema = ProtoSchema::of_file(&file.bytes, is_text, config.message.as_deref());
+                Ok(Self::Protobuf(Writers::Fixed(Arc::new(schema.map_err(|error| file_error(file, &error))?))))
             }
-            (RowFormat::Avro, None, None) => {
-                Err(wrong("decode.format \"avro\" has neither a registry nor a schema".to_owned())
+            (RowFormat::Protobuf, None, Some(name)) => Ok(Self::Protobuf(Writers::of_registry(registry(name)?, env))),
+            (RowFormat::Avro, None, Some(name)) => Ok(Self::Avro(Writers::of_registry(registry(name)?, env))),
+            (RowFormat::Avro | RowFormat::Protobuf, None, None) => {
+                Err(wrong("decode.format has neither a registry nor a schema".to_owned())
                     .with_hint("set decode.registry, or decode.schema.file"))
             }
         }
@@ -105,16 +133,20 @@ impl Format {
     /// Those of [`Writers::learn`].
     pub async fn learn(&self, raw: &RawBatch) -> Result<()> {
         match self {
-            Self::Json | Self::Raw => Ok(()),
+            Self::Json | Self::Csv(_) | Self::Raw => Ok(()),
+            Self::FramedJson(writers) => writers.learn(raw).await,
             Self::Avro(writers) => writers.learn(raw).await,
+            Self::Protobuf(writers) => writers.learn(raw).await,
         }
     }
 
     /// The same with nothing known yet, where too much is; see [`Writers::renewed`].
     pub fn renewed(&self) -> Option<Self> {
         match self {
-            Self::Json | Self::Raw => None,
+            Self::Json | Self::Csv(_) | Self::Raw => None,
+            Self::FramedJson(writers) => writers.renewed().map(Self::FramedJson),
             Self::Avro(writers) => writers.renewed().map(Self::Avro),
+            Self::Protobuf(writers) => writers.renewed().map(Self::Protobuf),
         }
     }
 
@@ -126,7 +158,16 @@ impl Format {
         let sample = || raw.rows.iter().take(how.rows).map(|row| raw.bytes(*row));
         match self {
             Self::Json => Ok(infer::infer(sample(), how.metadata, how.limits)?.schema),
+            Self::Csv(config) => csv::table_schema(config, sample(), how.metadata, how.limits),
             Self::Raw => raw::table_schema(),
+            Self::FramedJson(writers) => {
+                writers.learn(raw).await?;
+                json_framed::table_schema(writers, raw, sample(), how.metadata, how.limits)
+            }
+            Self::Protobuf(writers) => {
+                writers.learn(raw).await?;
+                proto::table_schema(writers, raw, how.metadata, how.limits)
+            }
             Self::Avro(writers) => {
                 writers.learn(raw).await?;
                 match writers.first(raw) {
@@ -138,14 +179,28 @@ impl Format {
     }
 }
 
+fn file_error(file: &SchemaFile, error: &Error) -> Error {
+    let wrong = Error::new(ErrorKind::Config, format!("decode.schema.file {}: {error}", file.path.display()));
+    match error.hint() {
+        Some(hint) => wrong.with_hint(hint.to_owned()),
+        None => wrong,
+    }
+}
+
 /// Decodes rows to the columns of one table schema. Total: every raw row ends in the rows or in the rejects of the answer; the
 /// batch's own rejects are among the latter.
 #[derive(Debug)]
 pub enum Decoder {
     /// Of JSON objects.
     Json(JsonDecoder),
+    /// Of JSON objects that name their schemas.
+    FramedJson(FramedJsonDecoder),
     /// Of Avro records.
     Avro(AvroDecoder),
+    /// Of Protobuf messages.
+    Protobuf(ProtoDecoder),
+    /// Of lines of values.
+    Csv(CsvDecoder),
     /// Of rows as they are.
     Raw(RawDecoder),
 }
@@ -159,6 +214,11 @@ impl Decoder {
         match format {
             Format::Json => JsonDecoder::new(schema, options.json).map(Self::Json),
             Format::Raw => RawDecoder::new(schema, &options.json).map(Self::Raw),
+            Format::FramedJson(writers) => {
+                FramedJsonDecoder::new(schema, writers.clone(), options.json).map(Self::FramedJson)
+            }
+            Format::Csv(config) => CsvDecoder::new(schema, Arc::clone(config), options.json).map(Self::Csv),
+            Format::Protobuf(writers) => ProtoDecoder::new(schema, writers.clone(), &options.json).map(Self::Protobuf),
             Format::Avro(writers) => {
                 let JsonOptions { on_change, epoch, metadata } = options.json;
                 let options = AvroOptions { on_change, epoch, metadata, nanos: options.nanos };
@@ -172,7 +232,10 @@ impl Decoder {
     pub fn decode_observed(&self, raw: &RawBatch) -> (Batch, Observed) {
         match self {
             Self::Json(decoder) => decoder.decode_observed(raw),
+            Self::FramedJson(decoder) => decoder.decode_observed(raw),
             Self::Avro(decoder) => decoder.decode_observed(raw),
+            Self::Protobuf(decoder) => decoder.decode_observed(raw),
+            Self::Csv(decoder) => decoder.decode_observed(raw),
             Self::Raw(decoder) => decoder.decode_observed(raw),
         }
     }
@@ -181,7 +244,10 @@ impl Decoder {
     pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
         match self {
             Self::Json(decoder) => decoder.decode_as(raw, on_change),
+            Self::FramedJson(decoder) => decoder.decode_as(raw, on_change),
             Self::Avro(decoder) => decoder.decode_as(raw, on_change),
+            Self::Protobuf(decoder) => decoder.decode_as(raw, on_change),
+            Self::Csv(decoder) => decoder.decode_as(raw, on_change),
             Self::Raw(decoder) => decoder.decode_as(raw, on_change),
         }
     }
@@ -190,13 +256,13 @@ impl Decoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::TextFile;
+    use crate::config::SchemaFile;
 
     #[test]
     fn a_schema_that_rows_cannot_be_read_with_is_named_before_any_row_comes() {
         let file = |text: &str| DecodeConfig {
             format: RowFormat::Avro,
-            schema: Some(TextFile { path: "row.avsc".into(), text: text.to_owned() }),
+            schema: Some(SchemaFile { path: "row.avsc".into(), bytes: text.into() }),
             ..DecodeConfig::default()
         };
         let of = |config: &DecodeConfig| Format::of(config, &Registries::new(), &Env::system());
@@ -204,6 +270,13 @@ mod tests {
         let error = of(&file("\"long\"")).expect_err("no record");
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.to_string().starts_with("decode.schema.file row.avsc: the schema is long"), "{error}");
+        let two = b"syntax = \"proto3\"; message A {} message B {}".to_vec();
+        let schema = Some(SchemaFile { path: "row.proto".into(), bytes: two });
+        let messages = DecodeConfig { format: RowFormat::Protobuf, schema, ..DecodeConfig::default() };
+        let error = of(&messages).expect_err("which of them is not said");
+        assert!(error.to_string().starts_with("decode.schema.file row.proto: the schema has more than one message"));
+        assert_eq!(error.hint(), Some("set decode.schema.message to one of A, B"));
+        assert!(of(&DecodeConfig { message: Some("B".to_owned()), ..messages }).is_ok());
         let named = DecodeConfig { registry: Some("sr".to_owned()), schema: None, ..file("") };
         assert_eq!(of(&named).expect_err("not configured").to_string(), "there is no registry \"sr\"");
     }

@@ -142,6 +142,19 @@ impl StructShape {
         self.left_out += other.left_out;
     }
 
+    /// The same with the fields that rows had beside those that are said. What is said of a field holds.
+    #[must_use]
+    pub(crate) fn with_seen(mut self, seen: Self) -> Self {
+        for (name, shape) in seen.fields {
+            match self.index.get(&name).and_then(|at| self.fields.get_mut(*at)) {
+                Some((_, said)) => *said = std::mem::replace(said, Shape::Unknown).with_seen(shape),
+                None => self.insert(&name, shape),
+            }
+        }
+        self.left_out += seen.left_out;
+        self
+    }
+
     /// Reads the object that the scanner stands on.
     pub(crate) fn read(scanner: &mut Scanner<'_>) -> Result<Self, Fault> {
         let mut shape = Self::default();
@@ -197,7 +210,7 @@ impl Shape {
         })
     }
 
-    fn of_number(number: Number<'_>) -> Self {
+    pub(crate) fn of_number(number: Number<'_>) -> Self {
         if number.integer {
             return match number.text.parse::<i64>() {
                 Ok(_) => Self::Long,
@@ -211,7 +224,7 @@ impl Shape {
         }
     }
 
-    fn of_text(text: &str) -> Self {
+    pub(crate) fn of_text(text: &str) -> Self {
         // The shortest is a date; anything that does not begin like one is no candidate.
         if text.len() < 10 || text.len() > 40 || text.as_bytes().get(4) != Some(&b'-') {
             return Self::String;
@@ -224,6 +237,16 @@ impl Shape {
             Some(stamp) if stamp.zone => Self::Timestamptz,
             Some(_) => Self::Timestamp,
             None => Self::String,
+        }
+    }
+
+    /// See [`StructShape::with_seen`].
+    fn with_seen(self, seen: Self) -> Self {
+        match (self, seen) {
+            (Self::Unknown, seen) => seen,
+            (Self::Struct(said), Self::Struct(seen)) => Self::Struct(said.with_seen(seen)),
+            (Self::List(said), Self::List(seen)) => Self::List(Box::new(said.with_seen(*seen))),
+            (said, _) => said,
         }
     }
 

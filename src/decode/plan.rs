@@ -20,8 +20,21 @@ pub(crate) struct Plan {
     pub(crate) required: bool,
     /// What it holds where a row has no such field; `None`: NULL.
     pub(crate) default: Option<PrimitiveLiteral>,
+    /// How texts write its values.
+    pub(crate) reading: Reading,
     /// What it holds.
     pub(crate) kind: Kind,
+}
+
+/// How JSON writes a value, where that is not as its column's type says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// As it is said.
+    Plain,
+    /// A time or timestamp as a number of milliseconds.
+    Millis,
+    /// A decimal as its unscaled value with so many digits after the point, big-endian, in base64.
+    Unscaled(u32),
 }
 
 /// What a column holds.
@@ -96,7 +109,15 @@ impl Plan {
             Some(Literal::Primitive(literal)) => Some(literal.clone()),
             _ => None,
         };
-        Ok(Self { id: field.id, name: field.name.clone(), token, required: field.required, default, kind })
+        Ok(Self {
+            id: field.id,
+            name: field.name.clone(),
+            token,
+            required: field.required,
+            default,
+            reading: Reading::Plain,
+            kind,
+        })
     }
 }
 

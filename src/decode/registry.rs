@@ -65,8 +65,17 @@ pub struct Registered {
     pub kind: SchemaKind,
     /// Its text.
     pub text: String,
-    /// The texts of schemas that it names, each after those that it names itself.
-    pub named: Vec<String>,
+    /// The schemas that it names, each after those that it names itself.
+    pub named: Vec<NamedSchema>,
+}
+
+/// A schema that another one names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedSchema {
+    /// How the other one calls it: a type's name, a file's, or a URI.
+    pub name: String,
+    /// Its text.
+    pub text: String,
 }
 
 /// A registry.
@@ -102,6 +111,8 @@ struct Answer {
 
 #[derive(Debug, Clone, Deserialize)]
 struct Reference {
+    #[serde(default)]
+    name: String,
     subject: String,
     version: u64,
 }
@@ -186,9 +197,9 @@ impl Registry {
     }
 
     /// The texts that `answer` names, innermost first.
-    async fn collect(&self, answer: &Answer, named: &mut Vec<String>) -> Result<()> {
+    async fn collect(&self, answer: &Answer, named: &mut Vec<NamedSchema>) -> Result<()> {
         let (mut seen, mut open) = (BTreeSet::new(), Vec::new());
-        open.push((None, references(answer)));
+        open.push((None::<NamedSchema>, references(answer)));
         // A stack instead of recursion: the depth is the registry's to say.
         while let Some((text, waiting)) = open.last_mut() {
             let Some(next) = waiting.pop() else {
@@ -210,7 +221,7 @@ impl Registry {
                 Error::new(ErrorKind::Unavailable, format!("{}: {place} is named and not there", self.name()))
                     .with_hint("register it again; it was deleted, or is not everywhere yet")
             })?;
-            open.push((Some(found.schema.clone()), references(&found)));
+            open.push((Some(NamedSchema { name: next.name, text: found.schema.clone() }), references(&found)));
         }
         Ok(())
     }

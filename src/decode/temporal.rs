@@ -51,11 +51,12 @@ pub fn date(text: &str) -> Option<i32> {
     cursor.0.is_empty().then(|| i32::try_from(days).ok())?
 }
 
-/// Microseconds since midnight of a time of day, `None` when it is none.
+/// Microseconds since midnight of a time of day, in UTC where it has a zone; `None` when it is none.
 pub fn time(text: &str) -> Option<i64> {
     let mut cursor = Cursor(text.as_bytes());
     let (seconds, nanos) = cursor.time()?;
-    cursor.0.is_empty().then_some(seconds * 1_000_000 + nanos / 1000)
+    let seconds = (seconds - cursor.zone()?.unwrap_or(0)).rem_euclid(SECONDS_PER_DAY);
+    Some(seconds * 1_000_000 + nanos / 1000)
 }
 
 /// A timestamp, `None` when it is none. A date alone is its midnight.
@@ -239,7 +240,9 @@ mod tests {
         assert_eq!(time("00:00"), Some(0));
         assert_eq!(time("23:59:59.123456789"), Some(86_399_123_456));
         assert_eq!(time("01:02:03,5"), Some(3_723_500_000));
-        for bad in ["24:00", "23:60", "23:59:60", "1:00", "10", "10:00:", "10:00:00.", "10:00:00.1234567890", "10:00Z"]
+        // With a zone, as RFC 3339 has them: in UTC, of whichever day.
+        assert_eq!((time("10:00Z"), time("01:00:00+02:00")), (time("10:00"), time("23:00")));
+        for bad in ["24:00", "23:60", "23:59:60", "1:00", "10", "10:00:", "10:00:00.", "10:00:00.1234567890", "10:00X"]
         {
             assert_eq!(time(bad), None, "{bad}");
         }

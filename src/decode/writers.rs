@@ -23,32 +23,62 @@ const REFUSED_MS: i64 = 60_000;
 const IDS_MAX: usize = 10_000;
 const BYTES_MAX: usize = 64 << 20;
 
+/// A schema in one of the languages that registries have.
+pub trait Written: std::fmt::Debug + Send + Sync + Sized + 'static {
+    /// The language.
+    const KIND: SchemaKind;
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// `Input` when it is none, or no table can hold its rows.
+    fn read(registered: &Registered) -> Result<Self>;
+}
+
+impl Written for WriterSchema {
+    const KIND: SchemaKind = SchemaKind::Avro;
+
+    fn read(registered: &Registered) -> Result<Self> {
+        let named: Vec<&str> = registered.named.iter().map(|named| named.text.as_str()).collect();
+        Self::parse(&registered.text, &named)
+    }
+}
+
 /// Where writers' schemas come from. Clones share what is known.
-#[derive(Debug, Clone)]
-pub enum Writers {
+#[derive(Debug)]
+pub enum Writers<S = WriterSchema> {
     /// Every row is a datum of this schema and nothing else.
-    Fixed(Arc<WriterSchema>),
+    Fixed(Arc<S>),
     /// Every row begins with a byte 0 and the four bytes of its schema's id.
-    Registry(Arc<Ids>),
+    Registry(Arc<Ids<S>>),
+}
+
+impl<S> Clone for Writers<S> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Fixed(schema) => Self::Fixed(Arc::clone(schema)),
+            Self::Registry(ids) => Self::Registry(Arc::clone(ids)),
+        }
+    }
 }
 
 /// What a registry said of ids.
 #[derive(Debug)]
-pub struct Ids {
+pub struct Ids<S> {
     registry: Arc<Registry>,
     env: Env,
-    known: RwLock<Known>,
+    known: RwLock<Known<S>>,
 }
 
-#[derive(Debug, Default)]
-struct Known {
-    writers: HashMap<u32, Writer>,
+#[derive(Debug)]
+struct Known<S> {
+    writers: HashMap<u32, Writer<S>>,
     bytes: usize,
 }
 
-#[derive(Debug, Clone)]
-enum Writer {
-    Read(Arc<WriterSchema>),
+#[derive(Debug)]
+enum Writer<S> {
+    Read(Arc<S>),
     /// No row of it can be decoded; asked for again from then on, where the registry may come to know it.
     Refused(Arc<str>, Option<i64>),
 }
@@ -62,10 +92,11 @@ pub(crate) struct Framed<'a> {
     pub(crate) datum: &'a [u8],
 }
 
-impl Writers {
+impl<S: Written> Writers<S> {
     /// Schemas of a registry.
     pub fn of_registry(registry: Arc<Registry>, env: &Env) -> Self {
-        Self::Registry(Arc::new(Ids { registry, env: env.clone(), known: RwLock::default() }))
+        let known = RwLock::new(Known { writers: HashMap::new(), bytes: 0 });
+        Self::Registry(Arc::new(Ids { registry, env: env.clone(), known }))
     }
 
     /// The same with nothing known yet, where too much is: else none. What decodes with the old ones goes on.
@@ -102,7 +133,7 @@ impl Writers {
     }
 
     /// The schema of the first row that has one.
-    pub fn first(&self, raw: &RawBatch) -> Option<Arc<WriterSchema>> {
+    pub fn first(&self, raw: &RawBatch) -> Option<Arc<S>> {
         raw.rows.iter().find_map(|row| self.known(self.framed(raw.bytes(*row)).ok()?.id).ok())
     }
 
@@ -123,7 +154,7 @@ impl Writers {
     }
 
     /// A schema that was learned.
-    pub(crate) fn known(&self, id: Option<u32>) -> Result<Arc<WriterSchema>, Fault> {
+    pub(crate) fn known(&self, id: Option<u32>) -> Result<Arc<S>, Fault> {
         match (self, id) {
             (Self::Fixed(schema), _) => Ok(Arc::clone(schema)),
             (Self::Registry(ids), Some(id)) => {
@@ -138,7 +169,7 @@ impl Writers {
     }
 }
 
-impl Ids {
+impl<S: Written> Ids<S> {
     /// Ids in a batch of which nothing is known, or nothing good and that long ago.
     fn unknown(&self, raw: &RawBatch) -> BTreeSet<u32> {
         let (mut wanted, mut last) = (BTreeSet::new(), None);
@@ -169,7 +200,8 @@ impl Ids {
         while let Some((id, found)) = answers.next().await {
             match found {
                 Ok(Some(registered)) => {
-                    let bytes = registered.text.len() + registered.named.iter().map(String::len).sum::<usize>();
+                    let bytes =
+                        registered.text.len() + registered.named.iter().map(|named| named.text.len()).sum::<usize>();
                     self.note(id, self.read(id, &registered), bytes);
                 }
                 Ok(None) => drop(missing.insert(id)),
@@ -183,13 +215,13 @@ impl Ids {
         Ok(missing)
     }
 
-    fn read(&self, id: u32, registered: &Registered) -> Writer {
+    fn read(&self, id: u32, registered: &Registered) -> Writer<S> {
         let place = format!("schema {id} of {}", self.registry.name());
-        if registered.kind != SchemaKind::Avro {
-            let reason = format!("{place} is {}, not Avro", registered.kind.as_str());
+        if registered.kind != S::KIND {
+            let reason = format!("{place} is {}, not {}", registered.kind.as_str(), S::KIND.as_str());
             return Writer::Refused(reason.into(), None);
         }
-        match WriterSchema::parse(&registered.text, &registered.named) {
+        match S::read(registered) {
             Ok(schema) => Writer::Read(Arc::new(schema)),
             Err(error) => {
                 tracing::warn!("{place}: rows of it are rejected: {error}");
@@ -198,7 +230,7 @@ impl Ids {
         }
     }
 
-    fn note(&self, id: u32, writer: Writer, bytes: usize) {
+    fn note(&self, id: u32, writer: Writer<S>, bytes: usize) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.bytes = known.bytes.saturating_add(bytes);
         known.writers.insert(id, writer);

@@ -220,6 +220,7 @@ impl FilesSource {
         let sizes = Sizes {
             batch_bytes: self.options.batch_bytes,
             batch_rows: self.options.batch_rows,
+            skip_lines: self.config.skip_lines,
             ..Sizes::new(self.config.row_bytes_max)
         };
         let common = Common {

@@ -23,6 +23,8 @@ pub(super) struct Sizes {
     pub(super) batch_rows: usize,
     /// The longest row.
     pub(super) row_bytes_max: usize,
+    /// Lines at the beginning that are no rows.
+    pub(super) skip_lines: u64,
 }
 
 impl Sizes {
@@ -32,7 +34,7 @@ impl Sizes {
     /// Batches of about 1 MiB or 8,192 rows.
     pub(super) fn new(row_bytes_max: u64) -> Self {
         let row_bytes_max = usize::try_from(row_bytes_max).unwrap_or(usize::MAX).min(Self::ROW_LIMIT);
-        Self { batch_bytes: 1 << 20, batch_rows: 8_192, row_bytes_max }
+        Self { batch_bytes: 1 << 20, batch_rows: 8_192, row_bytes_max, skip_lines: 0 }
     }
 }
 
@@ -335,6 +337,9 @@ impl Framer {
     /// Takes the line at `start..end` of `data`; says whether it is a row.
     fn take_row(&mut self, data: &[u8], start: usize, end: usize) -> bool {
         self.row += 1;
+        if self.row <= self.sizes.skip_lines {
+            return false;
+        }
         let line = &data[start..end];
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.len() > self.sizes.row_bytes_max {
@@ -375,7 +380,7 @@ mod tests {
     use super::*;
 
     fn sizes(row_bytes_max: usize) -> Sizes {
-        Sizes { batch_bytes: 64, batch_rows: 4, row_bytes_max }
+        Sizes { batch_bytes: 64, batch_rows: 4, row_bytes_max, skip_lines: 0 }
     }
 
     type Numbered = Vec<(u64, String)>;
@@ -401,6 +406,16 @@ mod tests {
 
     fn numbered(rows: &[(u64, &str)]) -> Numbered {
         rows.iter().map(|(number, text)| (*number, (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn lines_at_the_beginning_that_are_no_rows_count_in_the_numbering() {
+        let sizes = Sizes { skip_lines: 2, ..sizes(100) };
+        let framed = |framer: &mut Framer| frame(framer, &[b"id,name\nunits", b"\n1,a\n2,b\n"]).0;
+        let rows = vec![(3, "1,a".to_owned()), (4, "2,b".to_owned())];
+        assert_eq!(framed(&mut Framer::numbering(sizes, 0)), rows);
+        // A reader that goes on within the file skips no more for it.
+        assert_eq!(framed(&mut Framer::skipping(sizes, 3)), rows[1..]);
     }
 
     #[test]

@@ -33,8 +33,8 @@ fn load_text(text: String) -> Result<Loaded, Problems> {
         }
     }
     let read_file = |path: &Path| {
-        let text = path.to_str().and_then(|path| files.get(path)).cloned();
-        text.ok_or_else(|| Error::from(ErrorKind::NotFound))
+        let text = path.to_str().and_then(|path| files.get(path));
+        text.map(|text| text.clone().into_bytes()).ok_or_else(|| Error::from(ErrorKind::NotFound))
     };
     let layers = Layers {
         file: "frazil.toml".to_owned(),

@@ -291,9 +291,9 @@ fn expected(value: &Value, schema: &Encoding, out: &mut String) {
         }
         (Value::Map(values), Encoding::Map(map)) => {
             out.push('{');
-            let sorted: BTreeMap<_, _> = values.iter().collect();
+            let sorted: BTreeMap<_, _> = values.iter().map(|(key, value)| (format!("{key:?}"), value)).collect();
             for (key, value) in sorted {
-                let _ = write!(out, "{key:?}:");
+                let _ = write!(out, "{key}:");
                 expected(value, &map.types, out);
                 out.push(',');
             }
@@ -329,7 +329,7 @@ fn expected(value: &Value, schema: &Encoding, out: &mut String) {
 }
 
 /// A value as an array holds it.
-fn held(array: &dyn Array, at: usize, out: &mut String) {
+pub(crate) fn held(array: &dyn Array, at: usize, out: &mut String) {
     if array.is_null(at) {
         out.push_str("null");
         return;
@@ -370,13 +370,14 @@ fn held(array: &dyn Array, at: usize, out: &mut String) {
             let entries = array.as_map().value(at);
             let mut sorted = BTreeMap::new();
             for index in 0..entries.len() {
-                let mut value = String::new();
+                let (mut key, mut value) = (String::new(), String::new());
+                held(entries.column(0), index, &mut key);
                 held(entries.column(1), index, &mut value);
-                sorted.insert(entries.column(0).as_string::<i32>().value(index).to_owned(), value);
+                sorted.insert(key, value);
             }
             out.push('{');
             for (key, value) in sorted {
-                let _ = write!(out, "{key:?}:{value},");
+                let _ = write!(out, "{key}:{value},");
             }
             write!(out, "}}")
         }

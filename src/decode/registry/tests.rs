@@ -135,13 +135,14 @@ async fn a_schema_is_asked_for_once_below_the_path_of_the_url() {
 async fn schemas_that_are_named_come_before_those_that_name_them() {
     let (registry, shelf) = registry().await;
     let refers = |schema: &str, to: Value| json!({ "schema": schema, "schemaType": "AVRO", "references": to });
-    let reference = |subject: &str| json!({ "name": "n", "subject": subject, "version": 2 });
+    let reference = |subject: &str| json!({ "name": format!("{subject}.x"), "subject": subject, "version": 2 });
     shelf.put("/reg/schemas/ids/1", 200, refers("top", json!([reference("a/b"), reference("c")])));
     shelf.put("/reg/subjects/a%2Fb/versions/2", 200, refers("ab", json!([reference("c")])));
     // It names its own user: no endless walk.
     shelf.put("/reg/subjects/c/versions/2", 200, refers("cc", json!([reference("a/b")])));
     let found = registry.by_id(1).await.expect("answers").expect("there");
-    assert_eq!((found.text.as_str(), found.named), ("top", vec!["cc".to_owned(), "ab".to_owned()]));
+    let named: Vec<(&str, &str)> = found.named.iter().map(|n| (n.name.as_str(), n.text.as_str())).collect();
+    assert_eq!((found.text.as_str(), named), ("top", vec![("c.x", "cc"), ("a/b.x", "ab")]));
     shelf.put("/reg/schemas/ids/2", 200, refers("top", json!([reference("gone")])));
     let error = registry.by_id(2).await.expect_err("leads nowhere");
     assert_eq!(error.kind(), ErrorKind::Unavailable);

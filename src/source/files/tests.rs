@@ -22,6 +22,7 @@ fn folder() -> Folder {
         poll: Duration::from_secs(1),
         until_end: false,
         row_bytes_max: 1 << 20,
+        skip_lines: 0,
         expansion_max: 1_000,
         late_files_max: 3,
     };

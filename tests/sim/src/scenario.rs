@@ -295,6 +295,7 @@ impl Scenario {
             poll: Duration::from_secs(120),
             until_end: false,
             row_bytes_max: 1 << 20,
+            skip_lines: 0,
             expansion_max: 100,
             late_files_max: 100,
         };

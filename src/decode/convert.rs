@@ -1,0 +1,120 @@
+//! Values of one type as another's: what decoders of binary formats have in common.
+
+use iceberg::spec::PrimitiveType;
+
+use crate::decode::fault::{Fault, excerpt};
+use crate::decode::number;
+use crate::decode::temporal;
+
+/// The end of a day, in microseconds.
+pub(crate) const DAY_MICROS: i64 = 86_400_000_000;
+
+/// An unscaled value onto a decimal column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rescale {
+    /// What it is multiplied with.
+    pub(crate) times: i128,
+    /// What it is divided by, without a rest.
+    pub(crate) by: i128,
+    /// Digits that the column holds.
+    pub(crate) precision: u32,
+}
+
+impl Rescale {
+    /// From `scale` digits after the point to a column of `precision` digits, `to` of them after the point; `None` where no
+    /// value would get there.
+    pub(crate) fn new(scale: u32, precision: u32, to: u32) -> Option<Self> {
+        let power = 10_i128.checked_pow(scale.abs_diff(to))?;
+        let (times, by) = if scale <= to { (power, 1) } else { (1, power) };
+        Some(Self { times, by, precision })
+    }
+
+    /// The value as the column counts.
+    #[inline]
+    pub(crate) fn of(&self, value: i128) -> Result<i128, Fault> {
+        let mut value = value;
+        if self.times != 1 {
+            value = value.checked_mul(self.times).ok_or_else(|| self.too_large())?;
+        }
+        if self.by != 1 {
+            if value % self.by != 0 {
+                return Err(Fault::value("the value has more digits after the point than the column"));
+            }
+            value /= self.by;
+        }
+        if number::precision(value) > self.precision {
+            return Err(self.too_large());
+        }
+        Ok(value)
+    }
+
+    #[cold]
+    fn too_large(&self) -> Fault {
+        Fault::value(format!("the value has more than the {} digits of the column", self.precision))
+    }
+}
+
+#[cold]
+pub(crate) fn other_type() -> Fault {
+    Fault::value("the column was built for another type")
+}
+
+#[cold]
+pub(crate) fn none(text: &str, kind: &PrimitiveType) -> Fault {
+    Fault::value(format!("{} is no {kind}", excerpt(text)))
+}
+
+pub(crate) fn append(offsets: &mut Vec<i64>, bytes: &mut Vec<u8>, value: &[u8]) -> Result<(), Fault> {
+    bytes.extend(value);
+    offsets.push(i64::try_from(bytes.len()).map_err(|_| other_type())?);
+    Ok(())
+}
+
+pub(crate) fn moment(text: &str, kind: &PrimitiveType) -> Option<i64> {
+    match kind {
+        PrimitiveType::Time => temporal::time(text),
+        PrimitiveType::TimestampNs | PrimitiveType::TimestamptzNs => temporal::timestamp(text)?.nanos(),
+        _ => temporal::timestamp(text)?.micros(),
+    }
+}
+
+#[inline]
+pub(crate) fn times(value: i64, power: i64) -> Result<i64, Fault> {
+    value.checked_mul(power).ok_or_else(|| Fault::value(format!("{value} is out of the column's range")))
+}
+
+pub(crate) fn time(micros: i64) -> Result<i64, Fault> {
+    if (0..DAY_MICROS).contains(&micros) {
+        return Ok(micros);
+    }
+    Err(Fault::value(format!("{micros} µs after midnight is no time of day")))
+}
+
+#[allow(clippy::cast_possible_truncation)] // to the nearest: what a float column means
+pub(crate) fn narrow(value: f64) -> Result<f32, Fault> {
+    let narrowed = value as f32;
+    if narrowed.is_finite() || !value.is_finite() {
+        return Ok(narrowed);
+    }
+    Err(Fault::value(format!("{value:e} is no float")))
+}
+
+/// The unscaled value that big-endian two's complement bytes are, as the column counts.
+#[inline]
+pub(crate) fn unscaled(bytes: &[u8], to: &Rescale) -> Result<i128, Fault> {
+    let negative = bytes.first().is_some_and(|byte| byte & 0x80 != 0);
+    let filler = if negative { 0xff } else { 0 };
+    let mut whole = [filler; 16];
+    let (extra, kept) = bytes.split_at(bytes.len().saturating_sub(16));
+    if extra.iter().any(|byte| *byte != filler) {
+        return Err(to.too_large());
+    }
+    if let Some(low) = whole.get_mut(16 - kept.len()..) {
+        low.copy_from_slice(kept);
+    }
+    let value = i128::from_be_bytes(whole);
+    if !extra.is_empty() && (value < 0) != negative {
+        return Err(to.too_large());
+    }
+    to.of(value)
+}

@@ -1,0 +1,300 @@
+//! Rows of values with a mark between them, one a line. Their names are configured: a line alone does not say them.
+//!
+//! A value may be in quotes; a quote within them is written twice. What it is follows from its column, as with texts in JSON:
+//! `true` and `false`, numbers, dates and timestamps, also numbers since the epoch, base64. An unquoted value that is the
+//! text for NULL, which is none at all unless it is configured, is NULL.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
+use iceberg::arrow::schema_to_arrow_schema;
+use iceberg::spec::{PrimitiveType, Schema, SchemaRef};
+
+use crate::config::{CsvConfig, MetadataColumn, OnChange};
+use crate::decode::append::{Appender, Scalar};
+use crate::decode::columns::Columns;
+use crate::decode::fault::Fault;
+use crate::decode::growth::{Growth, GrowthLimits, GrowthOrder};
+use crate::decode::json::JsonOptions;
+use crate::decode::observe::{Observed, Shape, StructShape};
+use crate::decode::plan::{Kind, StructPlan};
+use crate::decode::scan::number_text;
+use crate::error::{Context, ErrorKind, Result};
+use crate::model::batch::{Batch, RawBatch, Stage};
+
+/// Values that room is made for in advance; columns beyond it grow as they fill.
+const CAPACITY: usize = 8192;
+
+/// Decodes one line per row to the columns of one table schema.
+#[derive(Debug)]
+pub struct CsvDecoder {
+    config: Arc<CsvConfig>,
+    plan: StructPlan,
+    arrow: ArrowSchemaRef,
+    options: JsonOptions,
+    /// The column of each value of a row.
+    targets: Vec<Option<usize>>,
+    /// Columns that no value is for.
+    absent: Vec<usize>,
+}
+
+/// A value as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Value<'a> {
+    text: Cow<'a, str>,
+    quoted: bool,
+}
+
+/// The values of a row.
+struct Values<'a> {
+    config: &'a CsvConfig,
+    rest: Option<&'a str>,
+    at: usize,
+}
+
+impl<'a> Values<'a> {
+    fn of(config: &'a CsvConfig, row: &'a [u8]) -> Result<Self, Fault> {
+        let text = std::str::from_utf8(row)
+            .map_err(|e| Fault::row(format!("invalid UTF-8 after byte {}", e.valid_up_to())))?;
+        // Messages may end as lines do.
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        if text.trim_ascii().is_empty() {
+            return Err(Fault::row("the row is empty"));
+        }
+        Ok(Self { config, rest: Some(text), at: 0 })
+    }
+
+    /// The next value; `None` after the last.
+    fn next(&mut self) -> Result<Option<Value<'a>>, Fault> {
+        let Some(rest) = self.rest else { return Ok(None) };
+        let (delimiter, quote) = (self.config.delimiter, self.config.quote);
+        let Some(inner) = rest.strip_prefix(quote) else {
+            let end = rest.find(delimiter);
+            self.go_on(rest, end.unwrap_or(rest.len()), end.is_some());
+            return Ok(Some(Value { text: Cow::Borrowed(&rest[..end.unwrap_or(rest.len())]), quoted: false }));
+        };
+        let mut text = Cow::Borrowed("");
+        let mut from = 0;
+        loop {
+            let Some(length) = inner[from..].find(quote) else {
+                return Err(Fault::row(format!("a value in quotes has no end; it begins at byte {}", self.at)));
+            };
+            let (part, after) = (&inner[from..from + length], &inner[from + length + quote.len_utf8()..]);
+            if text.is_empty() {
+                text = Cow::Borrowed(part);
+            } else {
+                text.to_mut().push_str(part);
+            }
+            if after.starts_with(quote) {
+                text.to_mut().push(quote);
+                from += length + 2 * quote.len_utf8();
+                continue;
+            }
+            let end = rest.len() - after.len();
+            if !after.is_empty() && !after.starts_with(delimiter) {
+                let what = format!("a value goes on after its quotes, at byte {}", self.at + end);
+                return Err(Fault::row(what));
+            }
+            self.go_on(rest, end, !after.is_empty());
+            return Ok(Some(Value { text, quoted: true }));
+        }
+    }
+
+    fn go_on(&mut self, rest: &'a str, end: usize, more: bool) {
+        let next = end + self.config.delimiter.len_utf8();
+        self.rest = if more { rest.get(next..) } else { None };
+        self.at += next;
+    }
+
+    /// All of them, which must be as many as there are names.
+    fn all(mut self) -> Result<Vec<Value<'a>>, Fault> {
+        let names = self.config.columns.len();
+        let mut values = Vec::with_capacity(names);
+        while let Some(value) = self.next()? {
+            values.push(value);
+        }
+        if values.len() == names {
+            return Ok(values);
+        }
+        Err(Fault::row(format!("the row has {} values, not the {names} of decode.csv.columns", values.len())))
+    }
+}
+
+impl Value<'_> {
+    fn is_null(&self, config: &CsvConfig) -> bool {
+        !self.quoted && self.text == config.null.as_str()
+    }
+
+    fn shape(&self, config: &CsvConfig) -> Shape {
+        if self.is_null(config) {
+            return Shape::Unknown;
+        }
+        match (self.text.as_ref(), number_text(&self.text)) {
+            ("true" | "false", _) => Shape::Boolean,
+            (_, Some(number)) => Shape::of_number(number),
+            (text, None) => Shape::of_text(text),
+        }
+    }
+}
+
+impl CsvDecoder {
+    /// A decoder to `schema`, except for the columns that `options` names as metadata.
+    ///
+    /// # Errors
+    /// `Unsupported` when the schema has a column that cannot be filled.
+    pub fn new(schema: &SchemaRef, config: Arc<CsvConfig>, options: JsonOptions) -> Result<Self> {
+        let reserved: BTreeSet<String> = options.metadata.keys().cloned().collect();
+        let arrow = schema_to_arrow_schema(schema)
+            .context(ErrorKind::Unsupported, || "the table's schema has no Arrow form")?;
+        let fields: Vec<_> = arrow.fields().iter().filter(|f| !reserved.contains(f.name())).cloned().collect();
+        let plan = StructPlan::of_row(schema.as_struct().fields(), reserved)?;
+        let targets: Vec<Option<usize>> = config.columns.iter().map(|name| plan.find(name)).collect();
+        let absent = (0..plan.fields.len()).filter(|index| !targets.contains(&Some(*index))).collect();
+        Ok(Self { config, plan, arrow: Arc::new(ArrowSchema::new(fields)), options, targets, absent })
+    }
+
+    /// As [`JsonDecoder::decode_observed`](crate::decode::json::JsonDecoder::decode_observed) does.
+    pub fn decode_observed(&self, raw: &RawBatch) -> (Batch, Observed) {
+        self.decode_as(raw, self.options.on_change)
+    }
+
+    /// The same under another policy.
+    pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
+        let mut columns = Columns::new(&self.plan, raw.rows.len().min(CAPACITY));
+        let (mut source_rows, mut rejects) = (Vec::with_capacity(raw.rows.len()), raw.rejects.clone());
+        let mut observed = Observed::default();
+        let mut appender = Appender::new(on_change, self.options.epoch);
+        for (index, row) in (0_u32..).zip(&raw.rows) {
+            let length = source_rows.len();
+            let values = Values::of(&self.config, raw.bytes(*row)).and_then(Values::all);
+            let done = values.and_then(|values| self.row(&mut appender, &mut columns, length, &values, &mut observed));
+            match done {
+                Ok(()) => source_rows.push(index),
+                Err(fault) => {
+                    columns.truncate(length);
+                    rejects.push(raw.reject(*row, Stage::Decode, fault.path.clone(), fault.reason.clone()));
+                }
+            }
+        }
+        observed.ignored = appender.ignored;
+        observed.added.retain(|_, shape| shape.fields().next().is_some());
+        (columns.into_batch(&self.arrow, raw, source_rows, rejects), observed)
+    }
+
+    /// Appends one row; the columns hold part of it after a fault.
+    fn row(
+        &self,
+        appender: &mut Appender,
+        columns: &mut Columns,
+        length: usize,
+        values: &[Value<'_>],
+        observed: &mut Observed,
+    ) -> Result<(), Fault> {
+        let ignored = appender.ignored;
+        appender.unknown.clear();
+        let first = self.values(appender, columns, values);
+        let Err(fault) = first else {
+            observed.add_all(&mut appender.unknown);
+            return Ok(());
+        };
+        appender.ignored = ignored;
+        if fault.evolvable && appender.on_change == OnChange::Evolve {
+            // Once more, to note all that the schema lacks for it.
+            columns.truncate(length);
+            appender.unknown.clear();
+            appender.observed = Some(Observed::default());
+            let second = self.values(appender, columns, values);
+            let seen = appender.observed.take().unwrap_or_default();
+            appender.ignored = ignored;
+            second?;
+            observed.merge(seen);
+            observed.add_all(&mut appender.unknown);
+        }
+        Err(fault)
+    }
+
+    fn values(&self, appender: &mut Appender, columns: &mut Columns, values: &[Value<'_>]) -> Result<(), Fault> {
+        for ((value, target), name) in values.iter().zip(&self.targets).zip(&self.config.columns) {
+            let found = target.and_then(|index| Some((self.plan.fields.get(index)?, columns.columns.get_mut(index)?)));
+            let done = match found {
+                None => self.unknown(appender, name, value),
+                Some((plan, column)) if value.is_null(&self.config) => appender.null(plan, column, "null"),
+                Some((plan, column)) => match &plan.kind {
+                    Kind::Primitive(kind) => appender.scalar(plan, kind, column, &scalar(value, kind)),
+                    _ => Err(Fault::value("the column holds more than one value, and CSV has none for that")),
+                },
+            };
+            done.map_err(|fault| fault.in_field(name))?;
+        }
+        for index in &self.absent {
+            let found = self.plan.fields.get(*index).zip(columns.columns.get_mut(*index));
+            let Some((plan, column)) = found else { continue };
+            match &plan.default {
+                Some(default) => column.constant(default)?,
+                None => appender.null(plan, column, "missing").map_err(|fault| fault.in_field(&plan.name))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Deals with a value whose name is no column.
+    #[cold]
+    fn unknown(&self, appender: &mut Appender, name: &str, value: &Value<'_>) -> Result<(), Fault> {
+        let shape = value.shape(&self.config);
+        if shape == Shape::Unknown {
+            return Ok(());
+        }
+        match (appender.on_change, self.plan.obstacle(name)) {
+            (OnChange::Quarantine, _) => return Err(Fault::value("the table has no such column")),
+            (OnChange::Evolve, Some(obstacle)) => return Err(Fault::value(obstacle)),
+            (OnChange::Evolve, None) => appender.unknown.push((None, name.to_owned(), shape)),
+            (OnChange::Freeze, _) => {}
+        }
+        appender.ignored += 1;
+        Ok(())
+    }
+}
+
+/// A value as its column understands it.
+fn scalar<'a>(value: &'a Value<'_>, kind: &PrimitiveType) -> Scalar<'a> {
+    let number = match kind {
+        PrimitiveType::Boolean if value.text == "true" => return Scalar::Boolean(true),
+        PrimitiveType::Boolean if value.text == "false" => return Scalar::Boolean(false),
+        PrimitiveType::String | PrimitiveType::Uuid | PrimitiveType::Fixed(_) | PrimitiveType::Binary => None,
+        _ => number_text(&value.text),
+    };
+    number.map_or_else(|| Scalar::Text(Cow::Borrowed(&value.text)), Scalar::Number)
+}
+
+/// The schema that the first rows suggest for a table, with field ids from 1; all columns are optional. Those with the name of a
+/// `metadata` column, in whatever case, are left out.
+///
+/// # Errors
+/// `Internal` when the columns make no valid schema.
+pub fn table_schema<'a>(
+    config: &CsvConfig,
+    rows: impl Iterator<Item = &'a [u8]>,
+    metadata: &BTreeMap<String, MetadataColumn>,
+    limits: GrowthLimits,
+) -> Result<Schema> {
+    let mut shape = StructShape::default();
+    for row in rows {
+        // Bad rows will be rejects.
+        let Ok(values) = Values::of(config, row).and_then(Values::all) else { continue };
+        for (name, value) in config.columns.iter().zip(&values) {
+            shape.insert(name, value.shape(config));
+        }
+    }
+    let invalid = || "the inferred columns make no schema";
+    let empty = Schema::builder().build().context(ErrorKind::Internal, invalid)?;
+    let mut growth = Growth::new(&empty, 0, limits, GrowthOrder::Appearance);
+    let reserved: BTreeSet<String> = metadata.keys().map(|name| name.to_lowercase()).collect();
+    let fields = growth.fields("", 0, &shape.without(|name| reserved.contains(&name.to_lowercase())));
+    Schema::builder().with_fields(fields).build().context(ErrorKind::Internal, invalid)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,601 @@
+//! What Protobuf's own library encodes is read back, bad rows leave no trace, and schemas ask for the columns that they need.
+
+use std::fmt::Write;
+
+use proptest::prelude::*;
+use protox::prost::Message as _;
+use protox::prost_reflect::{DynamicMessage, Kind as FieldKind, MapKey, MessageDescriptor, ReflectMessage, Value};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::json;
+
+use super::*;
+use crate::decode::avro::tests::{held, raw};
+use crate::decode::proto_schema::described;
+use crate::decode::registry::Registry;
+use crate::decode::registry::tests::{Shelf, config, serve};
+use crate::decode::type_text::{schema_of, type_text};
+use crate::env::Env;
+
+const ROW: &str = r#"
+syntax = "proto3";
+package t;
+import "google/protobuf/timestamp.proto";
+import "google/protobuf/wrappers.proto";
+enum Colour { NONE = 0; RED = 1; BLUE = -2; }
+message Inner { string name = 1; repeated sint32 numbers = 2; optional int64 at = 3; map<string, Leaf> leaves = 4; }
+message Leaf { bool on = 1; oneof which { string text = 2; Leafs more = 3; } }
+message Leafs { repeated string texts = 900; }
+message Row {
+  bool b = 1; int32 i = 2; int64 l = 3; uint32 u = 4; uint64 ul = 5; sint32 si = 6; sint64 sl = 7;
+  fixed32 f32 = 8; fixed64 f64 = 9; sfixed32 sf32 = 10; sfixed64 sf64 = 11; float f = 12; double d = 13;
+  string s = 14; bytes y = 15; Colour c = 16; Inner inner = 17; google.protobuf.Timestamp at = 18;
+  optional string os = 20; optional bool ob = 21; optional double od = 22; optional Colour oc = 23; optional bytes oy = 24;
+  repeated int64 rl = 30; repeated int64 unpacked = 31 [packed = false]; repeated string rs = 32; repeated Inner ri = 33;
+  repeated Colour rc = 34; repeated fixed32 rf = 35; repeated double rd = 36; repeated bool rb = 37;
+  map<string, int64> ms = 40; map<int32, Inner> mi = 41; map<string, Colour> mc = 42;
+  oneof one { string note = 50; int32 count = 51; Inner box = 52; google.protobuf.Timestamp when = 53; }
+  google.protobuf.Int64Value wl = 60; google.protobuf.StringValue ws = 61; google.protobuf.BoolValue wb = 62;
+}
+"#;
+
+const OLD: &str = r#"
+syntax = "proto2";
+package t;
+message Row {
+  required int32 id = 1; optional string name = 2 [default = "x"]; repeated int32 plain = 3; repeated int32 packed = 4 [packed = true];
+  optional group Part = 5 { required int64 a = 1; optional group Deep = 2 { optional string t = 1; } }
+  repeated group Parts = 6 { optional bool b = 1; }
+  extensions 100 to 200;
+}
+"#;
+
+fn schema(text: &str) -> Arc<ProtoSchema> {
+    Arc::new(ProtoSchema::of_file(text.as_bytes(), true, Some("t.Row")).expect(text))
+}
+
+fn fixed(text: &str) -> Writers<ProtoSchema> {
+    Writers::Fixed(schema(text))
+}
+
+fn table(writers: &Writers<ProtoSchema>, rows: &[Vec<u8>]) -> SchemaRef {
+    Arc::new(table_schema(writers, &raw(rows), &BTreeMap::new(), GrowthLimits::default()).expect("valid"))
+}
+
+fn given(columns: &[(&str, &str)]) -> SchemaRef {
+    let columns: Vec<_> = columns
+        .iter()
+        .map(|(name, kind)| {
+            let (kind, required) = kind.strip_suffix(" not null").map_or((*kind, false), |kind| (kind, true));
+            crate::config::ColumnConfig { name: (*name).to_owned(), kind: kind.to_owned(), required }
+        })
+        .collect();
+    Arc::new(schema_of(&columns).expect("valid"))
+}
+
+fn decoder(schema: &SchemaRef, writers: &Writers<ProtoSchema>) -> ProtoDecoder {
+    ProtoDecoder::new(schema, writers.clone(), &JsonOptions::default()).expect("valid")
+}
+
+fn columns(schema: &Schema) -> Vec<String> {
+    let shown = |field: &iceberg::spec::NestedFieldRef| {
+        format!("{}: {}{}", field.name, type_text(&field.field_type), if field.required { " not null" } else { "" })
+    };
+    schema.as_struct().fields().iter().map(shown).collect()
+}
+
+fn shown(batch: &Batch, at: usize) -> String {
+    let mut out = String::from("(");
+    for column in batch.rows.columns() {
+        held(column, at, &mut out);
+        out.push(',');
+    }
+    out.push(')');
+    out
+}
+
+/// The reasons of rejects, with their places.
+fn reasons(batch: &Batch) -> Vec<String> {
+    batch.rejects.iter().map(|reject| format!("{}: {}", reject.field, reject.reason)).collect()
+}
+
+#[test]
+fn each_protobuf_type_asks_for_its_column() {
+    assert_eq!(
+        columns(&table(&fixed(ROW), &[vec![]])),
+        [
+            "b: boolean not null",
+            "i: int not null",
+            "l: long not null",
+            "u: long not null",
+            "ul: decimal(20, 0) not null",
+            "si: int not null",
+            "sl: long not null",
+            "f32: long not null",
+            "f64: decimal(20, 0) not null",
+            "sf32: int not null",
+            "sf64: long not null",
+            "f: float not null",
+            "d: double not null",
+            "s: string not null",
+            "y: binary not null",
+            "c: string not null",
+            "inner: struct<name: string not null, numbers: list<int not null> not null, at: long, \
+             leaves: map<string, struct<on: boolean not null, text: string, \
+             more: struct<texts: list<string not null> not null>> not null> not null>",
+            "at: timestamptz",
+            "os: string",
+            "ob: boolean",
+            "od: double",
+            "oc: string",
+            "oy: binary",
+            "rl: list<long not null> not null",
+            "unpacked: list<long not null> not null",
+            "rs: list<string not null> not null",
+            "ri: list<struct<name: string not null, numbers: list<int not null> not null, at: long, \
+             leaves: map<string, struct<on: boolean not null, text: string, \
+             more: struct<texts: list<string not null> not null>> not null> not null> not null> not null",
+            "rc: list<string not null> not null",
+            "rf: list<long not null> not null",
+            "rd: list<double not null> not null",
+            "rb: list<boolean not null> not null",
+            "ms: map<string, long not null> not null",
+            "mi: map<int, struct<name: string not null, numbers: list<int not null> not null, at: long, \
+             leaves: map<string, struct<on: boolean not null, text: string, \
+             more: struct<texts: list<string not null> not null>> not null> not null> not null> not null",
+            "mc: map<string, string not null> not null",
+            "note: string",
+            "count: int",
+            "box: struct<name: string not null, numbers: list<int not null> not null, at: long, \
+             leaves: map<string, struct<on: boolean not null, text: string, \
+             more: struct<texts: list<string not null> not null>> not null> not null>",
+            "when: timestamptz",
+            "wl: long",
+            "ws: string",
+            "wb: boolean",
+        ]
+    );
+    assert_eq!(
+        columns(&table(&fixed(OLD), &[vec![]])),
+        [
+            "id: int not null",
+            "name: string",
+            "plain: list<int not null> not null",
+            "packed: list<int not null> not null",
+            "part: struct<a: long not null, deep: struct<t: string>>",
+            "parts: list<struct<b: boolean> not null> not null",
+        ]
+    );
+}
+
+fn random_value(rng: &mut StdRng, kind: &FieldKind) -> Value {
+    let text = |rng: &mut StdRng| (0..rng.random_range(0..5)).map(|_| rng.random::<char>()).collect::<String>();
+    match kind {
+        FieldKind::Bool => Value::Bool(rng.random()),
+        FieldKind::Int32 | FieldKind::Sint32 | FieldKind::Sfixed32 => Value::I32(rng.random()),
+        FieldKind::Int64 | FieldKind::Sint64 | FieldKind::Sfixed64 => Value::I64(rng.random()),
+        FieldKind::Uint32 | FieldKind::Fixed32 => Value::U32(rng.random()),
+        FieldKind::Uint64 | FieldKind::Fixed64 => Value::U64(rng.random()),
+        FieldKind::Float => Value::F32(rng.random()),
+        FieldKind::Double => Value::F64(rng.random()),
+        FieldKind::String => Value::String(text(rng)),
+        FieldKind::Bytes => Value::Bytes(text(rng).into_bytes().into()),
+        FieldKind::Enum(_) => Value::EnumNumber(rng.random_range(-3..4)),
+        FieldKind::Message(message) if message.full_name() == "google.protobuf.Timestamp" => {
+            let mut stamp = DynamicMessage::new(message.clone());
+            stamp.set_field_by_name("seconds", Value::I64(rng.random_range(-62_135_596_800..253_402_300_800)));
+            stamp.set_field_by_name("nanos", Value::I32(rng.random_range(0..1_000_000_000)));
+            Value::Message(stamp)
+        }
+        FieldKind::Message(message) => Value::Message(random_message(rng, message)),
+    }
+}
+
+fn random_message(rng: &mut StdRng, descriptor: &MessageDescriptor) -> DynamicMessage {
+    let mut message = DynamicMessage::new(descriptor.clone());
+    for field in descriptor.fields() {
+        let required = field.is_required();
+        if !required && rng.random_bool(0.5) {
+            continue;
+        }
+        let value = match field.kind() {
+            FieldKind::Message(entry) if field.is_map() => {
+                let mut map = HashMap::new();
+                for _ in 0..rng.random_range(0..3) {
+                    let key = match entry.map_entry_key_field().kind() {
+                        FieldKind::Int32 => MapKey::I32(rng.random()),
+                        _ => MapKey::String(format!("k{}", rng.random::<u64>())),
+                    };
+                    map.insert(key, random_value(rng, &entry.map_entry_value_field().kind()));
+                }
+                Value::Map(map)
+            }
+            kind if field.is_list() => {
+                Value::List((0..rng.random_range(0..4)).map(|_| random_value(rng, &kind)).collect())
+            }
+            kind => random_value(rng, &kind),
+        };
+        message.set_field(&field, value);
+    }
+    message
+}
+
+/// A value as the column for it must hold it.
+fn expected(value: &Value, kind: &FieldKind, out: &mut String) {
+    let _ = match (value, kind) {
+        (Value::Bool(v), _) => write!(out, "{v}"),
+        (Value::I32(v), _) => write!(out, "{v}"),
+        (Value::I64(v), _) => write!(out, "{v}"),
+        (Value::U32(v), _) => write!(out, "{v}"),
+        (Value::U64(v), _) => write!(out, "{v}"),
+        (Value::F32(v), _) => write!(out, "{v:?}"),
+        (Value::F64(v), _) => write!(out, "{v:?}"),
+        (Value::String(v), _) => write!(out, "{v:?}"),
+        (Value::Bytes(v), _) => write!(out, "{:?}", v.to_vec()),
+        (Value::EnumNumber(v), FieldKind::Enum(names)) => match names.get_value(*v) {
+            Some(name) => write!(out, "{:?}", name.name()),
+            None => write!(out, "\"{v}\""),
+        },
+        (Value::Message(message), _) if message.descriptor().full_name() == "google.protobuf.Timestamp" => {
+            let part = |name: &str| message.get_field_by_name(name).expect("there").into_owned();
+            let seconds = part("seconds").as_i64().expect("a number");
+            write!(out, "{}", seconds * 1_000_000 + i64::from(part("nanos").as_i32().expect("a number") / 1000))
+        }
+        (Value::Message(message), _) if message.descriptor().package_name() == "google.protobuf" => {
+            let field = message.descriptor().get_field(1).expect("a wrapper");
+            expected(&message.get_field(&field), &field.kind(), out);
+            Ok(())
+        }
+        (Value::Message(message), _) => {
+            *out += &expected_message(message);
+            Ok(())
+        }
+        (Value::List(values), kind) => {
+            out.push('[');
+            for value in values {
+                expected(value, kind, out);
+                out.push(',');
+            }
+            write!(out, "]")
+        }
+        (Value::Map(entries), FieldKind::Message(entry)) => {
+            let mut sorted = BTreeMap::new();
+            for (key, value) in entries {
+                let (mut shown_key, mut shown) = (String::new(), String::new());
+                expected(&Value::from(key.clone()), &FieldKind::Bool, &mut shown_key);
+                expected(value, &entry.map_entry_value_field().kind(), &mut shown);
+                sorted.insert(shown_key, shown);
+            }
+            out.push('{');
+            for (key, value) in sorted {
+                let _ = write!(out, "{key}:{value},");
+            }
+            write!(out, "}}")
+        }
+        other => panic!("{other:?}"),
+    };
+}
+
+fn expected_message(message: &DynamicMessage) -> String {
+    let mut out = String::from("(");
+    for declared in &message.descriptor().descriptor_proto().field {
+        let field = message.descriptor().get_field_by_name(declared.name()).expect("declared");
+        if field.supports_presence() && !message.has_field(&field) {
+            out.push_str("null");
+        } else {
+            expected(&message.get_field(&field), &field.kind(), &mut out);
+        }
+        out.push(',');
+    }
+    out.push(')');
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    #[test]
+    fn what_protobuf_encodes_is_in_the_columns_and_broken_rows_leave_no_trace(seed in any::<u64>(), old in any::<bool>()) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let text = if old { OLD } else { ROW };
+        let descriptor = described(text).expect("valid").get_message_by_name("t.Row").expect("there");
+        let (mut rows, mut wanted, mut bad) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..12 {
+            let mut row = random_message(&mut rng, &descriptor).encode_to_vec();
+            if rng.random_bool(0.4) {
+                // Behind each other they are one message: the last value counts, lists go on, messages are one.
+                row.extend(random_message(&mut rng, &descriptor).encode_to_vec());
+            }
+            if rng.random_bool(0.3) && !row.is_empty() {
+                rows.push(row[..row.len() - 1].to_vec());
+                rows.push([row.clone(), vec![0]].concat());
+                bad += 2;
+            }
+            wanted.push(expected_message(&DynamicMessage::decode(descriptor.clone(), row.as_slice()).expect("whole")));
+            rows.push(row);
+        }
+        let writers = fixed(text);
+        let (batch, observed) = decoder(&table(&writers, &rows), &writers).decode_observed(&raw(&rows));
+        prop_assert!(observed.is_settled());
+        prop_assert_eq!(batch.rejects.len(), bad, "{:?}", reasons(&batch));
+        for (at, wanted) in wanted.iter().enumerate() {
+            prop_assert_eq!(&shown(&batch, at), wanted);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_rows_or_rejects(rows in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 0..20), old in any::<bool>()) {
+        let writers = fixed(if old { OLD } else { ROW });
+        let batch = decoder(&table(&writers, &[vec![]]), &writers).decode_observed(&raw(&rows)).0;
+        prop_assert_eq!(batch.source_rows.len() + batch.rejects.len(), rows.len());
+    }
+}
+
+#[test]
+fn what_is_no_message_is_refused_with_the_place_of_the_byte() {
+    let text = "syntax = \"proto3\"; package t; message In { int32 a = 1; } message Row { int32 i = 1; string s = 2; In in = 3; repeated In l = 4; }";
+    let writers = fixed(text);
+    let rows: Vec<Vec<u8>> = [
+        &[8, 1][..],
+        &[8],
+        &[8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2],
+        &[10, 1, 7],
+        &[18, 9, b'a'],
+        &[18, 2, 0xff, b'a'],
+        &[0, 1],
+        &[15],
+        &[12],
+        &[26, 3, 8, 1, 9],
+        &[34, 0, 34, 2, 10, 0],
+        &[8, 2],
+    ]
+    .map(<[u8]>::to_vec)
+    .into();
+    let batch = decoder(&table(&writers, &rows), &writers).decode_observed(&raw(&rows)).0;
+    assert_eq!(batch.source_rows, [0, 11]);
+    assert_eq!(
+        reasons(&batch),
+        [
+            ": malformed Protobuf: the message ends at byte 1 in the middle of a value",
+            ": malformed Protobuf: a number of more than 64 bits before byte 11",
+            ": malformed Protobuf: bytes with a length where a varint should be before byte 1",
+            ": malformed Protobuf: the message ends at byte 3 in the middle of a value",
+            "s: invalid UTF-8 after byte 0",
+            ": malformed Protobuf: no tag of a field before byte 1",
+            ": malformed Protobuf: no tag of a field before byte 1",
+            ": malformed Protobuf: the end of a group where a varint should be before byte 1",
+            ": malformed Protobuf: 8 bytes where a varint should be before byte 5",
+            ": malformed Protobuf: bytes with a length where a varint should be before byte 5",
+        ]
+    );
+}
+
+#[test]
+fn a_value_is_taken_where_its_column_can_hold_it_and_refused_where_not() {
+    let one = |kind: &str, value: Value, column: &str| -> String {
+        let text =
+            format!("syntax = \"proto3\"; package t; enum E {{ A = 0; B = 1; }} message Row {{ {kind} v = 1; }}");
+        let descriptor = described(&text).expect("valid").get_message_by_name("t.Row").expect("there");
+        let mut message = DynamicMessage::new(descriptor);
+        message.set_field_by_name("v", value);
+        let decoder = decoder(&given(&[("v", column)]), &fixed(&text));
+        let batch = decoder.decode_as(&raw(&[message.encode_to_vec()]), OnChange::Quarantine).0;
+        if batch.rows.num_rows() == 1 { shown(&batch, 0) } else { reasons(&batch).join(" ") }
+    };
+    let text = |text: &str| Value::String(text.to_owned());
+    for (kind, value, column, expected) in [
+        ("int32", Value::I32(-7), "long", "(-7,)"),
+        ("int32", Value::I32(-7), "double", "(-7.0,)"),
+        ("int32", Value::I32(3), "date", "(3,)"),
+        ("int64", Value::I64(5), "int", "(5,)"),
+        ("int64", Value::I64(1 << 40), "int", "v: 1099511627776 is no int"),
+        ("int64", Value::I64(1500), "timestamp", "(1500000,)"),
+        ("int64", Value::I64(12), "decimal(5, 2)", "(1200,)"),
+        ("int64", Value::I64(1234), "decimal(5, 2)", "v: the value has more than the 5 digits of the column"),
+        ("uint64", Value::U64(7), "long", "(7,)"),
+        ("uint64", Value::U64(u64::MAX), "long", "v: 18446744073709551615 is no long"),
+        ("uint64", Value::U64(u64::MAX), "decimal(20, 0)", "(18446744073709551615,)"),
+        ("float", Value::F32(1.5), "double", "(1.5,)"),
+        ("double", Value::F64(1e300), "float", "v: 1e300 is no float"),
+        ("string", text("2026-01-01"), "date", "(20454,)"),
+        ("string", text("soon"), "date", "v: \"soon\" is no date"),
+        (
+            "string",
+            text("67e55044-10b1-426f-9247-bb680e5fe0c8"),
+            "uuid",
+            "([103, 229, 80, 68, 16, 177, 66, 111, 146, 71, 187, 104, 14, 95, 224, 200],)",
+        ),
+        ("string", text("a"), "binary", "([97],)"),
+        ("bytes", Value::Bytes(vec![97].into()), "string", "(\"a\",)"),
+        ("bytes", Value::Bytes(vec![97].into()), "fixed(2)", "v: 1 bytes where 2 are expected"),
+        ("E", Value::EnumNumber(1), "int", "(1,)"),
+        ("E", Value::EnumNumber(9), "string", "(\"9\",)"),
+        ("string", text("a"), "long", "v: string in the writer's schema, long in the table"),
+        (
+            "repeated string",
+            Value::List(vec![text("a")]),
+            "string",
+            "v: a list of string in the writer's schema, string in the table",
+        ),
+        (
+            "map<string, bool>",
+            Value::Map([(MapKey::String("a".to_owned()), Value::Bool(true))].into()),
+            "string",
+            "v: a map of bool in the writer's schema, string in the table",
+        ),
+    ] {
+        assert_eq!(one(kind, value, column), expected, "{kind} into {column}");
+    }
+}
+
+#[test]
+fn dynamic_messages_are_json_and_any_is_its_parts() {
+    let text = r#"syntax = "proto3"; package t; import "google/protobuf/struct.proto"; import "google/protobuf/any.proto";
+        import "google/protobuf/duration.proto"; import "google/protobuf/empty.proto";
+        message Row { google.protobuf.Struct o = 1; google.protobuf.Value v = 2; google.protobuf.ListValue l = 3;
+                      google.protobuf.Any any = 4; google.protobuf.Duration d = 5; google.protobuf.Empty nothing = 6; }"#;
+    let writers = fixed(text);
+    let schema = table(&writers, &[vec![]]);
+    assert_eq!(
+        columns(&schema),
+        [
+            "o: string",
+            "v: string",
+            "l: string",
+            "any: struct<type_url: string not null, value: binary not null>",
+            "d: struct<seconds: long not null, nanos: int not null>"
+        ]
+    );
+    let value = |bytes: &[u8]| [&[10, bytes.len() as u8][..], bytes].concat();
+    let number = [&[0x11][..], &1.5_f64.to_le_bytes()].concat();
+    let list = [value(&number), value(&[0x20, 1]), value(&[8, 0]), value(&[])].concat();
+    let text = [&[0x1a, 2][..], b"a\""].concat();
+    let entry = [&[10, 1, b'k', 0x12, text.len() as u8][..], &text].concat();
+    let object = value(&entry);
+    let nested = [&[0x2a, object.len() as u8][..], &object].concat();
+    let row = [
+        &[10, object.len() as u8][..],
+        &object,
+        &[18, nested.len() as u8],
+        &nested,
+        &[26, list.len() as u8],
+        &list,
+        &[34, 3, 10, 1, b'u'],
+        &[42, 2, 8, 9],
+        &[50, 0],
+    ]
+    .concat();
+    let (batch, observed) = decoder(&schema, &writers).decode_observed(&raw(&[row]));
+    assert!(observed.is_settled() && observed.ignored == 0);
+    assert_eq!(
+        shown(&batch, 0),
+        r#"("{\"k\":\"a\\\"\"}","{\"k\":\"a\\\"\"}","[1.5,true,null,null]",("u",[],),(9,0,),)"#
+    );
+    // Lists within each other deeper than any reader goes.
+    let mut deep = vec![];
+    for _ in 0..200 {
+        let inner = [&[0x32][..], &length(deep.len()), &deep].concat();
+        deep = [&[10][..], &length(inner.len()), &inner].concat();
+    }
+    let row = [&[26][..], &length(deep.len()), &deep].concat();
+    let batch = decoder(&schema, &writers).decode_observed(&raw(&[row])).0;
+    assert_eq!(reasons(&batch), ["l: nested deeper than 64 levels"]);
+}
+
+fn length(of: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    protox::prost::encoding::encode_varint(of as u64, &mut out);
+    out
+}
+
+#[test]
+fn a_schema_asks_for_what_the_table_lacks_once_a_row_is_a_message() {
+    let text = "syntax = \"proto3\"; package t; message In { int32 a = 1; int32 b = 2; } message Row { int64 id = 1; In in = 2; uint64 big = 3; double d = 4; }";
+    let writers = fixed(text);
+    let schema =
+        given(&[("id", "int not null"), ("in", "struct<a: int>"), ("d", "float"), ("gone", "string not null")]);
+    let row = vec![8, 5, 18, 2, 16, 1, 24, 7];
+    let (_, observed) = decoder(&schema, &writers).decode_observed(&raw(&[vec![8], row.clone(), row.clone()]));
+    let id = |name: &str| schema.field_id_by_name(name).expect(name);
+    assert_eq!(observed.widened.keys().copied().collect::<Vec<_>>(), [id("id"), id("d")]);
+    assert_eq!(observed.relaxed.iter().copied().collect::<Vec<_>>(), [id("gone")]);
+    let added: Vec<(Option<i32>, Vec<&str>)> = observed
+        .added
+        .iter()
+        .map(|(parent, shape)| (*parent, shape.fields().map(|(name, _)| name).collect()))
+        .collect();
+    assert_eq!(added, [(None, vec!["big"]), (Some(id("in")), vec!["b"])]);
+    assert!(decoder(&schema, &writers).decode_observed(&raw(&[vec![8]])).1.is_settled());
+    let quarantined = decoder(&schema, &writers).decode_as(&raw(std::slice::from_ref(&row)), OnChange::Quarantine).0;
+    assert_eq!(reasons(&quarantined), ["in.b: the table has no such column"]);
+    // What the schema has no field for is counted, under every policy.
+    let wide = given(&[("id", "long"), ("d", "double")]);
+    let (batch, observed) = decoder(&wide, &writers).decode_as(&raw(&[vec![8, 5, 0x48, 1]]), OnChange::Quarantine);
+    assert_eq!((batch.rows.num_rows(), observed.ignored), (1, 1));
+    let (batch, observed) = decoder(&wide, &writers).decode_as(&raw(&[row]), OnChange::Freeze);
+    assert_eq!((batch.rows.num_rows(), observed.ignored), (1, 2));
+}
+
+#[test]
+fn a_schema_that_rows_cannot_be_read_with_is_named() {
+    let refused = |text: &str, message: Option<&str>| {
+        let error = ProtoSchema::of_file(text.as_bytes(), true, message).expect_err(text);
+        assert_eq!(error.kind(), ErrorKind::Input);
+        (error.to_string(), error.hint().unwrap_or_default().to_owned())
+    };
+    let two = "syntax = \"proto3\"; package t; message A { A a = 1; } message B { message C {} }";
+    assert!(refused("message {", None).0.starts_with("the schema is no Protobuf: "));
+    assert!(refused("import \"gone.proto\"; message A {}", None).0.contains("gone.proto"));
+    let (text, hint) = refused(two, None);
+    assert_eq!(text, "the schema has more than one message, or none");
+    assert_eq!(hint, "set decode.schema.message to one of t.A, t.B, t.B.C");
+    assert_eq!(refused(two, Some("t.D")).0, "there is no message \"t.D\"");
+    assert!(refused(two, Some("t.A")).0.ends_with("the message t.A contains itself, for which a table has no columns"));
+    assert!(ProtoSchema::of_file(two.as_bytes(), true, Some("t.B.C")).is_ok());
+    assert!(
+        ProtoSchema::of_file(b"\xff", false, None).expect_err("no set").to_string().contains("no set of descriptors")
+    );
+    let set = described(ROW).expect("valid").encode_to_vec();
+    assert!(ProtoSchema::of_file(&set, false, Some("t.Row")).is_ok());
+    // Each message has the one before it twice.
+    let mut deep = String::from("syntax = \"proto3\"; package t; message M0 { int32 a = 1; }");
+    for level in 1..30 {
+        let _ = write!(deep, "message M{level} {{ M{0} a = 1; M{0} b = 2; }}", level - 1);
+    }
+    assert!(refused(&deep, Some("t.M29")).0.contains("more than 100000 fields"));
+}
+
+async fn registry() -> (Writers<ProtoSchema>, Arc<Shelf>) {
+    let (url, shelf) = serve().await;
+    let env = Env::system();
+    let registry = Registry::new("sr", &config(&url), &env).expect("a client");
+    (Writers::of_registry(Arc::new(registry), &env), shelf)
+}
+
+#[tokio::test]
+async fn rows_say_which_message_of_their_schema_they_are() {
+    let (writers, shelf) = registry().await;
+    let text = r#"syntax = "proto3"; package shop; import "geo/place.proto"; import "confluent/meta.proto";
+        message Order { int32 id = 1 [(confluent.field_meta) = { doc: "x" }]; geo.Place place = 2; message Line { int32 id = 1; message Part { int32 id = 1; string code = 2; } } }
+        message Other { int32 id = 1; Other other = 2; }"#;
+    let place = "syntax = \"proto3\"; package geo; message Place { string city = 1; }";
+    let reference = json!([{ "name": "geo/place.proto", "subject": "place", "version": 1 }]);
+    shelf.put("/reg/schemas/ids/1", 200, json!({ "schema": text, "schemaType": "PROTOBUF", "references": reference }));
+    shelf.put("/reg/subjects/place/versions/1", 200, json!({ "schema": place, "schemaType": "PROTOBUF" }));
+    shelf.schema(2, &json!({ "type": "record", "name": "R", "fields": [] }));
+    let row = |id: u32, indexes: &[u8], message: &[u8]| [&[0][..], &id.to_be_bytes(), indexes, message].concat();
+    let rows = [
+        row(1, &[0], &[8, 1, 18, 3, 10, 1, b'x']),
+        row(1, &[2, 0], &[8, 2]),
+        row(1, &[6, 0, 0, 0], &[8, 3, 18, 1, b'c']),
+        row(1, &[4, 0, 6], &[8, 4]),
+        row(1, &[2, 2], &[8, 5]),
+        row(1, &[3], &[8, 6]),
+        row(1, &[0xfe, 0xff, 0xff, 0x0f], &[8, 6]),
+        row(1, &[], &[]),
+        row(2, &[0], &[8, 7]),
+        row(3, &[0], &[8, 8]),
+        row(1, &[0], &[8, 9]),
+    ];
+    let batch = raw(&rows);
+    writers.learn(&batch).await.expect("answers");
+    let schema = table(&writers, &rows);
+    assert_eq!(columns(&schema), ["id: int not null", "place: struct<city: string not null>"]);
+    let decoder = decoder(&schema, &writers);
+    let (_, observed) = decoder.decode_observed(&batch);
+    assert_eq!(observed.added[&None].fields().map(|(name, _)| name).collect::<Vec<_>>(), ["code"]);
+    let decoded = decoder.decode_as(&batch, OnChange::Freeze).0;
+    assert_eq!(decoded.source_rows, [0, 1, 2, 10]);
+    assert_eq!([0, 1, 2].map(|at| shown(&decoded, at)), ["(1,(\"x\",),)", "(2,null,)", "(3,null,)"]);
+    assert_eq!(
+        reasons(&decoded),
+        [
+            ": the row names a message that its schema does not have",
+            ": field other of shop.Other: the message shop.Other contains itself, for which a table has no columns",
+            ": the row does not say after the id of its schema which message it is",
+            ": the row does not say after the id of its schema which message it is",
+            ": malformed Protobuf: the message ends at byte 0 in the middle of a value",
+            ": schema 2 of registry sr is Avro, not Protobuf",
+            ": registry sr has no schema with the id 3",
+        ]
+    );
+}
