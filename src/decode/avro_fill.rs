@@ -274,22 +274,22 @@ fn single(step: &Step, values: &mut Values, cursor: &mut Cursor<'_>) -> Result<(
 }
 
 #[cold]
-fn other_type() -> Fault {
+pub(crate) fn other_type() -> Fault {
     Fault::value("the column was built for another type")
 }
 
 #[cold]
-fn none(text: &str, kind: &PrimitiveType) -> Fault {
+pub(crate) fn none(text: &str, kind: &PrimitiveType) -> Fault {
     Fault::value(format!("{} is no {kind}", excerpt(text)))
 }
 
-fn append(offsets: &mut Vec<i64>, bytes: &mut Vec<u8>, value: &[u8]) -> Result<(), Fault> {
+pub(crate) fn append(offsets: &mut Vec<i64>, bytes: &mut Vec<u8>, value: &[u8]) -> Result<(), Fault> {
     bytes.extend(value);
     offsets.push(i64::try_from(bytes.len()).map_err(|_| other_type())?);
     Ok(())
 }
 
-fn moment(text: &str, kind: &PrimitiveType) -> Option<i64> {
+pub(crate) fn moment(text: &str, kind: &PrimitiveType) -> Option<i64> {
     match kind {
         PrimitiveType::Time => temporal::time(text),
         PrimitiveType::TimestampNs | PrimitiveType::TimestamptzNs => temporal::timestamp(text)?.nanos(),
@@ -298,11 +298,11 @@ fn moment(text: &str, kind: &PrimitiveType) -> Option<i64> {
 }
 
 #[inline]
-fn times(value: i64, power: i64) -> Result<i64, Fault> {
+pub(crate) fn times(value: i64, power: i64) -> Result<i64, Fault> {
     value.checked_mul(power).ok_or_else(|| Fault::value(format!("{value} is out of the column's range")))
 }
 
-fn time(micros: i64) -> Result<i64, Fault> {
+pub(crate) fn time(micros: i64) -> Result<i64, Fault> {
     if (0..DAY_MICROS).contains(&micros) {
         return Ok(micros);
     }
@@ -310,7 +310,7 @@ fn time(micros: i64) -> Result<i64, Fault> {
 }
 
 #[allow(clippy::cast_possible_truncation)] // to the nearest: what a float column means
-fn narrow(value: f64) -> Result<f32, Fault> {
+pub(crate) fn narrow(value: f64) -> Result<f32, Fault> {
     let narrowed = value as f32;
     if narrowed.is_finite() || !value.is_finite() {
         return Ok(narrowed);
@@ -320,7 +320,7 @@ fn narrow(value: f64) -> Result<f32, Fault> {
 
 /// The unscaled value that big-endian two's complement bytes are, as the column counts.
 #[inline]
-fn unscaled(bytes: &[u8], decimal: &Decimal) -> Result<i128, Fault> {
+pub(crate) fn unscaled(bytes: &[u8], decimal: &Decimal) -> Result<i128, Fault> {
     let too_large = || Fault::value(format!("the value has more than the {} digits of the column", decimal.precision));
     let negative = bytes.first().is_some_and(|byte| byte & 0x80 != 0);
     let filler = if negative { 0xff } else { 0 };

@@ -6,6 +6,7 @@ use iceberg::spec::{Schema, SchemaRef};
 
 use crate::config::{DecodeConfig, OnChange, RowFormat};
 use crate::decode::avro::{AvroDecoder, AvroOptions};
+use crate::decode::envelope::{EnvelopeDecoder, EnvelopeFormat};
 use crate::decode::growth::GrowthLimits;
 use crate::decode::json::{JsonDecoder, JsonOptions};
 use crate::decode::observe::Observed;
@@ -24,6 +25,13 @@ mod avro_fill;
 mod avro_fit;
 mod avro_schema;
 mod columns;
+mod connect_fill;
+mod connect_schema;
+mod debezium;
+mod debezium_marks;
+mod decimal_text;
+pub mod envelope;
+mod envelope_parts;
 pub mod fault;
 pub mod growth;
 pub mod infer;
@@ -43,6 +51,8 @@ pub mod writers;
 pub enum Format {
     /// A JSON object each.
     Json,
+    /// A JSON object each, wrapped.
+    Enveloped(Arc<EnvelopeFormat>),
     /// An Avro record each.
     Avro(Writers),
     /// Bytes that are kept as they are.
@@ -79,7 +89,9 @@ impl Format {
     pub fn of(config: &DecodeConfig, registries: &Registries, env: &Env) -> Result<Self> {
         let wrong = |text: String| Error::new(ErrorKind::Config, text);
         match (config.format, &config.schema, &config.registry) {
-            (RowFormat::Json, ..) => Ok(Self::Json),
+            (RowFormat::Json, ..) => {
+                Ok(EnvelopeFormat::of(config).map_or(Self::Json, |format| Self::Enveloped(Arc::new(format))))
+            }
             (RowFormat::Raw, ..) => Ok(Self::Raw),
             (RowFormat::Avro, Some(file), _) => {
                 let place = || format!("decode.schema.file {}", file.path.display());
@@ -105,7 +117,7 @@ impl Format {
     /// Those of [`Writers::learn`].
     pub async fn learn(&self, raw: &RawBatch) -> Result<()> {
         match self {
-            Self::Json | Self::Raw => Ok(()),
+            Self::Json | Self::Enveloped(_) | Self::Raw => Ok(()),
             Self::Avro(writers) => writers.learn(raw).await,
         }
     }
@@ -113,7 +125,7 @@ impl Format {
     /// The same with nothing known yet, where too much is; see [`Writers::renewed`].
     pub fn renewed(&self) -> Option<Self> {
         match self {
-            Self::Json | Self::Raw => None,
+            Self::Json | Self::Enveloped(_) | Self::Raw => None,
             Self::Avro(writers) => writers.renewed().map(Self::Avro),
         }
     }
@@ -126,6 +138,7 @@ impl Format {
         let sample = || raw.rows.iter().take(how.rows).map(|row| raw.bytes(*row));
         match self {
             Self::Json => Ok(infer::infer(sample(), how.metadata, how.limits)?.schema),
+            Self::Enveloped(format) => format.table_schema(raw, how),
             Self::Raw => raw::table_schema(),
             Self::Avro(writers) => {
                 writers.learn(raw).await?;
@@ -144,6 +157,8 @@ impl Format {
 pub enum Decoder {
     /// Of JSON objects.
     Json(JsonDecoder),
+    /// Of JSON objects in envelopes.
+    Enveloped(Box<EnvelopeDecoder>),
     /// Of Avro records.
     Avro(AvroDecoder),
     /// Of rows as they are.
@@ -158,6 +173,9 @@ impl Decoder {
     pub fn new(schema: &SchemaRef, format: &Format, options: DecoderOptions) -> Result<Self> {
         match format {
             Format::Json => JsonDecoder::new(schema, options.json).map(Self::Json),
+            Format::Enveloped(format) => {
+                EnvelopeDecoder::new(schema, Arc::clone(format), options).map(Box::new).map(Self::Enveloped)
+            }
             Format::Raw => RawDecoder::new(schema, &options.json).map(Self::Raw),
             Format::Avro(writers) => {
                 let JsonOptions { on_change, epoch, metadata } = options.json;
@@ -172,6 +190,7 @@ impl Decoder {
     pub fn decode_observed(&self, raw: &RawBatch) -> (Batch, Observed) {
         match self {
             Self::Json(decoder) => decoder.decode_observed(raw),
+            Self::Enveloped(decoder) => decoder.decode_observed(raw),
             Self::Avro(decoder) => decoder.decode_observed(raw),
             Self::Raw(decoder) => decoder.decode_observed(raw),
         }
@@ -181,6 +200,7 @@ impl Decoder {
     pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
         match self {
             Self::Json(decoder) => decoder.decode_as(raw, on_change),
+            Self::Enveloped(decoder) => decoder.decode_as(raw, on_change),
             Self::Avro(decoder) => decoder.decode_as(raw, on_change),
             Self::Raw(decoder) => decoder.decode_as(raw, on_change),
         }
