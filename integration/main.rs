@@ -23,6 +23,7 @@ mod readers;
 mod table;
 
 mod compaction;
+mod debezium;
 mod flink;
 mod kafka;
 mod local;

@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 
 # In the order in which they must start.
-NAMES = ["seaweedfs", "apache-rest", "kafka", "connect", "duckdb", "pyiceberg", "spark", "flink", "trino", "tpchgen"]
+NAMES = ["seaweedfs", "apache-rest", "kafka", "connect", "postgres", "debezium", "duckdb", "pyiceberg", "spark", "flink", "trino", "tpchgen"]
 
 LOOPBACK = "127.0.0.1"
 
