@@ -336,6 +336,26 @@ fn events_of_every_kind_are_rows_and_what_is_none_is_refused_with_a_way_out() {
 }
 
 #[test]
+fn what_a_source_comes_to_say_of_the_log_gets_a_field_and_what_says_nothing_new_does_not() {
+    let format = format(Envelope::Debezium, &[]);
+    let old = event("c", "null", r#"{"id":1}"#).replace(",\"lsn\":9", "");
+    let schema = table(&format, std::slice::from_ref(&old), false);
+    let decoder = decoder(&format, &schema, OnChange::Evolve);
+    assert!(decoder.decode_observed(&rows(std::slice::from_ref(&old))).1.is_settled());
+    let new = old.replace("\"xmin\":null", "\"lsn\":9,\"xmin\":5");
+    let odd = new.replace("\"txId\":7", "\"txId\":\"0a.1\"");
+    let (batch, observed) = decoder.decode_observed(&rows(&[new, odd.clone()]));
+    let source = schema.field_by_name("_source").expect("there").id;
+    let added = &observed.added[&Some(source)];
+    assert_eq!(added.fields().map(|(name, _)| name).collect::<Vec<_>>(), ["lsn"]);
+    // Another database's kind of id does not fit, and is refused with its place.
+    assert_eq!((batch.rejects[0].field.as_str(), batch.rows.num_rows()), ("source.txId", 1));
+    // Where a table begins with it, it is a text.
+    let shown = columns(&table(&format, &[odd], false)).join(" ");
+    assert!(shown.contains("txId: string, lsn: long"), "{shown}");
+}
+
+#[test]
 fn a_value_that_was_not_sent_is_null_and_named_and_never_the_mark() {
     let format = format(Envelope::Debezium, &[("_before", DebeziumColumn::Before)]);
     let text = r#"{"id":1,"note":"n","list":["x"]}"#;
