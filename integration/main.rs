@@ -24,6 +24,7 @@ mod table;
 
 mod access;
 mod compaction;
+mod debezium;
 mod flink;
 mod kafka;
 mod local;

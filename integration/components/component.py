@@ -17,8 +17,8 @@ import urllib.error
 import urllib.request
 
 # In the order in which they must start.
-NAMES = ["seaweedfs", "apache-rest", "kafka", "kafka-2", "kafka-3", "kafka-client", "connect", "apicurio", "duckdb", "pyiceberg"]
-NAMES += ["spark", "flink", "trino", "tpchgen"]
+NAMES = ["seaweedfs", "apache-rest", "kafka", "kafka-2", "kafka-3", "kafka-client", "connect", "apicurio", "postgres", "debezium"]
+NAMES += ["duckdb", "pyiceberg", "spark", "flink", "trino", "tpchgen"]
 
 LOOPBACK = "127.0.0.1"
 

@@ -11,6 +11,7 @@ class Component(Server):
     recipe = (text(FIXTURE, "pom.xml"),)
     ports = ("rest",)
     ready_within = 240
+    heap = ("-Xms1g", "-Xmx2g")
 
     def fill(self):
         self.jars(self.here / FIXTURE / "pom.xml", "plugins/iceberg")
@@ -24,7 +25,7 @@ class Component(Server):
         properties.write_text(self.properties(brokers, ports), encoding="utf-8")
         log = kafka.here / "kafka_fixture" / "log4j2.properties"
         return [
-            *("java", "-Xms1g", "-Xmx2g", f"-Dlog4j2.configurationFile={log}", "-cp", f"{kafka.home}/lib/*"),
+            *("java", *self.heap, f"-Dlog4j2.configurationFile={log}", "-cp", f"{kafka.home}/lib/*"),
             *("org.apache.kafka.connect.cli.ConnectDistributed", str(properties)),
         ]
 

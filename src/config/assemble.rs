@@ -9,10 +9,11 @@ use std::time::Duration;
 use crate::config::reading::Value;
 use crate::config::resolve::Resolved;
 use crate::config::{
-    ApiConfig, CatalogConfig, ColumnConfig, CommitConfig, Config, CreateConfig, CsvConfig, DecodeConfig, Epoch,
-    FilesConfig, Limits, MaintenanceConfig, MetadataColumn, OnChange, OnRollback, PipelineConfig, Policies,
-    RegistryAuth, RegistryConfig, RejectLimit, RejectsConfig, RejectsTo, ReplayConfig, RestAuth, RestConfig, Role,
-    RowFormat, SchemaConfig, Secret, SourceConfig, StoreConfig, kafka, layout_text,
+    ApiConfig, CatalogConfig, ColumnConfig, CommitConfig, Config, CreateConfig, CsvConfig, DebeziumColumn,
+    DebeziumConfig, DecodeConfig, Envelope, Epoch, FilesConfig, Limits, MaintenanceConfig, MetadataColumn, OnChange,
+    OnRollback, PipelineConfig, Policies, RegistryAuth, RegistryConfig, RejectLimit, RejectsConfig, RejectsTo,
+    ReplayConfig, RestAuth, RestConfig, Role, RowFormat, SchemaConfig, Secret, SourceConfig, StoreConfig, kafka,
+    layout_text,
 };
 use crate::model::ids::PipelineName;
 
@@ -324,6 +325,34 @@ fn decode(own: Section<'_>) -> DecodeConfig {
             null: own.text("decode.csv.null"),
         },
         epoch: Epoch::parse(&own.text("decode.epoch")).unwrap_or_default(),
+        envelope: match own.text("decode.envelope").as_str() {
+            "connect" => Envelope::Connect,
+            "debezium" => Envelope::Debezium,
+            _ => Envelope::None,
+        },
+        debezium: debezium(own),
+    }
+}
+
+fn debezium(own: Section<'_>) -> DebeziumConfig {
+    let column = |(name, word): (String, String)| (name, debezium_column(&word));
+    let columns: BTreeMap<_, _> = own.texts("decode.debezium.columns").into_iter().map(column).collect();
+    let usual = DebeziumConfig::default();
+    DebeziumConfig {
+        columns: if columns.is_empty() { usual.columns } else { columns },
+        unavailable: own.text("decode.debezium.unavailable"),
+    }
+}
+
+fn debezium_column(word: &str) -> DebeziumColumn {
+    match word {
+        "ts_ms" => DebeziumColumn::TsMs,
+        "source" => DebeziumColumn::Source,
+        "transaction" => DebeziumColumn::Transaction,
+        "before" => DebeziumColumn::Before,
+        "unavailable" => DebeziumColumn::Unavailable,
+        "message" => DebeziumColumn::Message,
+        _ => DebeziumColumn::Op,
     }
 }
 

@@ -280,6 +280,64 @@ pub struct DecodeConfig {
     pub csv: CsvConfig,
     /// What numbers in timestamp columns count.
     pub epoch: Epoch,
+    /// What rows are wrapped in.
+    pub envelope: Envelope,
+    /// How change events become rows.
+    pub debezium: DebeziumConfig,
+}
+
+/// What rows are wrapped in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Envelope {
+    /// Nothing.
+    #[default]
+    None,
+    /// `{"schema", "payload"}`, as Kafka Connect's JSON converter writes it.
+    Connect,
+    /// Debezium's change events, with Connect's envelope around them or without.
+    Debezium,
+}
+
+/// How change events become rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DebeziumConfig {
+    /// Columns beside those of the changed row, by name.
+    pub columns: BTreeMap<String, DebeziumColumn>,
+    /// What stands in an event for a value that did not change and was not sent.
+    pub unavailable: String,
+}
+
+impl Default for DebeziumConfig {
+    fn default() -> Self {
+        use DebeziumColumn::{Op, Source, TsMs, Unavailable};
+        let columns = [("_op", Op), ("_ts_ms", TsMs), ("_source", Source), ("_unavailable", Unavailable)];
+        Self {
+            columns: columns.map(|(name, what)| (name.to_owned(), what)).into_iter().collect(),
+            unavailable: UNAVAILABLE.to_owned(),
+        }
+    }
+}
+
+/// What Debezium writes for a value that did not change and was not sent, unless it is told otherwise.
+pub const UNAVAILABLE: &str = "__debezium_unavailable_value";
+
+/// What a column beside those of the changed row holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DebeziumColumn {
+    /// The kind of change: `c`, `u`, `d`, `r`, `t`, `m`, or `BEGIN` and `END`.
+    Op,
+    /// When the connector handled it.
+    TsMs,
+    /// Where it comes from.
+    Source,
+    /// The transaction it is part of.
+    Transaction,
+    /// The row before the change.
+    Before,
+    /// Names of columns whose value was not sent.
+    Unavailable,
+    /// What an application wrote into the log.
+    Message,
 }
 
 /// How lines of values are cut.

@@ -332,6 +332,24 @@ const FIELDS: &[Field] = &[
         "What a number in a timestamp column counts since 1970: seconds, milliseconds, microseconds or nanoseconds; never guessed",
     ),
     field(
+        "pipeline.*.decode.envelope",
+        Choice(&["none", "connect", "debezium"]),
+        Is("none"),
+        "What JSON rows are wrapped in: nothing; `{\"schema\", \"payload\"}` of Kafka Connect's JSON converter, whose schema says the types; or Debezium's change events, with Connect's envelope around them or without: one row for each",
+    ),
+    field(
+        "pipeline.*.decode.debezium.columns",
+        Choices(&["op", "ts_ms", "source", "transaction", "before", "unavailable", "message"]),
+        Empty,
+        "Columns beside those of the changed row: `column = \"op\" | \"ts_ms\" | \"source\" | \"transaction\" | \"before\" | \"unavailable\" | \"message\"`; `_op`, `_ts_ms`, `_source` and `_unavailable` when none is named",
+    ),
+    field(
+        "pipeline.*.decode.debezium.unavailable",
+        Text,
+        Is("__debezium_unavailable_value"),
+        "The connector's `unavailable.value.placeholder`: what stands for a value that did not change and was not sent",
+    ),
+    field(
         "pipeline.*.schema.on_change",
         Choice(&["evolve", "freeze", "quarantine"]),
         Is("evolve"),

@@ -9,7 +9,7 @@ use crate::config::problem::{Problems, key_text};
 use crate::config::quantity::show_bytes;
 use crate::config::reading::Value;
 use crate::config::resolve::Resolved;
-use crate::config::{Config, PipelineConfig, RowFormat, SourceConfig, kafka, stores};
+use crate::config::{Config, DebeziumConfig, Envelope, PipelineConfig, RowFormat, SourceConfig, kafka, stores};
 
 /// The least memory that a rewrite gets by with, as `compact::merge` has it.
 const REWRITE_MIN: u64 = 64 << 20;
@@ -103,6 +103,7 @@ impl Check<'_> {
             };
             self.problem(&own("registry"), format!("there is no registry {registry:?}"), hint);
         }
+        self.envelope(name, pipeline);
         let (registry, schema) = (self.is_set(&own("registry")), self.is_set(&file));
         let format = pipeline.decode.format;
         if schema && !format.has_schema() {
@@ -169,17 +170,57 @@ impl Check<'_> {
         }
     }
 
+    /// What rows are wrapped in, and the columns that come of it.
+    fn envelope(&mut self, name: &str, pipeline: &PipelineConfig) {
+        let decode = &pipeline.decode;
+        let usual = DebeziumConfig::default();
+        let told = [
+            ("columns", decode.debezium.columns != usual.columns),
+            ("unavailable", decode.debezium.unavailable != usual.unavailable),
+        ];
+        for (setting, _) in told.iter().filter(|(_, told)| *told && decode.envelope != Envelope::Debezium) {
+            let hint = "set decode.envelope = \"debezium\", or remove this";
+            self.problem(&["pipeline", name, "decode", "debezium", setting], "only change events have it", hint);
+        }
+        if decode.envelope == Envelope::None {
+            return;
+        }
+        if decode.format != RowFormat::Json {
+            let hint = "set decode.format = \"json\", or remove decode.envelope";
+            self.problem(&["pipeline", name, "decode", "envelope"], "only JSON rows have an envelope", hint);
+            return;
+        }
+        if decode.registry.is_some() {
+            let hint =
+                "remove decode.envelope or decode.registry; the connector's converter may write plain JSON instead";
+            let message = "rows with the id of a schema are read without an envelope";
+            self.problem(&["pipeline", name, "decode", "envelope"], message, hint);
+            return;
+        }
+        self.routed_by_topic(name, pipeline, "fields within an envelope cannot choose the table");
+        if decode.envelope == Envelope::Debezium
+            && let Some(both) = decode.debezium.columns.keys().find(|column| pipeline.metadata.contains_key(*column))
+        {
+            let message = format!("the column {both:?} is one of decode.debezium.columns too");
+            self.problem(&["pipeline", name, "metadata"], message, "give one of them another name");
+        }
+    }
+
     /// Routing reads fields of JSON rows only; a topic's name is there for all.
     fn without_fields(&mut self, name: &str, pipeline: &PipelineConfig) {
+        let message = match pipeline.decode.format {
+            RowFormat::Json => "fields of rows with the id of a schema cannot choose the table",
+            _ => "only fields of JSON rows can choose the table",
+        };
+        self.routed_by_topic(name, pipeline, message);
+    }
+
+    fn routed_by_topic(&mut self, name: &str, pipeline: &PipelineConfig, message: &str) {
         let source = self.config.sources.get(&pipeline.source);
         let by_topic = |field: &&str| matches!(source, Some(SourceConfig::Kafka(kafka)) if kafka.fills(field));
         if template_fields(&pipeline.table).unwrap_or_default().iter().any(|field| !by_topic(field)) {
             let hint =
                 "name one table, or choose it by what a Kafka topic's name fills: {topic}, or a name in topic_pattern";
-            let message = match pipeline.decode.format {
-                RowFormat::Json => "fields of rows with the id of a schema cannot choose the table",
-                _ => "only fields of JSON rows can choose the table",
-            };
             self.problem(&["pipeline", name, "table"], message, hint);
         }
     }

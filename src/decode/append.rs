@@ -19,7 +19,7 @@ use crate::decode::scan::{self, Scanner, unescape_onto};
 use crate::decode::temporal::{self, Epoch};
 
 /// Base64 with the standard alphabet, padded or not.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
+pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
@@ -96,7 +96,7 @@ impl Appender {
     }
 
     /// Appends an object's fields to columns that hold `length` values each.
-    fn object<'a>(
+    pub(crate) fn object<'a>(
         &mut self,
         plan: &StructPlan,
         columns: &mut Columns,
@@ -136,15 +136,18 @@ impl Appender {
             slot = index + 1;
             found += 1;
         }
-        if found < plan.fields.len() {
-            for (field, column) in plan.fields.iter().zip(&mut columns.columns) {
-                if column.len() != length {
-                    continue;
-                }
-                match &field.default {
-                    Some(default) => column.constant(default)?,
-                    None => self.null(field, column, "missing").map_err(|fault| fault.in_field(&field.name))?,
-                }
+        if found < plan.fields.len() { self.rest(plan, columns, length) } else { Ok(()) }
+    }
+
+    /// Fills the columns that have no value yet for the row behind `length` others.
+    pub(crate) fn rest(&mut self, plan: &StructPlan, columns: &mut Columns, length: usize) -> Result<(), Fault> {
+        for (field, column) in plan.fields.iter().zip(&mut columns.columns) {
+            if column.len() != length {
+                continue;
+            }
+            match &field.default {
+                Some(default) => column.constant(default)?,
+                None => self.null(field, column, "missing").map_err(|fault| fault.in_field(&field.name))?,
             }
         }
         Ok(())
@@ -186,7 +189,7 @@ impl Appender {
     }
 
     /// Appends the value that comes next.
-    fn value(&mut self, plan: &Plan, column: &mut Column, scanner: &mut Scanner<'_>) -> Result<(), Fault> {
+    pub(crate) fn value(&mut self, plan: &Plan, column: &mut Column, scanner: &mut Scanner<'_>) -> Result<(), Fault> {
         let kind = scanner.peek()?;
         if kind == scan::Kind::Null {
             scanner.null()?;

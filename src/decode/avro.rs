@@ -96,7 +96,7 @@ impl AvroDecoder {
             plan: StructPlan::of_row(schema.as_struct().fields(), reserved)?,
             arrow: Arc::new(ArrowSchema::new(fields)),
             on_change: options.on_change,
-            terms: Terms { epoch: options.epoch, nanos: options.nanos },
+            terms: Terms { epoch: options.epoch, nanos: options.nanos, json: false },
             writers,
             fitted: RwLock::default(),
         })

@@ -138,11 +138,17 @@ impl<'a> Cursor<'a> {
             AvroType::Null | AvroType::Fixed { size: 0, .. } => return Ok(false),
             AvroType::Boolean => drop(self.boolean()?),
             AvroType::Int | AvroType::Date | AvroType::TimeMillis => drop(self.int()?),
-            AvroType::Long | AvroType::TimeMicros | AvroType::Timestamp { .. } => drop(self.long()?),
+            AvroType::Long | AvroType::TimeMicros | AvroType::TimeNanos | AvroType::Timestamp { .. } => {
+                self.long()?;
+            }
             AvroType::Float => drop(self.array::<4>()?),
             AvroType::Double => drop(self.array::<8>()?),
-            AvroType::String | AvroType::Uuid => drop(self.text()?),
+            AvroType::String | AvroType::Uuid | AvroType::Moment(_) => drop(self.text()?),
             AvroType::Bytes | AvroType::Decimal { width: None, .. } => drop(self.bytes()?),
+            AvroType::ScaledDecimal(_) => {
+                self.int()?;
+                self.bytes()?;
+            }
             AvroType::Decimal { width: Some(size), .. } | AvroType::Fixed { size, .. } => drop(self.take(*size)?),
             AvroType::Enum(symbols) => drop(self.index(symbols.len())?),
             AvroType::Record(record) => {

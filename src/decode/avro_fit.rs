@@ -73,6 +73,7 @@ pub(crate) enum Step {
     I64Cut(i64),
     TimeMillis,
     TimeMicros,
+    TimeNanos,
     F32,
     F32AsF64,
     F64,
@@ -91,6 +92,8 @@ pub(crate) enum Step {
     /// The text of a date, a time or a timestamp.
     Moment(PrimitiveType),
     Decimal(Decimal),
+    /// A decimal of that scale, or of one that the value says, into a decimal that holds it or as a text.
+    ScaledDecimal(Option<i32>),
     Enum(Arc<[String]>),
     Struct(StructStep),
     List(Box<Step>),
@@ -119,6 +122,8 @@ pub(crate) struct Terms {
     pub(crate) epoch: Epoch,
     /// Whether the table may have columns of nanoseconds.
     pub(crate) nanos: bool,
+    /// Whether values are JSON, where bytes are base64.
+    pub(crate) json: bool,
 }
 
 /// Lays `record` onto the columns of `plan`.
@@ -128,6 +133,14 @@ pub(crate) fn fit(record: &Arc<Record>, plan: &StructPlan, terms: Terms) -> Fitt
     let mut needs = fitter.needs;
     needs.added.retain(|_, shape| shape.fields().next().is_some());
     Fitted { root, record: Arc::clone(record), needs }
+}
+
+/// Lays one type onto one column; answers what the table lacks for it, too.
+pub(crate) fn fit_column(kind: &AvroType, column: &Plan, terms: Terms) -> (Step, Observed) {
+    let mut fitter = Fitter { terms, needs: Observed::default() };
+    let step = fitter.value(kind, column);
+    fitter.needs.added.retain(|_, shape| shape.fields().next().is_some());
+    (step, fitter.needs)
 }
 
 struct Fitter {
@@ -211,7 +224,7 @@ impl Fitter {
             (AvroType::Int | AvroType::Date | AvroType::TimeMillis, P::Long) => Step::I32AsI64,
             (AvroType::Int, P::Float) => Step::I32AsF32,
             (AvroType::Int, P::Double) => Step::I32AsF64,
-            (AvroType::Long | AvroType::TimeMicros | AvroType::Timestamp { .. }, P::Long)
+            (AvroType::Long | AvroType::TimeMicros | AvroType::TimeNanos | AvroType::Timestamp { .. }, P::Long)
             | (AvroType::Long, P::Time) => Step::I64,
             (AvroType::Long, P::Int) => {
                 self.needs.widen(id, P::Long);
@@ -221,6 +234,7 @@ impl Fitter {
             (AvroType::Long, P::Double) => Step::I64AsF64,
             (AvroType::TimeMillis, P::Time) => Step::TimeMillis,
             (AvroType::TimeMicros, P::Time) => Step::TimeMicros,
+            (AvroType::TimeNanos, P::Time) => Step::TimeNanos,
             (AvroType::Float, P::Float) => Step::F32,
             (AvroType::Float, P::Double) => Step::F32AsF64,
             (AvroType::Double, P::Double) => Step::F64,
@@ -229,6 +243,12 @@ impl Fitter {
                 Step::F64AsF32
             }
             (AvroType::Decimal { .. }, P::Decimal { .. }) => self.decimal(kind, column, id)?,
+            (AvroType::Decimal { scale, .. }, P::String) if self.terms.json => {
+                Step::ScaledDecimal(Some(i32::try_from(*scale).ok()?))
+            }
+            (AvroType::ScaledDecimal(scale), P::String | P::Decimal { .. }) => Step::ScaledDecimal(*scale),
+            // Both would be taken for base64.
+            (AvroType::String | AvroType::Uuid, P::Binary) if self.terms.json => return None,
             (AvroType::Int | AvroType::Long | AvroType::Timestamp { .. }, _) => self.timestamp(kind, column)?,
             _ => characters(kind, column)?,
         })
@@ -282,6 +302,12 @@ fn characters(kind: &AvroType, column: &PrimitiveType) -> Option<Step> {
             Step::Fixed(*size)
         }
         (AvroType::Enum(symbols), P::String) => Step::Enum(Arc::clone(symbols)),
+        (AvroType::Moment(_), P::String) => Step::Text,
+        (AvroType::Moment(P::Date), P::Date) | (AvroType::Moment(P::Time), P::Time) => Step::Moment(column.clone()),
+        (
+            AvroType::Moment(P::Timestamp | P::Timestamptz),
+            P::Timestamp | P::Timestamptz | P::TimestampNs | P::TimestamptzNs,
+        ) => Step::Moment(column.clone()),
         (AvroType::String, P::Date | P::Time | P::Timestamp | P::Timestamptz | P::TimestampNs | P::TimestamptzNs) => {
             Step::Moment(column.clone())
         }

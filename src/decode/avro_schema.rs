@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use iceberg::spec::PrimitiveType;
 use serde_json::{Map, Value};
 
 use crate::decode::fault::excerpt;
@@ -55,6 +56,8 @@ pub(crate) enum AvroType {
     TimeMillis,
     /// A `long`.
     TimeMicros,
+    /// A `long`; only Connect has it.
+    TimeNanos,
     /// A `long`; with `zone` an instant, without it a local time.
     Timestamp {
         unit: Unit,
@@ -62,12 +65,16 @@ pub(crate) enum AvroType {
     },
     /// A `string`.
     Uuid,
+    /// A `string` that is a date, a time or a timestamp; only Connect has it.
+    Moment(PrimitiveType),
     /// Two's complement, in bytes of any length or of `width`.
     Decimal {
         precision: u32,
         scale: u32,
         width: Option<usize>,
     },
+    /// A decimal of this scale, which no column has, or of a scale that each value says; only Connect has it.
+    ScaledDecimal(Option<i32>),
     /// Bytes of one length; UUIDs with `uuid`, and durations among them.
     Fixed {
         size: usize,
@@ -88,6 +95,16 @@ pub(crate) struct Record {
     weight: u64,
     /// Levels of it, names replaced.
     depth: usize,
+}
+
+impl Record {
+    /// A record of these fields, whose names differ.
+    pub(crate) fn new(fields: Vec<(String, AvroType)>) -> Self {
+        // Counted here, once: a type may be named again and again, at every level.
+        let weight = fields.iter().fold(1, |sum: u64, (_, kind)| sum.saturating_add(kind.weight()));
+        let depth = 1 + fields.iter().map(|(_, kind)| kind.depth()).max().unwrap_or(0);
+        Self { fields, weight, depth }
+    }
 }
 
 /// One of a union's types.
@@ -134,6 +151,9 @@ impl AvroType {
             Self::Date => "date",
             Self::TimeMillis => "time-millis",
             Self::TimeMicros => "time-micros",
+            Self::TimeNanos => "time-nanos",
+            Self::Moment(kind) => return format!("text of a {kind}"),
+            Self::ScaledDecimal(_) => "decimal of any scale",
             Self::Timestamp { unit, zone } => {
                 let unit = match unit {
                     Unit::Millis => "millis",
@@ -310,7 +330,7 @@ impl Parser {
         let Value::Array(list) = member(object, "fields")? else {
             return Err(wrong(format!("the fields of {name} are no list")));
         };
-        let (mut fields, mut weight) = (Vec::<(String, AvroType)>::with_capacity(list.len()), 1_u64);
+        let mut fields = Vec::<(String, AvroType)>::with_capacity(list.len());
         let mut names = std::collections::HashSet::new();
         for field in list {
             let place = || format!("record {name}");
@@ -324,12 +344,9 @@ impl Parser {
                 member(field, "type").and_then(|json| self.kind(json, &within)).map_err(|e| e.within(place()))?;
             // Some writers annotate the field instead of its type.
             let kind = annotated(kind, field);
-            weight = weight.saturating_add(kind.weight());
             fields.push((own.to_owned(), kind));
         }
-        // Counted here, once: a type may be named again and again, at every level.
-        let depth = 1 + fields.iter().map(|(_, kind)| kind.depth()).max().unwrap_or(0);
-        let record = AvroType::Record(Arc::new(Record { fields, weight, depth }));
+        let record = AvroType::Record(Arc::new(Record::new(fields)));
         self.named.insert(name, Some(record.clone()));
         Ok(record)
     }

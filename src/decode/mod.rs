@@ -7,6 +7,7 @@ use iceberg::spec::{Schema, SchemaRef};
 use crate::config::{CsvConfig, DecodeConfig, OnChange, RowFormat, SchemaFile};
 use crate::decode::avro::{AvroDecoder, AvroOptions};
 use crate::decode::csv::CsvDecoder;
+use crate::decode::envelope::{EnvelopeDecoder, EnvelopeFormat};
 use crate::decode::growth::GrowthLimits;
 use crate::decode::json::{JsonDecoder, JsonOptions};
 use crate::decode::json_framed::FramedJsonDecoder;
@@ -28,8 +29,15 @@ mod avro_fill;
 mod avro_fit;
 mod avro_schema;
 mod columns;
+mod connect_fill;
+mod connect_schema;
 mod convert;
 pub mod csv;
+mod debezium;
+mod debezium_marks;
+mod decimal_text;
+pub mod envelope;
+mod envelope_parts;
 pub mod fault;
 pub mod growth;
 pub mod infer;
@@ -60,6 +68,8 @@ pub enum Format {
     Json,
     /// A JSON object each, after the id of its JSON Schema.
     FramedJson(Writers<JsonSchema>),
+    /// A JSON object each, wrapped.
+    Enveloped(Arc<EnvelopeFormat>),
     /// An Avro record each.
     Avro(Writers),
     /// A Protobuf message each.
@@ -104,7 +114,9 @@ impl Format {
             registry.map(Arc::clone).ok_or_else(|| wrong(format!("there is no registry {name:?}")))
         };
         match (config.format, &config.schema, &config.registry) {
-            (RowFormat::Json, _, None) => Ok(Self::Json),
+            (RowFormat::Json, _, None) => {
+                Ok(EnvelopeFormat::of(config).map_or(Self::Json, |format| Self::Enveloped(Arc::new(format))))
+            }
             (RowFormat::Json, _, Some(name)) => Ok(Self::FramedJson(Writers::of_registry(registry(name)?, env))),
             (RowFormat::Raw, ..) => Ok(Self::Raw),
             (RowFormat::Csv, ..) => Ok(Self::Csv(Arc::new(config.csv.clone()))),
@@ -133,7 +145,7 @@ impl Format {
     /// Those of [`Writers::learn`].
     pub async fn learn(&self, raw: &RawBatch) -> Result<()> {
         match self {
-            Self::Json | Self::Csv(_) | Self::Raw => Ok(()),
+            Self::Json | Self::Enveloped(_) | Self::Csv(_) | Self::Raw => Ok(()),
             Self::FramedJson(writers) => writers.learn(raw).await,
             Self::Avro(writers) => writers.learn(raw).await,
             Self::Protobuf(writers) => writers.learn(raw).await,
@@ -143,7 +155,7 @@ impl Format {
     /// The same with nothing known yet, where too much is; see [`Writers::renewed`].
     pub fn renewed(&self) -> Option<Self> {
         match self {
-            Self::Json | Self::Csv(_) | Self::Raw => None,
+            Self::Json | Self::Enveloped(_) | Self::Csv(_) | Self::Raw => None,
             Self::FramedJson(writers) => writers.renewed().map(Self::FramedJson),
             Self::Avro(writers) => writers.renewed().map(Self::Avro),
             Self::Protobuf(writers) => writers.renewed().map(Self::Protobuf),
@@ -159,6 +171,7 @@ impl Format {
         match self {
             Self::Json => Ok(infer::infer(sample(), how.metadata, how.limits)?.schema),
             Self::Csv(config) => csv::table_schema(config, sample(), how.metadata, how.limits),
+            Self::Enveloped(format) => format.table_schema(raw, how),
             Self::Raw => raw::table_schema(),
             Self::FramedJson(writers) => {
                 writers.learn(raw).await?;
@@ -195,6 +208,8 @@ pub enum Decoder {
     Json(JsonDecoder),
     /// Of JSON objects that name their schemas.
     FramedJson(FramedJsonDecoder),
+    /// Of JSON objects in envelopes.
+    Enveloped(Box<EnvelopeDecoder>),
     /// Of Avro records.
     Avro(AvroDecoder),
     /// Of Protobuf messages.
@@ -213,6 +228,9 @@ impl Decoder {
     pub fn new(schema: &SchemaRef, format: &Format, options: DecoderOptions) -> Result<Self> {
         match format {
             Format::Json => JsonDecoder::new(schema, options.json).map(Self::Json),
+            Format::Enveloped(format) => {
+                EnvelopeDecoder::new(schema, Arc::clone(format), options).map(Box::new).map(Self::Enveloped)
+            }
             Format::Raw => RawDecoder::new(schema, &options.json).map(Self::Raw),
             Format::FramedJson(writers) => {
                 FramedJsonDecoder::new(schema, writers.clone(), options.json).map(Self::FramedJson)
@@ -233,6 +251,7 @@ impl Decoder {
         match self {
             Self::Json(decoder) => decoder.decode_observed(raw),
             Self::FramedJson(decoder) => decoder.decode_observed(raw),
+            Self::Enveloped(decoder) => decoder.decode_observed(raw),
             Self::Avro(decoder) => decoder.decode_observed(raw),
             Self::Protobuf(decoder) => decoder.decode_observed(raw),
             Self::Csv(decoder) => decoder.decode_observed(raw),
@@ -245,6 +264,7 @@ impl Decoder {
         match self {
             Self::Json(decoder) => decoder.decode_as(raw, on_change),
             Self::FramedJson(decoder) => decoder.decode_as(raw, on_change),
+            Self::Enveloped(decoder) => decoder.decode_as(raw, on_change),
             Self::Avro(decoder) => decoder.decode_as(raw, on_change),
             Self::Protobuf(decoder) => decoder.decode_as(raw, on_change),
             Self::Csv(decoder) => decoder.decode_as(raw, on_change),

@@ -314,6 +314,16 @@ impl<'a> Scanner<'a> {
         found
     }
 
+    /// Steps over `text`, a value with brackets around it that was read before, or over nothing when another one is next.
+    pub fn try_value(&mut self, text: &str) -> bool {
+        self.space();
+        let found = self.text.as_bytes().get(self.at..).is_some_and(|rest| rest.starts_with(text.as_bytes()));
+        if found {
+            self.at += text.len();
+        }
+        found
+    }
+
     /// Reads any value and answers its text. Escapes within it are checked.
     ///
     /// # Errors

@@ -1,0 +1,423 @@
+//! JSON values that a Connect schema describes onto columns: `avro_fill`'s steps, read from text.
+
+use base64::Engine;
+use iceberg::spec::PrimitiveType;
+
+use crate::config::OnChange;
+use crate::decode::append::BASE64;
+use crate::decode::avro_fill::{append, moment, narrow, none, other_type, time, times, unscaled};
+use crate::decode::avro_fit::{Decimal, Extra, FieldStep, Step, StructStep};
+use crate::decode::columns::{Column, Columns, Values, offset};
+use crate::decode::decimal_text::decimal_text;
+use crate::decode::fault::{Fault, excerpt};
+use crate::decode::number;
+use crate::decode::plan::{Kind, Plan, StructPlan};
+use crate::decode::scan::{self, Scanner};
+use crate::decode::temporal;
+
+/// Fills columns; remembers what became of rows beside them.
+pub(crate) struct JsonFiller {
+    /// What fields without a column do.
+    pub(crate) on_change: OnChange,
+    /// Required columns that were given NULL in the row. It does not stay.
+    pub(crate) nulls: Vec<i32>,
+    /// Fields with a value that were left out.
+    pub(crate) ignored: u64,
+}
+
+impl JsonFiller {
+    pub(crate) fn new(on_change: OnChange) -> Self {
+        Self { on_change, nulls: Vec::new(), ignored: 0 }
+    }
+
+    /// Appends the fields of the object that comes next. On a fault the columns hold part of it.
+    pub(crate) fn record(
+        &mut self,
+        step: &StructStep,
+        plan: &StructPlan,
+        columns: &mut Columns,
+        length: usize,
+        scanner: &mut Scanner<'_>,
+    ) -> Result<(), Fault> {
+        match scanner.peek()? {
+            scan::Kind::Object => {}
+            // How entries of a map are written whose keys are no texts.
+            scan::Kind::Array if step.fields.len() == 2 => return self.pair(step, plan, columns, length, scanner),
+            other => return Err(unexpected(other, "an object")),
+        }
+        scanner.open()?;
+        let (mut first, mut slot) = (true, 0);
+        while scanner.more(b'}', first)? {
+            first = false;
+            let at = self.next_field(step, plan, slot, scanner)?;
+            slot = at + 1;
+            self.field(step.fields.get(at), plan, columns, length, scanner)?;
+        }
+        self.rest(plan, columns, length)
+    }
+
+    /// Reads a key; answers which of the record's fields it names. They mostly come in the schema's order.
+    fn next_field(
+        &self,
+        step: &StructStep,
+        plan: &StructPlan,
+        slot: usize,
+        scanner: &mut Scanner<'_>,
+    ) -> Result<usize, Fault> {
+        if let Some(FieldStep::Column(index, _)) = step.fields.get(slot)
+            && plan.fields.get(*index).is_some_and(|field| scanner.try_key(&field.token))
+        {
+            return Ok(slot);
+        }
+        let key = scanner.key()?.unescape()?;
+        let named = |field: &FieldStep| match field {
+            FieldStep::Column(index, _) => plan.fields.get(*index).is_some_and(|field| field.name == key),
+            FieldStep::Extra(extra) => extra.name == key,
+        };
+        if step.fields.get(slot).is_some_and(named) {
+            return Ok(slot);
+        }
+        let found = step.fields.iter().position(named);
+        found.ok_or_else(|| Fault::value("the row's schema has no such field").in_field(&key))
+    }
+
+    fn field(
+        &mut self,
+        step: Option<&FieldStep>,
+        plan: &StructPlan,
+        columns: &mut Columns,
+        length: usize,
+        scanner: &mut Scanner<'_>,
+    ) -> Result<(), Fault> {
+        match step {
+            Some(FieldStep::Column(index, step)) => {
+                let (Some(plan), Some(column)) = (plan.fields.get(*index), columns.columns.get_mut(*index)) else {
+                    return Err(other_type());
+                };
+                if column.len() != length {
+                    return Err(Fault::value("duplicate key").in_field(&plan.name));
+                }
+                self.value(step, plan, column, scanner).map_err(|fault| fault.in_field(&plan.name))
+            }
+            Some(FieldStep::Extra(extra)) => self.extra(extra, scanner).map_err(|fault| fault.in_field(&extra.name)),
+            None => Err(Fault::value("more values than the row's schema has fields for")),
+        }
+    }
+
+    /// Fills the columns that the object had no field for.
+    pub(crate) fn rest(&mut self, plan: &StructPlan, columns: &mut Columns, length: usize) -> Result<(), Fault> {
+        for (plan, column) in plan.fields.iter().zip(&mut columns.columns) {
+            if column.len() != length {
+                continue;
+            }
+            match &plan.default {
+                Some(default) => column.constant(default)?,
+                None => self.null(plan, column, "missing").map_err(|fault| fault.in_field(&plan.name))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn pair(
+        &mut self,
+        step: &StructStep,
+        plan: &StructPlan,
+        columns: &mut Columns,
+        length: usize,
+        scanner: &mut Scanner<'_>,
+    ) -> Result<(), Fault> {
+        scanner.open()?;
+        let mut at = 0;
+        while scanner.more(b']', at == 0)? {
+            self.field(step.fields.get(at), plan, columns, length, scanner)?;
+            at += 1;
+        }
+        self.rest(plan, columns, length)
+    }
+
+    /// Steps over a field that is no column.
+    fn extra(&mut self, extra: &Extra, scanner: &mut Scanner<'_>) -> Result<(), Fault> {
+        if matches!(scanner.skip()?, "null" | "{}" | "[]") {
+            return Ok(());
+        }
+        match self.on_change {
+            OnChange::Freeze => self.ignored += 1,
+            OnChange::Quarantine => return Err(Fault::value("the table has no such column")),
+            OnChange::Evolve => match &extra.obstacle {
+                Some(obstacle) => return Err(Fault::value(obstacle.clone())),
+                None => self.ignored += 1,
+            },
+        }
+        Ok(())
+    }
+
+    /// Appends NULL; `what` says how it came: `missing` or `null`.
+    pub(crate) fn null(&mut self, plan: &Plan, column: &mut Column, what: &str) -> Result<(), Fault> {
+        if plan.required {
+            if self.on_change != OnChange::Evolve {
+                return Err(Fault::value(format!("{what}, and the column is required")));
+            }
+            self.nulls.push(plan.id);
+        }
+        column.placeholder(plan);
+        Ok(())
+    }
+
+    /// Appends the value that comes next.
+    pub(crate) fn value(
+        &mut self,
+        step: &Step,
+        plan: &Plan,
+        column: &mut Column,
+        scanner: &mut Scanner<'_>,
+    ) -> Result<(), Fault> {
+        let step = match step {
+            Step::Nullable(_, inner) | Step::Only(inner) => inner,
+            step => step,
+        };
+        let kind = scanner.peek()?;
+        if kind == scan::Kind::Null {
+            scanner.null()?;
+            return self.null(plan, column, "null");
+        }
+        match (step, &mut column.values, &plan.kind) {
+            (Step::Struct(step), Values::Struct(columns), Kind::Struct(plan)) => {
+                self.record(step, plan, columns, column.nulls.len(), scanner)?;
+            }
+            (Step::List(step), Values::List(offsets, element), Kind::List(plan)) => {
+                if kind != scan::Kind::Array {
+                    return Err(unexpected(kind, "an array"));
+                }
+                scanner.open()?;
+                let mut count = 0;
+                while scanner.more(b']', count == 0)? {
+                    self.value(step, plan, element, scanner).map_err(|fault| fault.in_element(count))?;
+                    count += 1;
+                }
+                offsets.push(offset(element.len())?);
+            }
+            (Step::Map(step), Values::Map(offsets, keys, values), Kind::Map(_, plan)) => {
+                if kind != scan::Kind::Object {
+                    return Err(unexpected(kind, "an object"));
+                }
+                self.entries(step, plan, (keys, values), scanner)?;
+                offsets.push(offset(keys.len())?);
+            }
+            (Step::Refused(_, reason), ..) => {
+                scanner.skip()?;
+                return Err(Fault::value(reason.clone()));
+            }
+            (Step::Boolean, Values::Bits(bits), _) if kind == scan::Kind::Boolean => bits.append(scanner.boolean()?),
+            (Step::Boolean, ..) => return Err(unexpected(kind, "a boolean")),
+            (Step::Nothing | Step::Union(_), ..) => return Err(other_type()),
+            (step, values, _) => match kind {
+                scan::Kind::Number => number(step, plan, values, scanner.number()?)?,
+                scan::Kind::String => text(step, plan, values, &scanner.string()?.unescape()?)?,
+                scan::Kind::Object if matches!(step, Step::ScaledDecimal(None)) => {
+                    scaled_decimal(plan, values, scanner)?;
+                }
+                other => return Err(unexpected(other, "a single value")),
+            },
+        }
+        column.nulls.append_non_null();
+        Ok(())
+    }
+
+    fn entries(
+        &mut self,
+        step: &Step,
+        plan: &Plan,
+        (keys, values): (&mut Column, &mut Column),
+        scanner: &mut Scanner<'_>,
+    ) -> Result<(), Fault> {
+        scanner.open()?;
+        let from = keys.len();
+        while scanner.more(b'}', keys.len() == from)? {
+            let name = scanner.key()?.unescape()?;
+            let Values::Text(texts) = &mut keys.values else { return Err(other_type()) };
+            texts.text.push_str(&name);
+            texts.close()?;
+            keys.nulls.append_non_null();
+            self.value(step, plan, values, scanner).map_err(|fault| fault.in_field(&name))?;
+        }
+        if keys.len() - from > 1 && keys.repeats(from) {
+            return Err(Fault::value("duplicate key"));
+        }
+        Ok(())
+    }
+}
+
+#[cold]
+fn unexpected(found: scan::Kind, expected: &str) -> Fault {
+    Fault::value(format!("{} where the row's schema says {expected}", found.as_str()))
+}
+
+#[cold]
+fn not_of(shown: &str, plan: &Plan) -> Fault {
+    match &plan.kind {
+        Kind::Primitive(kind) => Fault::value(format!("{shown} is no {kind}")),
+        _ => other_type(),
+    }
+}
+
+/// Appends what is a number in JSON.
+#[allow(clippy::cast_precision_loss)] // to the nearest: what a float column means
+fn number(step: &Step, plan: &Plan, values: &mut Values, number: scan::Number<'_>) -> Result<(), Fault> {
+    let none = || not_of(excerpt(number.text).trim_matches('"'), plan);
+    let long = || integer(number).ok_or_else(none);
+    let int = || integer(number).and_then(|value| i32::try_from(value).ok()).ok_or_else(none);
+    let double = || number.text.parse::<f64>().ok().filter(|value| value.is_finite()).ok_or_else(none);
+    match (step, values) {
+        (Step::I32 | Step::I64AsI32, Values::I32(values)) => values.push(int()?),
+        (Step::I64, Values::I64(values)) => values.push(long()?),
+        (Step::I32AsI64, Values::I64(values)) => values.push(int()?.into()),
+        (Step::I32AsF32 | Step::I64AsF32, Values::F32(values)) => values.push(long()? as f32),
+        (Step::I32AsF64 | Step::I64AsF64, Values::F64(values)) => values.push(long()? as f64),
+        (Step::I32Times(power), Values::I64(values)) => values.push(times(int()?.into(), *power)?),
+        (Step::I64Times(power), Values::I64(values)) => values.push(times(long()?, *power)?),
+        (Step::I64Cut(power), Values::I64(values)) => values.push(long()?.div_euclid(*power)),
+        (Step::TimeMillis, Values::I64(values)) => values.push(time(times(int()?.into(), 1000)?)?),
+        (Step::TimeMicros, Values::I64(values)) => values.push(time(long()?)?),
+        (Step::TimeNanos, Values::I64(values)) => values.push(time(long()?.div_euclid(1000))?),
+        (Step::F32, Values::F32(values)) => {
+            values.push(number.text.parse::<f32>().ok().filter(|value| value.is_finite()).ok_or_else(none)?);
+        }
+        (Step::F32AsF64 | Step::F64, Values::F64(values)) => values.push(double()?),
+        (Step::F64AsF32, Values::F32(values)) => values.push(narrow(double()?)?),
+        // Where the converter's `decimal.format` is NUMERIC.
+        (Step::Decimal(_) | Step::ScaledDecimal(_), values) => decimal_number(plan, values, number.text)?,
+        _ => return Err(unexpected(scan::Kind::Number, "another value")),
+    }
+    Ok(())
+}
+
+fn integer(number: scan::Number<'_>) -> Option<i64> {
+    if number.integer {
+        return number.text.parse().ok();
+    }
+    match number::scaled(number.text, 0)? {
+        (value, true) => i64::try_from(value).ok(),
+        (_, false) => None,
+    }
+}
+
+/// Appends what is a string in JSON.
+fn text(step: &Step, plan: &Plan, values: &mut Values, text: &str) -> Result<(), Fault> {
+    match (step, values) {
+        (Step::Text, Values::Text(texts)) => {
+            texts.text.push_str(text);
+            texts.close()?;
+        }
+        (Step::Decimal(decimal), Values::I128(values)) => values.push(whole(&base64(text)?, decimal, plan)?),
+        (Step::ScaledDecimal(Some(scale)), values) => {
+            decimal_number(plan, values, &decimal_text(&base64(text)?, *scale)?)?
+        }
+        (Step::Binary, Values::Binary(offsets, bytes)) => append(offsets, bytes, &base64(text)?)?,
+        (Step::BinaryAsFixed, Values::Fixed(width, bytes)) => {
+            let value = base64(text)?;
+            if value.len() != *width {
+                return Err(Fault::value(format!("{} bytes where {width} are expected", value.len())));
+            }
+            bytes.extend(value);
+        }
+        (Step::UuidText, Values::Fixed(16, bytes)) => {
+            bytes.extend(uuid::Uuid::try_parse(text).map_err(|_| not_of(&excerpt(text), plan))?.as_bytes());
+        }
+        (Step::Moment(kind @ PrimitiveType::Date), Values::I32(values)) => {
+            values.push(temporal::date(utc(text)).ok_or_else(|| none(text, kind))?);
+        }
+        (Step::Moment(kind @ PrimitiveType::Time), Values::I64(values)) => {
+            values.push(temporal::time(utc(text)).ok_or_else(|| none(text, kind))?);
+        }
+        (Step::Moment(kind), Values::I64(values)) => {
+            values.push(moment(text, kind).or_else(|| endless(text, kind)).ok_or_else(|| none(text, kind))?);
+        }
+        (Step::F32 | Step::F64AsF32, Values::F32(values)) => {
+            values.push(infinite(text).ok_or_else(|| not_of(&excerpt(text), plan)).and_then(narrow)?);
+        }
+        (Step::F32AsF64 | Step::F64, Values::F64(values)) => {
+            values.push(infinite(text).ok_or_else(|| not_of(&excerpt(text), plan))?);
+        }
+        _ => return Err(unexpected(scan::Kind::String, "another value")),
+    }
+    Ok(())
+}
+
+/// What JSON has no numbers for.
+fn infinite(text: &str) -> Option<f64> {
+    match text {
+        "NaN" => Some(f64::NAN),
+        "Infinity" => Some(f64::INFINITY),
+        "-Infinity" => Some(f64::NEG_INFINITY),
+        _ => None,
+    }
+}
+
+/// PostgreSQL's infinite timestamps, as the connector writes those without a zone: the far ends of time.
+fn endless(text: &str, kind: &PrimitiveType) -> Option<i64> {
+    match text {
+        _ if !matches!(kind, PrimitiveType::Timestamp | PrimitiveType::Timestamptz) => None,
+        "infinity" => Some(9_223_372_036_825_200_000),
+        "-infinity" => Some(-9_223_372_036_832_400_000),
+        _ => None,
+    }
+}
+
+/// Dates and times of day in UTC, without saying so.
+fn utc(text: &str) -> &str {
+    text.strip_suffix('Z').unwrap_or(text)
+}
+
+fn base64(text: &str) -> Result<Vec<u8>, Fault> {
+    BASE64.decode(text).map_err(|_| Fault::value(format!("{} is no base64", excerpt(text))))
+}
+
+fn whole(bytes: &[u8], decimal: &Decimal, plan: &Plan) -> Result<i128, Fault> {
+    if bytes.is_empty() {
+        return Err(not_of("nothing", plan));
+    }
+    unscaled(bytes, decimal).map_err(|fault| {
+        let hint = "a column of type string takes it, or the connector's decimal.handling.mode = string";
+        Fault::value(format!("{}; {hint}", fault.reason))
+    })
+}
+
+/// Appends a number with a fraction to a decimal that holds all of it, or as a text.
+fn decimal_number(plan: &Plan, values: &mut Values, text: &str) -> Result<(), Fault> {
+    match (values, &plan.kind) {
+        (Values::I128(values), Kind::Primitive(PrimitiveType::Decimal { precision, scale })) => {
+            let scaled = i32::try_from(*scale).ok().and_then(|scale| number::scaled(text, scale));
+            match scaled.filter(|(value, exact)| *exact && number::precision(*value) <= *precision) {
+                Some((value, _)) => values.push(value),
+                None => return Err(not_of(excerpt(text).trim_matches('"'), plan)),
+            }
+        }
+        (Values::Text(texts), _) => {
+            texts.text.push_str(text);
+            texts.close()?;
+        }
+        _ => return Err(other_type()),
+    }
+    Ok(())
+}
+
+/// `{"scale": 2, "value": "base64"}`.
+fn scaled_decimal(plan: &Plan, values: &mut Values, scanner: &mut Scanner<'_>) -> Result<(), Fault> {
+    scanner.open()?;
+    let (mut scale, mut bytes, mut first) = (None, None, true);
+    while scanner.more(b'}', first)? {
+        first = false;
+        let key = scanner.key()?.unescape()?;
+        match (key.as_ref(), scanner.peek()?) {
+            ("scale", scan::Kind::Number) => scale = integer(scanner.number()?).and_then(|n| i32::try_from(n).ok()),
+            ("value", scan::Kind::String) => {
+                bytes = Some(base64(&scanner.string()?.unescape()?).map_err(|fault| fault.in_field("value"))?);
+            }
+            (_, other) => return Err(unexpected(other, "a scale and a value").in_field(&key)),
+        }
+    }
+    let (Some(scale), Some(bytes)) = (scale, bytes) else {
+        return Err(Fault::value("a decimal without its scale and value"));
+    };
+    decimal_number(plan, values, &decimal_text(&bytes, scale)?)
+}
