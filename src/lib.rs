@@ -21,4 +21,5 @@ pub mod source;
 pub mod storage;
 pub mod telemetry;
 pub mod transform;
+pub mod verify;
 pub mod write;

@@ -17,6 +17,8 @@ mod manifests;
 pub mod output;
 mod process;
 mod table;
+mod verify;
+pub mod verify_report;
 pub mod wiring;
 
 use std::ffi::OsString;
@@ -45,6 +47,10 @@ pub enum Exit {
     Halted,
     /// Some tables could not be maintained; the others were.
     Partial,
+    /// Rows are missing, or there more than once.
+    Unequal,
+    /// It could not be told whether each row is there once.
+    Unproven,
     /// A signal ended it before it was done.
     Interrupted,
 }
@@ -58,6 +64,8 @@ impl Exit {
             Self::Usage => 2,
             Self::Halted => 3,
             Self::Partial => 4,
+            Self::Unequal => 5,
+            Self::Unproven => 6,
             Self::Interrupted => 130,
         }
     }
@@ -118,6 +126,7 @@ fn dispatch(flags: &Flags) -> Result<Exit> {
         Verb::Expire(own) => expire::expire(flags, own),
         Verb::Maintain(own) => maintain::maintain(flags, own),
         Verb::Health(own) => health::health(flags, own),
+        Verb::Verify(own) => verify::verify(flags, own),
         Verb::Config(own) => config::config(flags, own),
         Verb::Completions { shell } => {
             let mut script = Vec::new();

@@ -23,6 +23,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("commit", &["error", "env", "model", "config", "telemetry", "storage", "catalog"]),
     ("compact", &["error", "env", "model", "config", "telemetry", "storage", "catalog", "write", "commit"]),
     ("maintain", &["error", "env", "model", "config", "telemetry", "storage", "catalog", "write", "commit", "compact"]),
+    ("verify", &["error", "env", "model", "config", "telemetry", "storage", "catalog", "write", "commit", "compact"]),
     ("engine", &["error", "env", "model", "config", "telemetry", "catalog"]),
     ("api", &["error", "env", "model", "config", "telemetry", "storage", "catalog"]),
     ("daemon", &ALL_BELOW_DAEMON),
@@ -49,7 +50,7 @@ const ALL_BELOW_DAEMON: [&str; 17] = [
     "api",
 ];
 
-const ALL_BELOW_CLI: [&str; 18] = [
+const ALL_BELOW_CLI: [&str; 19] = [
     "error",
     "env",
     "model",
@@ -65,6 +66,7 @@ const ALL_BELOW_CLI: [&str; 18] = [
     "commit",
     "maintain",
     "compact",
+    "verify",
     "engine",
     "api",
     "daemon",
@@ -82,6 +84,7 @@ const NAMES_ICEBERG: &[&str] = &[
     "src/commit/",
     "src/compact/",
     "src/maintain/",
+    "src/verify/",
     "src/daemon/creation",
     "src/daemon/lane",
     "src/daemon/rebuild",
