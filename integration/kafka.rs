@@ -40,7 +40,7 @@ fn admin() -> AdminClient<DefaultClientContext> {
     client().create().expect("an admin client")
 }
 
-fn create(topic: &str, partitions: i32) {
+pub(crate) fn create(topic: &str, partitions: i32) {
     let wanted = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
     // A topic that is just being deleted is in the way for a moment.
     for _ in 0..100 {
@@ -54,7 +54,7 @@ fn create(topic: &str, partitions: i32) {
 }
 
 /// A producer, and where its rows go.
-struct Sender {
+pub(crate) struct Sender {
     producer: BaseProducer,
     topic: String,
     partitions: i32,
@@ -62,7 +62,7 @@ struct Sender {
 }
 
 impl Sender {
-    fn new(topic: &str, partitions: i32, transactional: Option<&str>) -> Self {
+    pub(crate) fn new(topic: &str, partitions: i32, transactional: Option<&str>) -> Self {
         let mut config = client();
         config.set("enable.idempotence", "true").set("compression.type", "zstd").set("linger.ms", "5");
         if let Some(id) = transactional {
@@ -75,7 +75,7 @@ impl Sender {
         Self { producer, topic: topic.to_owned(), partitions, sent: 0 }
     }
 
-    fn send(&mut self, lines: &[&str]) {
+    pub(crate) fn send(&mut self, lines: &[&str]) {
         for line in lines {
             let partition = i32::try_from(self.sent).expect("few rows") % self.partitions;
             self.sent += 1;
@@ -88,12 +88,12 @@ impl Sender {
         }
     }
 
-    fn flush(&self) {
+    pub(crate) fn flush(&self) {
         self.producer.flush(WAIT).expect("the broker has them");
     }
 
     /// Sends rows in transactions; before every second one, one that is given up.
-    fn transact(&mut self, lines: &[&str]) {
+    pub(crate) fn transact(&mut self, lines: &[&str]) {
         for (number, part) in lines.chunks(TRANSACTION).enumerate() {
             if number % 2 == 1 {
                 self.producer.begin_transaction().expect("begins");
@@ -145,7 +145,7 @@ fn place(table: &str) -> Value {
 }
 
 /// Waits until a table has so many rows.
-fn has(daemon: &Daemon, table: &str, rows: u64, members: &mut [&mut Process]) {
+pub(crate) fn has(daemon: &Daemon, table: &str, rows: u64, members: &mut [&mut Process]) {
     let mut left = PATIENCE;
     loop {
         let found = daemon.rows(table);

@@ -30,3 +30,4 @@ mod maintenance;
 mod refused;
 mod remote;
 mod store;
+mod verify;

@@ -138,8 +138,8 @@ fn name(topic: u8, partition: i32) -> String {
 }
 
 fn counted(files: &[File], window: &Window) -> BTreeMap<String, Count> {
-    let (mut live, mut deleted): (BTreeMap<String, BTreeMap<u64, u64>>, BTreeMap<String, BTreeSet<u64>>) =
-        Default::default();
+    let mut live: BTreeMap<String, BTreeMap<u64, u64>> = BTreeMap::new();
+    let mut deleted: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
     for file in files {
         for (at, row) in file.rows.iter().enumerate() {
             let Some((topic, partition, offset)) = row else { continue };
