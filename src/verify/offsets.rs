@@ -85,8 +85,9 @@ mod tests {
 
     #[test]
     fn ranges_are_those_of_the_set() {
-        let set: RoaringTreemap = [0, 1, 2, 5, 7, 8, 65_535, 65_536, 1 << 40].into_iter().collect();
-        let expected = [(0, 2), (5, 5), (7, 8), (65_535, 65_536), (1 << 40, 1 << 40)];
+        let set: RoaringTreemap =
+            [0, 1, 2, 5, 7, 8, 65_535, 65_536, (1 << 32) - 1, 1 << 32, 1 << 40].into_iter().collect();
+        let expected = [(0, 2), (5, 5), (7, 8), (65_535, 65_536), ((1 << 32) - 1, 1 << 32), (1 << 40, 1 << 40)];
         assert_eq!(ranges(&set).collect::<Vec<_>>(), expected);
         assert_eq!(ranges(&RoaringTreemap::new()).count(), 0);
         let mut dense = RoaringTreemap::new();
