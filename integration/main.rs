@@ -27,6 +27,7 @@ mod flink;
 mod kafka;
 mod local;
 mod maintenance;
+mod migration;
 mod refused;
 mod remote;
 mod store;

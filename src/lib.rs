@@ -15,6 +15,7 @@ pub mod decode;
 pub mod env;
 pub mod error;
 pub mod maintain;
+pub mod migrate;
 pub mod model;
 pub mod quality;
 pub mod source;

@@ -51,6 +51,12 @@ many rows as offsets are settled by their manifests alone; of the others just th
 counted apart. Offsets that no row has may be holes of the log, such as Kafka's transaction markers: --connect asks the brokers.
 Several tables of one pipeline are looked at together. Exit code 5 for gaps and duplicates, 6 where it could not be told.";
 
+const IMPORT_HOW: &str = "\
+Stop the connector first, and delete it: while its group has members nothing is written. -c names the file to write, which must not be
+there; without it the configuration is printed. Each property is reported on standard error, or with --json on standard output. Secrets are
+not copied: they become references to environment variables, which must be set for everything but --offline. Where each topic is read on
+comes from the connector's group, its control topic and its tables: rows in files that no table has are read again. docs/migration.md.";
+
 /// Where help shows the flags of every command.
 const COMMON: &str = "Common options";
 
@@ -125,6 +131,9 @@ pub enum Verb {
     Health(HealthOf),
     /// Prove that a table holds each row of a log once: no gap, no duplicate
     Verify(Verify),
+    /// Take over from another product: its settings, and where it stopped
+    #[command(subcommand)]
+    Import(ImportVerb),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -437,6 +446,40 @@ pub struct Verify {
     /// Memory that it may take, about
     #[arg(long, value_name = "SIZE", default_value = "256MiB")]
     pub max_memory: String,
+}
+
+/// Taking over from another product.
+#[derive(Debug, Subcommand)]
+pub enum ImportVerb {
+    /// Write the configuration that does what a connector of Kafka Connect's Iceberg sink did, beginning where it stopped
+    KafkaConnect(ImportConnect),
+}
+
+/// Flags of `import kafka-connect`.
+#[derive(Debug, Args)]
+#[command(after_help = IMPORT_HOW)]
+pub struct ImportConnect {
+    /// The connector's JSON, as GET /connectors/NAME answers it
+    #[arg(long, value_name = "FILE")]
+    pub connector: PathBuf,
+    /// The worker's file of properties: brokers, converters and the consumer's settings, where the connector says nothing
+    #[arg(long, value_name = "FILE")]
+    pub worker: Option<PathBuf>,
+    /// Brokers, as host:port,host:port, where neither file has them
+    #[arg(long, value_name = "LIST")]
+    pub brokers: Option<String>,
+    /// REST endpoint of the catalog, instead of the connector's
+    #[arg(long, value_name = "URI")]
+    pub uri: Option<String>,
+    /// Warehouse, instead of the connector's
+    #[arg(long, value_name = "WAREHOUSE")]
+    pub warehouse: Option<String>,
+    /// Ask neither brokers nor catalog: the new pipeline begins at its topics' beginning
+    #[arg(long)]
+    pub offline: bool,
+    /// Write the configuration though rows will differ by what has no counterpart
+    #[arg(long)]
+    pub accept_losses: bool,
 }
 
 /// Which data files `verify` reads.

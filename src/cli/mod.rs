@@ -11,6 +11,8 @@ mod expire;
 pub mod files;
 pub mod flags;
 mod health;
+mod import;
+pub mod import_report;
 mod live;
 mod maintain;
 mod manifests;
@@ -26,7 +28,7 @@ use std::io::IsTerminal as _;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use crate::cli::flags::{CatalogChoice, Flags, LogFormat, Verb};
+use crate::cli::flags::{CatalogChoice, Flags, ImportVerb, LogFormat, Verb};
 use crate::cli::output::Answer;
 use crate::cli::process::Process;
 use crate::config::load::environment;
@@ -126,6 +128,7 @@ fn dispatch(flags: &Flags) -> Result<Exit> {
         Verb::Expire(own) => expire::expire(flags, own),
         Verb::Maintain(own) => maintain::maintain(flags, own),
         Verb::Health(own) => health::health(flags, own),
+        Verb::Import(ImportVerb::KafkaConnect(own)) => import::kafka_connect(flags, own),
         Verb::Verify(own) => verify::verify(flags, own),
         Verb::Config(own) => config::config(flags, own),
         Verb::Completions { shell } => {

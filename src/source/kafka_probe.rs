@@ -1,10 +1,13 @@
 //! Questions to a Kafka cluster beside the group: nothing is joined, nothing is committed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
+use regex::Regex;
 use roaring::RoaringTreemap;
 
 use crate::config::Secret;
@@ -21,6 +24,8 @@ const REQUEST: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
 /// Gaps that are no further from one another are read at one go.
 const NEAR: u64 = 1_000;
+/// Bytes of records that are kept.
+const TOLD_BYTES_MAX: u64 = 1 << 30;
 
 /// Ranges of offsets of one log, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,9 +47,34 @@ pub struct Held {
     pub removed: RoaringTreemap,
 }
 
+/// A record of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Its value.
+    pub value: Vec<u8>,
+}
+
+/// A consumer group of others.
+#[derive(Debug, Clone, Default)]
+pub struct Group {
+    /// Its members now.
+    pub members: usize,
+    /// What it has committed, by `topic/partition`.
+    pub offsets: BTreeMap<String, i64>,
+    /// The records of the topic beside it.
+    pub records: Vec<Told>,
+}
+
 /// A client that asks.
 pub struct Probe {
     client: Client,
+    group: String,
     env: Env,
 }
 
@@ -57,7 +87,7 @@ impl Probe {
         let mut own = config.clone();
         // The end of a log is told, where no record is.
         own.properties.insert("enable.partition.eof".to_owned(), Secret::new("true"));
-        Ok(Self { client: client(&own)?, env: env.clone() })
+        Ok(Self { client: client(&own)?, group: own.group, env: env.clone() })
     }
 
     /// What each log has at these offsets.
@@ -67,6 +97,67 @@ impl Probe {
     pub async fn records_at(self, gaps: Vec<Gaps>) -> Result<Vec<Held>> {
         let env = self.env.clone();
         env.offload(move || gaps.iter().map(|gaps| self.held(gaps)).collect()).await?
+    }
+
+    /// What a group of others has, and every record of a topic that goes with it.
+    ///
+    /// # Errors
+    /// As [`Probe::records_at`]; `Unsupported` when the topic holds more than is kept in memory.
+    pub async fn group(self, topics: Vec<String>, pattern: Option<Regex>, beside: String) -> Result<Group> {
+        let env = self.env.clone();
+        env.offload(move || self.asked(&topics, pattern.as_ref(), &beside)).await?
+    }
+
+    fn asked(&self, topics: &[String], pattern: Option<&Regex>, beside: &str) -> Result<Group> {
+        let groups = self.client.fetch_group_list(Some(&self.group), REQUEST);
+        let groups = groups.map_err(|error| self.said(&self.group, &error))?;
+        let own = groups.groups().iter().filter(|own| own.name() == self.group);
+        let members = own.map(|own| own.members().len()).sum();
+        let metadata = self.client.fetch_metadata(None, REQUEST).map_err(|error| self.said(&self.group, &error))?;
+        let mut list = TopicPartitionList::new();
+        for topic in metadata.topics() {
+            let matches = pattern.is_some_and(|pattern| {
+                pattern.find(topic.name()).is_some_and(|found| found.start() == 0 && found.end() == topic.name().len())
+            });
+            if matches || topics.iter().any(|name| name == topic.name()) {
+                for own in topic.partitions() {
+                    list.add_partition(topic.name(), own.id());
+                }
+            }
+        }
+        let committed = self.client.committed_offsets(list, REQUEST).map_err(|error| self.said(&self.group, &error))?;
+        let offset = |own: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match own.offset() {
+            Offset::Offset(offset) => Some((format!("{}/{}", own.topic(), own.partition()), offset)),
+            _ => None,
+        };
+        let offsets = committed.elements().into_iter().filter_map(offset).collect();
+        let mut records = Vec::new();
+        for own in metadata.topics().iter().filter(|own| own.name() == beside).flat_map(|own| own.partitions()) {
+            self.records(beside, own.id(), &mut records)?;
+        }
+        Ok(Group { members, offsets, records })
+    }
+
+    /// Every committed record of a partition.
+    fn records(&self, topic: &str, partition: i32, records: &mut Vec<Told>) -> Result<()> {
+        let ends = self.client.fetch_watermarks(topic, partition, REQUEST);
+        let (low, high) = ends.map_err(|error| self.said(topic, &error))?;
+        let (low, high) = (u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0));
+        let mut bytes: u64 = records.iter().map(|own| own.value.len() as u64).sum();
+        let take = |record: &BorrowedMessage<'_>| {
+            let value = record.payload().unwrap_or_default().to_vec();
+            bytes = bytes.saturating_add(value.len() as u64);
+            if bytes > TOLD_BYTES_MAX {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("topic {topic} holds more than can be looked through"),
+                ));
+            }
+            let key = record.key().unwrap_or_default().to_vec();
+            records.push(Told { partition, offset: record.offset(), key, value });
+            Ok(())
+        };
+        if low < high { self.each(&(topic.to_owned(), partition), low, high, take) } else { Ok(()) }
     }
 
     fn held(&self, gaps: &Gaps) -> Result<Held> {
@@ -91,13 +182,23 @@ impl Probe {
             }
         }
         for (first, end) in spans {
-            self.read(&place, first, end, &mut held.records).map_err(|error| error.within(&gaps.log))?;
+            let note = |record: &BorrowedMessage<'_>| {
+                held.records.insert(u64::try_from(record.offset()).unwrap_or(0));
+                Ok(())
+            };
+            self.each(&place, first, end, note).map_err(|error| error.within(&gaps.log))?;
         }
         Ok(held)
     }
 
-    /// Notes the offsets of all records from `first` up to `end`.
-    fn read(&self, place: &Place, first: u64, end: u64, records: &mut RoaringTreemap) -> Result<()> {
+    /// Gives each committed record from `first` up to `end`.
+    fn each(
+        &self,
+        place: &Place,
+        first: u64,
+        end: u64,
+        mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
+    ) -> Result<()> {
         let mut list = TopicPartitionList::new();
         let at = i64::try_from(first).map_or(Offset::End, Offset::Offset);
         let assigned = list.add_partition_offset(&place.0, place.1, at).and_then(|()| self.client.assign(&list));
@@ -113,7 +214,7 @@ impl Probe {
                     }
                     // What is left of the last one that was read may come first.
                     if offset >= first {
-                        records.insert(offset);
+                        take(&record)?;
                     }
                     if offset + 1 == end {
                         return Ok(());

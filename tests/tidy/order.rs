@@ -24,6 +24,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("compact", &["error", "env", "model", "config", "telemetry", "storage", "catalog", "write", "commit"]),
     ("maintain", &["error", "env", "model", "config", "telemetry", "storage", "catalog", "write", "commit", "compact"]),
     ("verify", &["error", "env", "model", "config", "telemetry", "storage", "catalog", "write", "commit", "compact"]),
+    ("migrate", &["error", "model", "commit"]),
     ("engine", &["error", "env", "model", "config", "telemetry", "catalog"]),
     ("api", &["error", "env", "model", "config", "telemetry", "storage", "catalog"]),
     ("daemon", &ALL_BELOW_DAEMON),
@@ -50,7 +51,7 @@ const ALL_BELOW_DAEMON: [&str; 17] = [
     "api",
 ];
 
-const ALL_BELOW_CLI: [&str; 19] = [
+const ALL_BELOW_CLI: [&str; 20] = [
     "error",
     "env",
     "model",
@@ -67,6 +68,7 @@ const ALL_BELOW_CLI: [&str; 19] = [
     "maintain",
     "compact",
     "verify",
+    "migrate",
     "engine",
     "api",
     "daemon",
@@ -85,6 +87,7 @@ const NAMES_ICEBERG: &[&str] = &[
     "src/compact/",
     "src/maintain/",
     "src/verify/",
+    "src/migrate/control",
     "src/daemon/creation",
     "src/daemon/lane",
     "src/daemon/rebuild",
