@@ -17,6 +17,15 @@ pub(crate) fn value(key: &str) -> &'static str {
     }
 }
 
+/// Whether a component that may be left out is there; says so where it is not.
+pub(crate) fn is_there(what: &str, key: &str) -> bool {
+    let there = known().contains_key(key);
+    if !there {
+        println!("{what} is left out");
+    }
+    there
+}
+
 /// The folder with the real rows that `integration/data/fetch` brings.
 pub(crate) fn rows(name: &str) -> PathBuf {
     let path = Path::new(value("DATA_FOLDER")).join(name);

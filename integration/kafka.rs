@@ -93,7 +93,7 @@ impl Sender {
     }
 
     /// Sends rows in transactions; before every second one, one that is given up.
-    fn transact(&mut self, lines: &[&str]) {
+    pub(crate) fn transact(&mut self, lines: &[&str]) {
         for (number, part) in lines.chunks(TRANSACTION).enumerate() {
             if number % 2 == 1 {
                 self.producer.begin_transaction().expect("begins");

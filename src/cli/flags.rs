@@ -15,6 +15,8 @@ Exit codes:
   2    the configuration or the command line is wrong
   3    a pipeline halted and needs an operator
   4    maintenance failed for some tables and was done for the others
+  5    verify: rows are missing, there more than once, or above the checkpoint
+  6    verify: it could not be told whether each row is there once
   130  interrupted before it was done";
 
 const EXPIRE_STEPS: &str = "\
@@ -42,6 +44,18 @@ const HEALTH_DEBT: &str = "\
 Debt is the number of files, delete files included, that readers would not have to open after compaction, and a tenth of the
 snapshots that expiry would remove. Cost is an estimate in seconds of one core. Metadata is the metadata document and the
 manifests of the newest snapshot. What cannot be read, such as columns of unknown types, is said; the rest is shown.";
+
+const VERIFY_HOW: &str = "\
+Each row says in its metadata columns which log it is of (topic and partition, or file) and its offset there. Files of one log with as
+many rows as offsets are settled by their manifests alone; of the others just these columns are read. Deleted and rejected rows are
+counted apart. Offsets that no row has may be holes of the log, such as Kafka's transaction markers: --connect asks the brokers.
+Several tables of one pipeline are looked at together. Exit code 5 for gaps and duplicates, 6 where it could not be told.";
+
+const IMPORT_HOW: &str = "\
+Stop the connector first, and delete it: while its group has members nothing is written. -c names the file to write, which must not be
+there; without it the configuration is printed. Each property is reported on standard error, or with --json on standard output. Secrets are
+not copied: they become references to environment variables, which must be set for everything but --offline. Where each topic is read on
+comes from the connector's group, its control topic and its tables: rows in files that no table has are read again. docs/migration.md.";
 
 /// Where help shows the flags of every command.
 const COMMON: &str = "Common options";
@@ -115,6 +129,11 @@ pub enum Verb {
     Maintain(Maintain),
     /// Show how tables are, whoever wrote them, and what maintenance would cost and gain
     Health(HealthOf),
+    /// Prove that a table holds each row of a log once: no gap, no duplicate
+    Verify(Verify),
+    /// Take over from another product: its settings, and where it stopped
+    #[command(subcommand)]
+    Import(ImportVerb),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -176,6 +195,19 @@ pub struct CatalogChoice {
     /// Warehouse of --uri or --embedded
     #[arg(long, value_name = "WAREHOUSE")]
     pub warehouse: Option<String>,
+}
+
+impl CatalogChoice {
+    /// The same, of this catalog.
+    pub(crate) fn with_catalog(&self, name: &str) -> Self {
+        let named = self.catalog.as_ref().map(|_| name.to_owned());
+        Self {
+            catalog: named,
+            uri: self.uri.clone(),
+            embedded: self.embedded.clone(),
+            warehouse: self.warehouse.clone(),
+        }
+    }
 }
 
 /// Tables of one catalog.
@@ -363,6 +395,102 @@ pub enum HealthSort {
     Metadata,
     /// The name
     Name,
+}
+
+/// Flags of `verify`.
+#[derive(Debug, Args)]
+#[command(after_help = VERIFY_HOW)]
+pub struct Verify {
+    /// The table, as namespace.table or catalog.namespace.table; all that --pipeline feeds unless given
+    #[arg(value_name = "TABLE")]
+    pub table: Option<String>,
+    /// Which catalog to ask.
+    #[command(flatten)]
+    pub from: CatalogChoice,
+    /// A pipeline of the configuration: its columns, checkpoint and rejects; found by the table where one alone feeds it
+    #[arg(long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    /// The branch; the pipeline's unless given
+    #[arg(long, value_name = "NAME")]
+    pub branch: Option<String>,
+    /// Only this log, as orders/0, or all whose partition is this number; may be repeated
+    #[arg(long, value_name = "LOG")]
+    pub partition: Vec<String>,
+    /// The first offset that must be there, of all logs or, as in orders/0=4711, of one; may be repeated
+    #[arg(long = "from", value_name = "OFFSET")]
+    pub first: Vec<String>,
+    /// The last offset that must be there; may be repeated
+    #[arg(long = "to", value_name = "OFFSET")]
+    pub last: Vec<String>,
+    /// Only rows that came after a snapshot or a time, by the checkpoint that the pipeline had then
+    #[arg(long, value_name = "SNAPSHOT|TIME")]
+    pub since: Option<String>,
+    /// Which data files are read
+    #[arg(long, value_name = "WHICH", default_value = "auto")]
+    pub read: ReadFiles,
+    /// Column with the topic or the file, instead of the pipeline's metadata column
+    #[arg(long, value_name = "COLUMN")]
+    pub topic_column: Option<String>,
+    /// Column with the partition
+    #[arg(long, value_name = "COLUMN")]
+    pub partition_column: Option<String>,
+    /// Column with the offset
+    #[arg(long, value_name = "COLUMN")]
+    pub offset_column: Option<String>,
+    /// Leave rows aside that have no partition or offset: others wrote them
+    #[arg(long)]
+    pub allow_null: bool,
+    /// Ask the pipeline's brokers which of the missing offsets have a record
+    #[arg(long)]
+    pub connect: bool,
+    /// Memory that it may take, about
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    pub max_memory: String,
+}
+
+/// Taking over from another product.
+#[derive(Debug, Subcommand)]
+pub enum ImportVerb {
+    /// Write the configuration that does what a connector of Kafka Connect's Iceberg sink did, beginning where it stopped
+    KafkaConnect(ImportConnect),
+}
+
+/// Flags of `import kafka-connect`.
+#[derive(Debug, Args)]
+#[command(after_help = IMPORT_HOW)]
+pub struct ImportConnect {
+    /// The connector's JSON, as GET /connectors/NAME answers it
+    #[arg(long, value_name = "FILE")]
+    pub connector: PathBuf,
+    /// The worker's file of properties: brokers, converters and the consumer's settings, where the connector says nothing
+    #[arg(long, value_name = "FILE")]
+    pub worker: Option<PathBuf>,
+    /// Brokers, as host:port,host:port, where neither file has them
+    #[arg(long, value_name = "LIST")]
+    pub brokers: Option<String>,
+    /// REST endpoint of the catalog, instead of the connector's
+    #[arg(long, value_name = "URI")]
+    pub uri: Option<String>,
+    /// Warehouse, instead of the connector's
+    #[arg(long, value_name = "WAREHOUSE")]
+    pub warehouse: Option<String>,
+    /// Ask neither brokers nor catalog: the new pipeline begins at its topics' beginning
+    #[arg(long)]
+    pub offline: bool,
+    /// Write the configuration though rows will differ by what has no counterpart
+    #[arg(long)]
+    pub accept_losses: bool,
+}
+
+/// Which data files `verify` reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReadFiles {
+    /// Those that manifests do not settle
+    Auto,
+    /// None
+    Never,
+    /// All: also finds a row that is there twice where another of the same file is missing
+    Always,
 }
 
 /// Which checkpoint, and how careful to be.

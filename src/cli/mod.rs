@@ -11,12 +11,16 @@ mod expire;
 pub mod files;
 pub mod flags;
 mod health;
+mod import;
+pub mod import_report;
 mod live;
 mod maintain;
 mod manifests;
 pub mod output;
 mod process;
 mod table;
+mod verify;
+pub mod verify_report;
 pub mod wiring;
 
 use std::ffi::OsString;
@@ -24,7 +28,7 @@ use std::io::IsTerminal as _;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use crate::cli::flags::{CatalogChoice, Flags, LogFormat, Verb};
+use crate::cli::flags::{CatalogChoice, Flags, ImportVerb, LogFormat, Verb};
 use crate::cli::output::Answer;
 use crate::cli::process::Process;
 use crate::config::load::environment;
@@ -45,6 +49,10 @@ pub enum Exit {
     Halted,
     /// Some tables could not be maintained; the others were.
     Partial,
+    /// Rows are missing, or there more than once.
+    Unequal,
+    /// It could not be told whether each row is there once.
+    Unproven,
     /// A signal ended it before it was done.
     Interrupted,
 }
@@ -58,6 +66,8 @@ impl Exit {
             Self::Usage => 2,
             Self::Halted => 3,
             Self::Partial => 4,
+            Self::Unequal => 5,
+            Self::Unproven => 6,
             Self::Interrupted => 130,
         }
     }
@@ -118,6 +128,8 @@ fn dispatch(flags: &Flags) -> Result<Exit> {
         Verb::Expire(own) => expire::expire(flags, own),
         Verb::Maintain(own) => maintain::maintain(flags, own),
         Verb::Health(own) => health::health(flags, own),
+        Verb::Import(ImportVerb::KafkaConnect(own)) => import::kafka_connect(flags, own),
+        Verb::Verify(own) => verify::verify(flags, own),
         Verb::Config(own) => config::config(flags, own),
         Verb::Completions { shell } => {
             let mut script = Vec::new();

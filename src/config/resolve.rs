@@ -250,7 +250,9 @@ impl Walk<'_> {
         let section = path.first().map_or("", String::as_str);
         let full = joined(path, name);
         if section == "store" {
-            if !name.contains("://") || name.ends_with('/') {
+            // A scheme alone is all of its buckets.
+            let ends = name.ends_with('/') && !name.ends_with("://");
+            if !name.contains("://") || ends {
                 let hint =
                     "write the scheme and the bucket, such as [store.\"s3://bucket\"], without a slash at the end";
                 self.problems.add_with_hint(place, &full, "this is no prefix of locations", hint);

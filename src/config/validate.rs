@@ -14,6 +14,20 @@ use crate::config::{Config, DebeziumConfig, Envelope, PipelineConfig, RowFormat,
 /// The least memory that a rewrite gets by with, as `compact::merge` has it.
 const REWRITE_MIN: u64 = 64 << 20;
 
+/// Names of Iceberg's own metadata columns.
+const RESERVED: [&str; 10] = [
+    "_file",
+    "_pos",
+    "_deleted",
+    "_spec_id",
+    "_partition",
+    "_change_type",
+    "_change_ordinal",
+    "_commit_snapshot_id",
+    "_row_id",
+    "_last_updated_sequence_number",
+];
+
 /// Checks across settings.
 pub(crate) fn validate(config: &Config, resolved: &Resolved, problems: &mut Problems) {
     let mut check = Check { config, resolved, problems };
@@ -428,6 +442,21 @@ impl Check<'_> {
         }
     }
 
+    fn metadata_names(&mut self, name: &str, pipeline: &PipelineConfig, given: &BTreeSet<String>) {
+        for column in pipeline.metadata.keys() {
+            let (what, hint) = if given.contains(column) {
+                (format!("the column {column:?} is in create.columns too"), "give one of them another name")
+            } else if RESERVED.contains(&column.as_str()) {
+                let what =
+                    format!("Iceberg reserves the name {column:?}: Spark does not read a table with such a column");
+                (what, "give it another name, such as kafka_partition")
+            } else {
+                continue;
+            };
+            self.problem(&["pipeline", name, "metadata", column], what, hint);
+        }
+    }
+
     fn layout(&mut self, name: &str, pipeline: &PipelineConfig) {
         let own = |setting: &'static str| ["pipeline", name, "create", setting];
         let columns = match self.resolved.setting(&own("columns")).map(|setting| &setting.value) {
@@ -448,16 +477,7 @@ impl Check<'_> {
                 Ok(_) => {}
             }
         }
-        for column in pipeline.metadata.keys() {
-            if names.contains(column) {
-                let path = ["pipeline", name, "metadata", column];
-                self.problem(
-                    &path,
-                    format!("the column {column:?} is in create.columns too"),
-                    "give one of them another name",
-                );
-            }
-        }
+        self.metadata_names(name, pipeline, &names);
         let known: Vec<String> = if columns.is_empty() {
             Vec::new()
         } else {

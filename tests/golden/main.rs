@@ -5,6 +5,7 @@
 
 mod cli;
 mod config;
+mod connect;
 mod metrics;
 
 use std::path::{Path, PathBuf};

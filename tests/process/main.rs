@@ -14,3 +14,4 @@ mod refused;
 #[allow(dead_code)] // the contract suite uses more of it
 #[path = "../contract/server.rs"]
 mod server;
+mod verify;

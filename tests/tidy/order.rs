@@ -23,6 +23,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("commit", &["error", "env", "model", "config", "telemetry", "storage", "catalog"]),
     ("compact", &["error", "env", "model", "config", "telemetry", "storage", "catalog", "write", "commit"]),
     ("maintain", &["error", "env", "model", "config", "telemetry", "storage", "catalog", "write", "commit", "compact"]),
+    ("verify", &["error", "env", "model", "config", "telemetry", "storage", "catalog", "write", "commit", "compact"]),
+    ("migrate", &["error", "model", "commit"]),
     ("engine", &["error", "env", "model", "config", "telemetry", "catalog"]),
     ("api", &["error", "env", "model", "config", "telemetry", "storage", "catalog"]),
     ("daemon", &ALL_BELOW_DAEMON),
@@ -49,7 +51,7 @@ const ALL_BELOW_DAEMON: [&str; 17] = [
     "api",
 ];
 
-const ALL_BELOW_CLI: [&str; 18] = [
+const ALL_BELOW_CLI: [&str; 20] = [
     "error",
     "env",
     "model",
@@ -65,6 +67,8 @@ const ALL_BELOW_CLI: [&str; 18] = [
     "commit",
     "maintain",
     "compact",
+    "verify",
+    "migrate",
     "engine",
     "api",
     "daemon",
@@ -82,6 +86,8 @@ const NAMES_ICEBERG: &[&str] = &[
     "src/commit/",
     "src/compact/",
     "src/maintain/",
+    "src/verify/",
+    "src/migrate/control",
     "src/daemon/creation",
     "src/daemon/lane",
     "src/daemon/rebuild",

@@ -1,0 +1,133 @@
+//! `frazil import`: another product's settings as ours, and where it stopped.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+
+use crate::cli::flags::{Flags, ImportConnect};
+use crate::cli::import_report::said;
+use crate::cli::{Exit, block_on, output, wiring};
+use crate::config::load::from_text;
+use crate::config::{Config, KafkaConfig, SourceConfig};
+use crate::env::Env;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::migrate::connector::Connector;
+use crate::migrate::control::{ControlRecord, Stop, committed, stopped};
+use crate::migrate::note::Note;
+use crate::migrate::translate::{Translation, Wish, translate};
+use crate::model::ids::{MAIN, TableName};
+use crate::source::kafka_probe::{Probe, Told};
+
+pub(crate) fn kafka_connect(flags: &Flags, own: &ImportConnect) -> Result<Exit> {
+    let read = |path: &Path| fs::read_to_string(path).context(ErrorKind::Config, || format!("{}", path.display()));
+    let worker = own.worker.as_deref().map(read).transpose()?;
+    let connector = Connector::read(&read(&own.connector)?, worker.as_deref())?;
+    let mut wish = Wish {
+        uri: own.uri.clone(),
+        warehouse: own.warehouse.clone(),
+        brokers: own.brokers.clone(),
+        offsets: Vec::new(),
+    };
+    let mut translated = translate(&connector, &wish);
+    let losses = translated.notes.iter().filter(|note| Note::is_loss(note)).count();
+    let accepted = losses == 0 || own.accept_losses;
+    let mut stop = None;
+    if accepted && !own.offline {
+        let config = from_text("the new configuration", translated.toml.clone(), &[]).map_err(Error::from);
+        let config = config.map_err(|error| hinted(error, &translated))?;
+        let Some(found) = block_on(config.config.limits.workers, asked(&config.config, &connector))? else {
+            return Ok(Exit::Interrupted);
+        };
+        wish.offsets = found.offsets.clone().into_iter().collect();
+        translated = translate(&connector, &wish);
+        stop = Some(found);
+    }
+    report(flags, &translated, stop.as_ref())?;
+    if !accepted {
+        let what = format!(
+            "rows would differ by {}",
+            output::counted(losses as u64, "property that has no counterpart").replace("counterparts", "counterpart")
+        );
+        return Err(Error::new(ErrorKind::Unsupported, what)
+            .with_hint("see the list; --accept-losses writes the configuration all the same"));
+    }
+    write(flags, &translated.toml)?;
+    Ok(Exit::Done)
+}
+
+/// What a secret that is not set comes to.
+fn hinted(error: Error, translated: &Translation) -> Error {
+    let variables: Vec<&str> = translated.secrets.iter().map(|(variable, _)| variable.as_str()).collect();
+    if variables.is_empty() {
+        return error;
+    }
+    error.with_hint(format!("set {} to what the connector has, or give --offline", variables.join(", ")))
+}
+
+fn write(flags: &Flags, toml: &str) -> Result<()> {
+    let Some(path) = &flags.global.config else {
+        // The report is the answer then.
+        return if flags.global.json { Ok(()) } else { output::print(toml) };
+    };
+    let file = fs::File::options().write(true).create_new(true).open(path);
+    let written = file.and_then(|mut file| file.write_all(toml.as_bytes()).and_then(|()| file.sync_all()));
+    written.map_err(|error| {
+        Error::new(ErrorKind::Config, format!("{} cannot be written", path.display()))
+            .with_source(error)
+            .with_hint("name a file with -c that is not there yet")
+    })
+}
+
+/// Where the connector stopped.
+async fn asked(config: &Config, connector: &Connector) -> Result<Stop> {
+    let env = Env::system();
+    let kafka = config.sources.values().find_map(|source| match source {
+        SourceConfig::Kafka(kafka) => Some(kafka),
+        _ => None,
+    });
+    let Some(kafka) = kafka else { return Ok(Stop::default()) };
+    let group = connector.group();
+    let theirs = KafkaConfig { group: group.clone(), ..kafka.as_ref().clone() };
+    let (topics, pattern) = (kafka.topics.clone(), kafka.pattern()?);
+    let found = Probe::new(&theirs, &env)?.group(topics, pattern, connector.control_topic()).await?;
+    if found.members > 0 {
+        let what = format!(
+            "the connector still runs: its group {group} has {}",
+            output::counted(found.members as u64, "member")
+        );
+        return Err(Error::new(ErrorKind::Conflict, what)
+            .with_hint("stop and delete it, wait until it is gone, and import again"));
+    }
+    let mut tables = BTreeMap::new();
+    for (name, pipeline) in &config.pipelines {
+        let catalog = wiring::catalog(config, &pipeline.catalog, &env).await?;
+        let table: TableName = pipeline.table.parse()?;
+        let upto = match catalog.load(&table).await {
+            Ok(state) => {
+                let branch = connector.branch(&pipeline.table).unwrap_or_else(|| MAIN.to_owned());
+                committed(&state, &branch, &connector.control_topic(), &group)?
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error.within(format!("pipeline {name}"))),
+        };
+        tables.insert(pipeline.table.clone(), upto);
+    }
+    let record = |told: Told| ControlRecord {
+        partition: told.partition,
+        offset: told.offset,
+        sender: told.key,
+        event: told.value,
+    };
+    let records: Vec<ControlRecord> = found.records.into_iter().map(record).collect();
+    stopped(&records, &group, found.offsets, &tables)
+}
+
+fn report(flags: &Flags, translated: &Translation, stop: Option<&Stop>) -> Result<()> {
+    let answer = said(translated, stop);
+    if flags.global.json {
+        return output::answer(&answer, true);
+    }
+    output::note(answer.text.trim_end());
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! Where the sink stopped, from what it says itself.
+//!
+//! A worker that is told to commit sends, in one transaction, an event for each table with the files that it wrote, an event with the
+//! offsets of its partitions, and these offsets to the connector's consumer group. The coordinator commits the files to the tables, and
+//! writes into each snapshot up to which offsets of the control topic its table has them. So the group is ahead of a table by the
+//! responses that came later: their rows are in files that no snapshot has. Source: kafka-connect/ of Apache Iceberg (Worker.java,
+//! Channel.java, Coordinator.java; events in kafka-connect-events/).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use iceberg::spec::SnapshotRef;
+use serde_json::Value;
+
+use crate::commit::checkpoint::Chain;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::migrate::avro::Reader;
+use crate::model::table::TableState;
+
+/// What begins an event: magic of Iceberg's Avro encoder.
+const MAGIC: [u8; 2] = [0xC2, 0x01];
+/// Kinds of events.
+const DATA_WRITTEN: i64 = 1;
+const DATA_COMPLETE: i64 = 2;
+
+/// A record of the control topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlRecord {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Who sent it.
+    pub sender: Vec<u8>,
+    /// The event.
+    pub event: Vec<u8>,
+}
+
+/// An event that matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Event {
+    /// Files were written for a table.
+    Written { commit: String, table: String },
+    /// All files of a response are written; the offsets behind its last rows.
+    Complete { commit: String, offsets: BTreeMap<String, i64> },
+}
+
+/// Where the sink stopped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stop {
+    /// The first offset to read of each `topic/partition`.
+    pub offsets: BTreeMap<String, i64>,
+    /// Responses whose files are in no table: their rows are read again.
+    pub pending: usize,
+}
+
+/// The offsets of the control topic up to which a table has the sink's files; `None` when no snapshot of the branch says so.
+///
+/// # Errors
+/// `Corrupt` when a snapshot says it in another form.
+pub fn committed(state: &TableState, branch: &str, topic: &str, group: &str) -> Result<Option<BTreeMap<i32, i64>>> {
+    let key = format!("kafka.connect.offsets.{topic}.{group}");
+    let chain = Chain::of(state, branch)?;
+    let said = |at: &SnapshotRef| at.summary().additional_properties.get(&key).cloned();
+    let Some(text) = chain.snapshots.iter().find_map(said) else { return Ok(None) };
+    let corrupt = || format!("table {}: {key}", state.name);
+    let offsets: BTreeMap<i32, i64> = serde_json::from_str(&text).context(ErrorKind::Corrupt, corrupt)?;
+    Ok(Some(offsets))
+}
+
+/// Where the sink stopped. `group` is that of its tasks, `offsets` what the group has committed, by `topic/partition`; `tables` what
+/// [`committed`] says of each table that it feeds, by `namespace.table`.
+///
+/// # Errors
+/// `Conflict` where some tables have a response and others not, or nothing says where a response began: the connector must run once
+/// more. `Corrupt` for an event that cannot be read.
+pub fn stopped(
+    records: &[ControlRecord],
+    group: &str,
+    offsets: BTreeMap<String, i64>,
+    tables: &BTreeMap<String, Option<BTreeMap<i32, i64>>>,
+) -> Result<Stop> {
+    let mut responses: BTreeMap<(Vec<u8>, String), Response> = BTreeMap::new();
+    for record in records {
+        let (event, owner) = match decode(&record.event)? {
+            Some(found) => found,
+            None => continue,
+        };
+        if owner != group {
+            continue;
+        }
+        let commit = match &event {
+            Event::Written { commit, .. } | Event::Complete { commit, .. } => commit.clone(),
+        };
+        let own = responses.entry((record.sender.clone(), commit)).or_default();
+        match event {
+            Event::Written { table, .. } => {
+                let upto = tables.get(&table).and_then(|own| own.as_ref()?.get(&record.partition).copied());
+                let side =
+                    if upto.is_some_and(|upto| record.offset < upto) { &mut own.inside } else { &mut own.outside };
+                side.insert(table);
+            }
+            Event::Complete { offsets, .. } => own.offsets = offsets,
+        }
+    }
+    Response::stop(responses.into_values().collect(), offsets)
+}
+
+/// What one worker answered to one call for a commit.
+#[derive(Debug, Clone, Default)]
+struct Response {
+    /// The offsets behind its last rows; nothing of logs of which it had none.
+    offsets: BTreeMap<String, i64>,
+    /// Tables that have its files, and those that have not.
+    inside: BTreeSet<String>,
+    outside: BTreeSet<String>,
+}
+
+impl Response {
+    fn stop(all: Vec<Self>, mut offsets: BTreeMap<String, i64>) -> Result<Stop> {
+        let again =
+            "start the connector once more, without new rows, until it has committed; then delete it and import again";
+        let refused = |what: String| Err(Error::new(ErrorKind::Conflict, what).with_hint(again));
+        let half = all.iter().find_map(|own| own.inside.first().zip(own.outside.first()));
+        if let Some((inside, outside)) = half {
+            return refused(format!("table {inside} has rows of a commit that {outside} does not have yet"));
+        }
+        // Workers change, and the control topic has several partitions: the offsets of a log tell which came first.
+        let mut by_log: BTreeMap<&String, Vec<(i64, &Self)>> = BTreeMap::new();
+        for own in &all {
+            own.offsets.iter().for_each(|(log, offset)| by_log.entry(log).or_default().push((*offset, own)));
+        }
+        for (log, mut own) in by_log {
+            own.sort_by_key(|(offset, _)| *offset);
+            let Some(first) = own.iter().position(|(_, own)| !own.outside.is_empty()) else { continue };
+            if own[first..].iter().any(|(_, own)| !own.inside.is_empty()) {
+                return refused(format!("rows of {log} are in a table, and older ones are not"));
+            }
+            let Some((start, _)) = first.checked_sub(1).and_then(|at| own.get(at)) else {
+                return refused(format!(
+                    "rows of {log} are in files that no table has, and nothing says where they begin"
+                ));
+            };
+            offsets.insert(log.clone(), *start);
+        }
+        Ok(Stop { offsets, pending: all.iter().filter(|own| !own.outside.is_empty()).count() })
+    }
+}
+
+/// The event, and the group whose it is; `None` for a kind that says nothing of rows.
+fn decode(bytes: &[u8]) -> Result<Option<(Event, String)>> {
+    let corrupt = |what: &str| Error::new(ErrorKind::Corrupt, format!("an event of the control topic {what}"));
+    let rest = bytes.strip_prefix(&MAGIC).ok_or_else(|| corrupt("does not begin as one"))?;
+    let (length, rest) = rest.split_at_checked(2).ok_or_else(|| corrupt("is cut off"))?;
+    let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
+    let (schema, row) = rest.split_at_checked(length).ok_or_else(|| corrupt("is cut off"))?;
+    let schema: Value = serde_json::from_slice(schema).context(ErrorKind::Corrupt, || "an event's schema")?;
+    let value = Reader::new(row).value(&schema)?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (owner, payload) = (text(&value["group_id"]), &value["payload"]);
+    let commit = text(&payload["commit_id"]);
+    let none = Vec::new();
+    let list = |value: &Value| value.as_array().unwrap_or(&none).clone();
+    let event = match value["type"].as_i64() {
+        Some(DATA_WRITTEN) => {
+            let table = &payload["table_reference"];
+            let mut name: Vec<String> = list(&table["namespace"]).iter().map(text).collect();
+            name.push(text(&table["name"]));
+            Event::Written { commit, table: name.join(".") }
+        }
+        Some(DATA_COMPLETE) => {
+            let offset = |own: &Value| {
+                let log = format!("{}/{}", text(&own["topic"]), own["partition"].as_i64()?);
+                Some((log, own["offset"].as_i64()?))
+            };
+            Event::Complete { commit, offsets: list(&payload["assignments"]).iter().filter_map(offset).collect() }
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some((event, owner)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! Questions to a Kafka cluster beside the group: nothing is joined, nothing is committed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{Message, Offset, TopicPartitionList};
+use regex::Regex;
+use roaring::RoaringTreemap;
+
+use crate::config::Secret;
+use crate::config::kafka::KafkaConfig;
+use crate::env::Env;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::model::ids::PartitionId;
+use crate::source::gather::place;
+use crate::source::kafka_client::{Client, Place, client, meaning};
+
+/// How long one request may take, and how long a log may give nothing.
+const REQUEST: Duration = Duration::from_secs(30);
+/// How long a poll waits.
+const POLL: Duration = Duration::from_millis(100);
+/// Gaps that are no further from one another are read at one go.
+const NEAR: u64 = 1_000;
+/// Bytes of records that are kept.
+const TOLD_BYTES_MAX: u64 = 1 << 30;
+
+/// Ranges of offsets of one log, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gaps {
+    /// The log, as `topic/partition`.
+    pub log: String,
+    /// The first and last offset of each.
+    pub ranges: Vec<(u64, u64)>,
+}
+
+/// What a log has at the offsets it was asked for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Held {
+    /// The log.
+    pub log: String,
+    /// Offsets at which it has a record that is committed.
+    pub records: RoaringTreemap,
+    /// Offsets below its first and above its last one: they cannot be asked for.
+    pub removed: RoaringTreemap,
+}
+
+/// A record of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Its value.
+    pub value: Vec<u8>,
+}
+
+/// A consumer group of others.
+#[derive(Debug, Clone, Default)]
+pub struct Group {
+    /// Its members now.
+    pub members: usize,
+    /// What it has committed, by `topic/partition`.
+    pub offsets: BTreeMap<String, i64>,
+    /// The records of the topic beside it.
+    pub records: Vec<Told>,
+}
+
+/// A client that asks.
+pub struct Probe {
+    client: Client,
+    group: String,
+    env: Env,
+}
+
+impl Probe {
+    /// A client of the cluster; nothing is asked yet.
+    ///
+    /// # Errors
+    /// `Config` for a property that is refused.
+    pub fn new(config: &KafkaConfig, env: &Env) -> Result<Self> {
+        let mut own = config.clone();
+        // The end of a log is told, where no record is.
+        own.properties.insert("enable.partition.eof".to_owned(), Secret::new("true"));
+        Ok(Self { client: client(&own)?, group: own.group, env: env.clone() })
+    }
+
+    /// What each log has at these offsets.
+    ///
+    /// # Errors
+    /// `Config` for a log that is none of Kafka's; `Unavailable`, `Denied` and others as the brokers say.
+    pub async fn records_at(self, gaps: Vec<Gaps>) -> Result<Vec<Held>> {
+        let env = self.env.clone();
+        env.offload(move || gaps.iter().map(|gaps| self.held(gaps)).collect()).await?
+    }
+
+    /// What a group of others has, and every record of a topic that goes with it.
+    ///
+    /// # Errors
+    /// As [`Probe::records_at`]; `Unsupported` when the topic holds more than is kept in memory.
+    pub async fn group(self, topics: Vec<String>, pattern: Option<Regex>, beside: String) -> Result<Group> {
+        let env = self.env.clone();
+        env.offload(move || self.asked(&topics, pattern.as_ref(), &beside)).await?
+    }
+
+    fn asked(&self, topics: &[String], pattern: Option<&Regex>, beside: &str) -> Result<Group> {
+        let groups = self.client.fetch_group_list(Some(&self.group), REQUEST);
+        let groups = groups.map_err(|error| self.said(&self.group, &error))?;
+        let own = groups.groups().iter().filter(|own| own.name() == self.group);
+        let members = own.map(|own| own.members().len()).sum();
+        let metadata = self.client.fetch_metadata(None, REQUEST).map_err(|error| self.said(&self.group, &error))?;
+        let mut list = TopicPartitionList::new();
+        for topic in metadata.topics() {
+            let matches = pattern.is_some_and(|pattern| {
+                pattern.find(topic.name()).is_some_and(|found| found.start() == 0 && found.end() == topic.name().len())
+            });
+            if matches || topics.iter().any(|name| name == topic.name()) {
+                for own in topic.partitions() {
+                    list.add_partition(topic.name(), own.id());
+                }
+            }
+        }
+        let committed = self.client.committed_offsets(list, REQUEST).map_err(|error| self.said(&self.group, &error))?;
+        let offset = |own: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match own.offset() {
+            Offset::Offset(offset) => Some((format!("{}/{}", own.topic(), own.partition()), offset)),
+            _ => None,
+        };
+        let offsets = committed.elements().into_iter().filter_map(offset).collect();
+        let mut records = Vec::new();
+        for own in metadata.topics().iter().filter(|own| own.name() == beside).flat_map(|own| own.partitions()) {
+            self.records(beside, own.id(), &mut records)?;
+        }
+        Ok(Group { members, offsets, records })
+    }
+
+    /// Every committed record of a partition.
+    fn records(&self, topic: &str, partition: i32, records: &mut Vec<Told>) -> Result<()> {
+        let ends = self.client.fetch_watermarks(topic, partition, REQUEST);
+        let (low, high) = ends.map_err(|error| self.said(topic, &error))?;
+        let (low, high) = (u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0));
+        let mut bytes: u64 = records.iter().map(|own| own.value.len() as u64).sum();
+        let take = |record: &BorrowedMessage<'_>| {
+            let value = record.payload().unwrap_or_default().to_vec();
+            bytes = bytes.saturating_add(value.len() as u64);
+            if bytes > TOLD_BYTES_MAX {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("topic {topic} holds more than can be looked through"),
+                ));
+            }
+            let key = record.key().unwrap_or_default().to_vec();
+            records.push(Told { partition, offset: record.offset(), key, value });
+            Ok(())
+        };
+        if low < high { self.each(&(topic.to_owned(), partition), low, high, take) } else { Ok(()) }
+    }
+
+    fn held(&self, gaps: &Gaps) -> Result<Held> {
+        let place = place(&PartitionId::new(gaps.log.as_str())).ok_or_else(|| {
+            let what = format!("log {:?} is no partition of a topic", gaps.log);
+            Error::new(ErrorKind::Config, what).with_hint("the columns of topic and partition do not fit the source")
+        })?;
+        let ends = self.client.fetch_watermarks(&place.0, place.1, REQUEST);
+        let (low, high) = ends.map_err(|error| self.said(&gaps.log, &error))?;
+        let (low, high) = (u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0));
+        let mut held = Held { log: gaps.log.clone(), ..Held::default() };
+        let mut spans: Vec<(u64, u64)> = Vec::new();
+        for (first, last) in &gaps.ranges {
+            held.removed.insert_range(*first..(*last + 1).min(low));
+            held.removed.insert_range((*first).max(high)..=*last);
+            let (first, end) = ((*first).max(low), (*last + 1).min(high));
+            if first < end {
+                match spans.last_mut().filter(|span| first - span.1 <= NEAR) {
+                    Some(span) => span.1 = end,
+                    None => spans.push((first, end)),
+                }
+            }
+        }
+        for (first, end) in spans {
+            let note = |record: &BorrowedMessage<'_>| {
+                held.records.insert(u64::try_from(record.offset()).unwrap_or(0));
+                Ok(())
+            };
+            self.each(&place, first, end, note).map_err(|error| error.within(&gaps.log))?;
+        }
+        Ok(held)
+    }
+
+    /// Gives each committed record from `first` up to `end`.
+    fn each(
+        &self,
+        place: &Place,
+        first: u64,
+        end: u64,
+        mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut list = TopicPartitionList::new();
+        let at = i64::try_from(first).map_or(Offset::End, Offset::Offset);
+        let assigned = list.add_partition_offset(&place.0, place.1, at).and_then(|()| self.client.assign(&list));
+        assigned.context(ErrorKind::Unavailable, || "Kafka: a log cannot be read")?;
+        let mut since = self.env.now_ms();
+        loop {
+            match self.client.poll(POLL) {
+                Some(Ok(record)) => {
+                    since = self.env.now_ms();
+                    let offset = u64::try_from(record.offset()).unwrap_or(0);
+                    if offset >= end {
+                        return Ok(());
+                    }
+                    // What is left of the last one that was read may come first.
+                    if offset >= first {
+                        take(&record)?;
+                    }
+                    if offset + 1 == end {
+                        return Ok(());
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                Some(Err(error)) => {
+                    if let Some(error) = meaning(&error, &error.to_string()) {
+                        return Err(error);
+                    }
+                }
+                None if self.env.now_ms().saturating_sub(since) > i64::try_from(REQUEST.as_millis()).unwrap_or(0) => {
+                    let silent = || Error::new(ErrorKind::Unavailable, "Kafka: the brokers give nothing");
+                    return Err(self.client.context().trouble().unwrap_or_else(silent));
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn said(&self, log: &str, error: &KafkaError) -> Error {
+        let own = self.client.context().trouble().or_else(|| meaning(error, &error.to_string()));
+        own.unwrap_or_else(|| Error::new(ErrorKind::Unavailable, "Kafka does not answer")).within(log)
+    }
+}
+
+impl std::fmt::Debug for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Probe").finish_non_exhaustive()
+    }
+}

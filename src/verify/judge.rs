@@ -1,0 +1,166 @@
+//! What evidence and checkpoints come to, log by log.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use roaring::RoaringTreemap;
+
+use crate::verify::gather::{Copy, Evidence};
+use crate::verify::offsets::{Seen, ranges};
+use crate::verify::standing::Standing;
+use crate::verify::window::Window;
+
+/// How a window turned out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Each row is there once.
+    Proven,
+    /// Rows are missing, or there twice, or above the checkpoint.
+    Broken,
+    /// Nothing wrong was seen, and not all could be looked at.
+    Open,
+}
+
+/// One log.
+#[derive(Debug, Default)]
+pub struct LogProof {
+    /// Its name.
+    pub log: String,
+    /// Rows that are there.
+    pub rows: u64,
+    /// The first and the last offset that is there.
+    pub ends: Option<(u64, u64)>,
+    /// Offsets that nothing accounts for.
+    missing: RoaringTreemap,
+    /// Of these, the ones at which the log has no record.
+    pub holes: u64,
+    /// And the ones that the log has removed since.
+    pub removed: u64,
+    /// Whether the log was asked.
+    pub asked: bool,
+    /// Rows more than offsets.
+    pub surplus: u64,
+    twice: RoaringTreemap,
+    /// Offsets whose rows were deleted.
+    pub deleted: u64,
+    /// Offsets whose rows were rejected, and are not in the table.
+    pub rejected: u64,
+    /// Up to where the checkpoint says that rows are in.
+    pub checkpoint: Option<i64>,
+    /// Rows above it.
+    pub above: u64,
+}
+
+/// What a log says of offsets that are missing in the table.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Asked {
+    /// Offsets at which it has a record.
+    pub records: RoaringTreemap,
+    /// Offsets below its first record: removed, or never there.
+    pub removed: RoaringTreemap,
+}
+
+impl LogProof {
+    /// Offsets that nothing accounts for.
+    pub fn missing(&self) -> u64 {
+        self.missing.len()
+    }
+
+    /// The same as ranges, in order.
+    pub fn gaps(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        ranges(&self.missing)
+    }
+
+    /// Offsets that are there more than once, as ranges in order.
+    pub fn duplicates(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        ranges(&self.twice)
+    }
+
+    /// Takes what the log itself says of what is missing.
+    pub fn take(&mut self, asked: &Asked) {
+        let before = self.missing.len();
+        let removed = &self.missing & &asked.removed;
+        self.missing &= &asked.records | &removed;
+        self.holes = before - self.missing.len();
+        self.removed = removed.len();
+        self.asked = true;
+    }
+
+    fn is_broken(&self) -> bool {
+        !self.missing.is_empty() || self.surplus > 0 || self.above > 0
+    }
+
+    fn of(log: &str, seen: &Seen, rejected: &RoaringTreemap, window: &Window, standing: &Standing) -> Self {
+        let (from, to) = (window.from.of(log), window.to.of(log));
+        let known = |map: &BTreeMap<String, i64>| map.get(log).copied();
+        let checkpoint = known(&standing.now);
+        let after = |offset: i64| u64::try_from(offset.saturating_add(1)).unwrap_or(0);
+        let mut accounted = &seen.live | &seen.deleted;
+        let deleted = accounted.len() - seen.live.len();
+        accounted |= rejected;
+        let rejected = accounted.len() - seen.live.len() - deleted;
+        let oldest = known(&standing.oldest).map(after);
+        // The first offset that must be there, and the first that need not.
+        let begin = from.or(accounted.min().into_iter().chain(oldest).min());
+        let most = accounted.max().map(|last| last.saturating_add(1)).into_iter().chain(checkpoint.map(after)).max();
+        let end = to.map_or(most, |to| Some(to.saturating_add(1)));
+        let mut missing = RoaringTreemap::new();
+        if let (Some(begin), Some(end)) = (begin, end)
+            && begin < end
+        {
+            missing.insert_range(begin..end);
+            missing -= &accounted;
+        }
+        let above = checkpoint.map_or(0, |offset| seen.live.range_cardinality(after(offset)..));
+        Self {
+            log: log.to_owned(),
+            rows: seen.rows,
+            ends: seen.live.min().zip(seen.live.max()),
+            missing,
+            surplus: seen.rows.saturating_sub(seen.live.len()),
+            twice: seen.twice.clone(),
+            deleted,
+            rejected,
+            checkpoint,
+            above,
+            ..Self::default()
+        }
+    }
+}
+
+/// Each log of the window: those that have rows or rejects, and those that a checkpoint names. `rejects` is what the table of
+/// rejects says.
+pub fn judge(rows: &Evidence, rejects: &Evidence, window: &Window, standing: &Standing) -> Vec<LogProof> {
+    let (none, empty) = (Seen::default(), RoaringTreemap::new());
+    let names: BTreeSet<&String> =
+        rows.logs.keys().chain(rejects.logs.keys()).chain(standing.now.keys()).chain(window.from.own.keys()).collect();
+    let proof = |log: &String| {
+        let seen = rows.logs.get(log).unwrap_or(&none);
+        let rejected = rejects.logs.get(log).map_or(&empty, |seen| &seen.live);
+        LogProof::of(log, seen, rejected, window, standing)
+    };
+    names.into_iter().filter(|log| window.has(log)).map(proof).collect()
+}
+
+/// What it all comes to.
+pub fn verdict(proofs: &[LogProof], rows: &Evidence, rejects: &Evidence, ignore_without: bool) -> Verdict {
+    let open = !rows.unsettled.is_empty() || (rows.without > 0 && !ignore_without);
+    // What is not settled may be what is missing.
+    let unsure = !rows.unsettled.is_empty() || !rejects.unsettled.is_empty();
+    let sure = |proof: &LogProof| if unsure { proof.surplus > 0 || proof.above > 0 } else { proof.is_broken() };
+    match proofs.iter().any(sure) {
+        true => Verdict::Broken,
+        false if open || proofs.iter().any(LogProof::is_broken) => Verdict::Open,
+        false => Verdict::Proven,
+    }
+}
+
+/// The offsets that are there more than once, by log: what to look for with [`copies`](super::copies).
+pub fn twice(proofs: &[LogProof]) -> BTreeMap<String, RoaringTreemap> {
+    let own = proofs.iter().filter(|proof| !proof.twice.is_empty());
+    own.map(|proof| (proof.log.clone(), proof.twice.clone())).collect()
+}
+
+/// The files of these rows.
+pub fn files_of<'a>(copies: &'a [Copy], log: &str, first: u64, last: u64) -> Vec<&'a str> {
+    copies.iter().filter(|copy| copy.has(log, first, last)).map(|copy| copy.file.as_str()).collect()
+}

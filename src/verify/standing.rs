@@ -1,0 +1,103 @@
+//! What a table's checkpoints say of its logs.
+
+use std::collections::BTreeMap;
+
+use crate::commit::checkpoint::{Chain, record_key};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::checkpoint::{Position, Positions, Record};
+use crate::model::ids::PipelineName;
+use crate::model::table::TableState;
+
+/// Up to which offset the rows of each log are in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Now.
+    pub now: BTreeMap<String, i64>,
+    /// At the oldest snapshot that is there and says so: what came since must be there.
+    pub oldest: BTreeMap<String, i64>,
+}
+
+/// A moment of a table's past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// A snapshot.
+    Snapshot(i64),
+    /// The last snapshot up to this time, in milliseconds since 1970.
+    Time(i64),
+}
+
+impl Standing {
+    /// What a pipeline's records say.
+    ///
+    /// # Errors
+    /// `Corrupt` when a record cannot be read.
+    pub fn of(state: &TableState, branch: &str, pipeline: &PipelineName) -> Result<Self> {
+        let key = record_key(pipeline, branch);
+        let chain = Chain::of(state, branch)?;
+        let summaries = chain.snapshots.iter().filter_map(|at| at.summary().additional_properties.get(&key));
+        let carried: Vec<&str> = summaries.map(String::as_str).collect();
+        let newest = state.property(&key).or_else(|| carried.first().copied());
+        let read = |text: &str| Record::parse(text).map_err(|e| e.within(format!("table {}, {key}", state.name)));
+        let offsets = |record: Option<Record>| record.map(|own| offsets(&own.checkpoint.positions)).unwrap_or_default();
+        let oldest = carried.last().copied().map(read).transpose()?;
+        Ok(Self { now: offsets(newest.map(read).transpose()?), oldest: offsets(oldest) })
+    }
+
+    /// The same with what another table of the pipeline says.
+    pub fn join(&mut self, other: Self) {
+        let sides = [(&mut self.now, other.now), (&mut self.oldest, other.oldest)];
+        for (own, more) in sides {
+            for (log, offset) in more {
+                let held = own.entry(log).or_insert(offset);
+                *held = offset.max(*held);
+            }
+        }
+    }
+}
+
+fn offsets(positions: &Positions) -> BTreeMap<String, i64> {
+    let offset = |(log, position): (&crate::model::ids::PartitionId, &Position)| match position {
+        Position::Offset(offset) => Some((log.to_string(), *offset)),
+        Position::Files(_) => None,
+    };
+    positions.iter().filter_map(offset).collect()
+}
+
+/// The pipelines that have a record in a table's properties for a branch.
+pub fn pipelines(state: &TableState, branch: &str) -> Vec<PipelineName> {
+    let mut keys: Vec<&String> = state.metadata.properties().keys().collect();
+    keys.sort();
+    let owner = |key: &&String| {
+        let (pipeline, at) = key.strip_prefix(PREFIX)?.rsplit_once('@')?;
+        (at == branch).then(|| PipelineName::new(pipeline))
+    };
+    keys.iter().filter_map(owner).collect()
+}
+
+const PREFIX: &str = "frazil.checkpoint.";
+
+/// Where a pipeline stood at a moment.
+///
+/// # Errors
+/// `NotFound` when there is no such snapshot, or nothing says where it stood; `Corrupt` when the record cannot be read.
+pub fn positions_at(state: &TableState, branch: &str, pipeline: &PipelineName, moment: Moment) -> Result<Positions> {
+    let chain = Chain::of(state, branch)?;
+    let key = record_key(pipeline, branch);
+    let meant = |at: &&iceberg::spec::SnapshotRef| match moment {
+        Moment::Snapshot(id) => at.snapshot_id() == id,
+        Moment::Time(ms) => at.timestamp_ms() <= ms,
+    };
+    let missing = |what: String| {
+        Error::new(ErrorKind::NotFound, format!("table {}: {what}", state.name))
+            .with_hint("`frazil table history` shows the snapshots; --from takes offsets")
+    };
+    let at = chain.snapshots.iter().position(|at| meant(&at));
+    let at = at.ok_or_else(|| missing(format!("branch {branch} has no such snapshot")))?;
+    let mut before = chain.snapshots[at..].iter().filter_map(|at| at.summary().additional_properties.get(&key));
+    match before.next() {
+        Some(text) => Record::parse(text).map(|own| own.checkpoint.positions),
+        // Complete, and nothing of this pipeline: it began later.
+        None if chain.missing.is_none() => Ok(Positions::new()),
+        None => Err(missing(format!("nothing says where pipeline {pipeline} stood then"))),
+    }
+}
