@@ -1,27 +1,160 @@
-//! Records of one log, gathered into batches.
+//! Records of one log, gathered into batches, and what tells where a log is read on.
+//!
+//! Nothing here asks a broker: whoever reads a log of records with offsets says what it found.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rdkafka::Message;
-use rdkafka::message::{BorrowedMessage, Headers};
 
+use crate::config::kafka::OnGap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::batch::{RawBatch, RawRow, Reject, Span, Stage};
-use crate::model::checkpoint::{Position, Range};
+use crate::model::checkpoint::{Delta, Position, Positions, Range};
 use crate::model::ids::PartitionId;
-use crate::source::kafka_client::Place;
 
 /// Rows at which a batch is closed.
 const BATCH_ROWS: usize = 8_192;
+/// What to do about another log of the same name.
+const ANOTHER: &str = "a topic that was made anew begins at zero: give the pipeline a new name, or set the positions with \
+                       `frazil checkpoint set`";
+
+/// A record as its log has it.
+#[derive(Debug, Clone, Default)]
+pub struct Record<'a> {
+    /// Where it stands. Offsets rise; some stand for nothing that is read.
+    pub offset: i64,
+    /// When it was written, in milliseconds since 1970.
+    pub timestamp_ms: Option<i64>,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its value; none deletes its key.
+    pub value: Option<&'a [u8]>,
+    /// Its headers as JSON.
+    pub headers: Option<Vec<u8>>,
+}
+
+/// Where a log is read on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resumed {
+    /// The first offset that is asked for.
+    pub first: i64,
+    /// What the record there must look like; none when that cannot be verified.
+    pub witness: Option<String>,
+    /// Offsets that the log removed before they were read.
+    pub removed: Option<std::ops::Range<i64>>,
+}
+
+/// From where the log `id` is read whose last row in the table is at `given` and looked like `witness`: from that row, if it
+/// tells the log from another. The log's first offset is `low`, its next one `high`.
+///
+/// # Errors
+/// `Corrupt` when it is another log, or when rows were removed and `on_gap` does not pass over them.
+pub fn resume(
+    id: &PartitionId,
+    given: i64,
+    witness: Option<String>,
+    (low, high): (i64, i64),
+    on_gap: OnGap,
+) -> Result<Resumed> {
+    let next = given.saturating_add(1);
+    if high < next {
+        let text =
+            format!("Kafka {id}: it ends at {high}, and the table has rows up to offset {given}: this is another log");
+        return Err(Error::new(ErrorKind::Corrupt, text).with_hint(ANOTHER));
+    }
+    if low > next {
+        let (missing, text) = (low - next, format!("offsets {next} to {} were removed before they were read", low - 1));
+        if on_gap == OnGap::Halt {
+            return Err(Error::new(ErrorKind::Corrupt, format!("Kafka {id}: {text}")).with_hint(
+                "these rows are lost; to go on without them set on_gap = \"skip\" for this source, and give the topic more retention",
+            ));
+        }
+        tracing::error!(partition = %id, missing, "{text}; goes on without them");
+        return Ok(Resumed { first: low, witness: None, removed: Some(next..low) });
+    }
+    if witness.is_some() && low <= given {
+        return Ok(Resumed { first: given, witness, removed: None });
+    }
+    tracing::debug!(partition = %id, "its last row is no longer there: that it is the same log cannot be verified");
+    Ok(Resumed { first: next, witness: None, removed: None })
+}
+
+/// Offsets that were passed over because their log had removed them, each counted once however often a log is opened below it.
+#[derive(Debug, Default)]
+pub struct Gaps {
+    /// Per partition the offsets that are counted.
+    counted: BTreeMap<PartitionId, Vec<std::ops::Range<i64>>>,
+    total: u64,
+}
+
+impl Gaps {
+    /// These are passed over.
+    pub fn add(&mut self, id: &PartitionId, removed: &std::ops::Range<i64>) {
+        let counted = self.counted.entry(id.clone()).or_default();
+        let (mut merged, mut known) = (removed.clone(), 0);
+        counted.retain(|held| {
+            let apart = held.end < removed.start || held.start > removed.end;
+            if !apart {
+                known += held.end - held.start;
+                merged = merged.start.min(held.start)..merged.end.max(held.end);
+            }
+            apart
+        });
+        self.total += u64::try_from(merged.end - merged.start - known).unwrap_or(0);
+        counted.push(merged);
+    }
+
+    /// How many were passed over.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+}
+
+/// What the last records of batches look like, until these are committed.
+#[derive(Debug, Default)]
+pub struct Tails(BTreeMap<PartitionId, VecDeque<(i64, String)>>);
+
+impl Tails {
+    /// A batch is given whose last record looks like `tail`.
+    pub fn keep(&mut self, batch: &RawBatch, tail: String) {
+        if let Position::Offset(offset) = batch.range.to {
+            self.0.entry(batch.partition.clone()).or_default().push_back((offset, tail));
+        }
+    }
+
+    /// What was given is read again.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// These positions are committed.
+    pub fn release(&mut self, committed: &Positions) {
+        for (partition, position) in committed {
+            if let (Some(tails), Position::Offset(offset)) = (self.0.get_mut(partition), position) {
+                tails.retain(|(at, _)| at > offset);
+            }
+        }
+    }
+
+    /// Those of the records at which the ranges end.
+    pub fn of(&self, delta: &Delta) -> BTreeMap<PartitionId, String> {
+        let tail = |(partition, range): (&PartitionId, &Range)| {
+            let Position::Offset(to) = range.to else { return None };
+            let (_, tail) = self.0.get(partition)?.iter().find(|(at, _)| *at == to)?;
+            Some((partition.clone(), tail.clone()))
+        };
+        delta.ranges.iter().filter_map(tail).collect()
+    }
+}
 
 /// One partition of a topic that is ours, and its rows that are not given yet.
 #[derive(Debug)]
-pub(super) struct Log {
-    pub(super) id: PartitionId,
+pub struct Log {
+    id: PartitionId,
     topic: Arc<str>,
     /// Whether the pipeline has said from where it is read.
-    pub(super) is_open: bool,
+    is_open: bool,
     /// The offset of the last row that was given, and of the last that is here.
     given: Option<i64>,
     at: Option<i64>,
@@ -34,15 +167,15 @@ pub(super) struct Log {
     tail: u32,
     tail_ms: i64,
     /// When the first row here came.
-    pub(super) since_ms: i64,
+    since_ms: i64,
 }
 
 impl Log {
     /// A partition of which nothing is read yet.
-    pub(super) fn new(place: &Place) -> Self {
+    pub fn new(id: PartitionId, topic: Arc<str>) -> Self {
         Self {
-            id: PartitionId::new(name(place)),
-            topic: place.0.as_str().into(),
+            id,
+            topic,
             is_open: false,
             given: None,
             at: None,
@@ -56,45 +189,54 @@ impl Log {
         }
     }
 
-    /// Is read from here on: after the row at `given`, which must look like `witness` if it comes.
-    pub(super) fn open(&mut self, given: Option<i64>, witness: Option<String>) {
+    /// Is read from here on: after the row at `given`, which must look like `witness`.
+    pub fn open(&mut self, given: Option<i64>, witness: Option<String>) {
         self.close();
         (self.is_open, self.given, self.at, self.witness) = (true, given, given, witness);
     }
 
     /// Drops what is here.
-    pub(super) fn close(&mut self) {
+    fn close(&mut self) {
         self.is_open = false;
         self.data = Vec::new();
         self.rows.clear();
         self.rejects.clear();
     }
 
+    /// Whether the pipeline has said from where it is read.
+    pub fn is_open(&self) -> bool {
+        self.is_open
+    }
+
     /// The offset of the last row that was read.
-    pub(super) fn at(&self) -> Option<i64> {
+    pub fn at(&self) -> Option<i64> {
         self.at
     }
 
+    /// When the first row here came.
+    pub fn since_ms(&self) -> i64 {
+        self.since_ms
+    }
+
     /// Whether nothing is here.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.at == self.given
     }
 
     /// Whether a batch is full.
-    pub(super) fn is_full(&self, bytes: usize) -> bool {
+    pub fn is_full(&self, bytes: usize) -> bool {
         self.data.len() >= bytes || self.rows.len() + self.rejects.len() >= BATCH_ROWS
     }
 
-    /// Takes a record.
+    /// Takes a record. One at or below the last is passed over: logs give what they gave before.
     ///
     /// # Errors
     /// `Corrupt` when it is not the one that was committed at its offset: this is another log.
-    pub(super) fn take(&mut self, record: &BorrowedMessage<'_>, row_bytes_max: u64, now_ms: i64) -> Result<()> {
-        let offset = record.offset();
-        let last = self.given.filter(|given| *given == offset);
-        if let (Some(_), Some(witness)) = (last, self.witness.take()) {
-            let found = tail(checksum(record), record.timestamp().to_millis().unwrap_or(-1));
-            return if found == witness { Ok(()) } else { Err(another(&self.id, offset)) };
+    pub fn take(&mut self, record: Record<'_>, row_bytes_max: u64, now_ms: i64) -> Result<()> {
+        let offset = record.offset;
+        // Only what stands at its place, or is behind it, says something of the witness.
+        if self.is_open && self.given.is_none_or(|given| offset >= given) {
+            self.verify(&record)?;
         }
         if !self.is_open || self.at.is_some_and(|at| offset <= at) {
             return Ok(());
@@ -103,10 +245,10 @@ impl Log {
             self.since_ms = now_ms;
         }
         self.at = Some(offset);
-        (self.tail, self.tail_ms) = (checksum(record), record.timestamp().to_millis().unwrap_or(-1));
+        (self.tail, self.tail_ms) = (checksum(&record), record.timestamp_ms.unwrap_or(-1));
         let number = u64::try_from(offset).unwrap_or(0);
-        let key = record.key().unwrap_or_default();
-        let Some(value) = record.payload() else {
+        let key = record.key.unwrap_or_default();
+        let Some(value) = record.value else {
             let reason = "a record without a value, which deletes its key, and rows are only added here";
             self.put_aside(number, reason.to_owned(), key);
             return Ok(());
@@ -117,20 +259,30 @@ impl Log {
             return Ok(());
         }
         let (start, end) = self.append(value);
-        let key = record.key().map_or(Span::NOTHING, |key| {
-            let (start, end) = self.append(key);
-            Span::new(start, end)
-        });
-        let headers = match record.headers() {
-            None => Span::NOTHING,
-            Some(headers) => {
-                let (start, end) = self.append(&headers_json(headers));
-                Span::new(start, end)
-            }
-        };
-        let timestamp_ms = record.timestamp().to_millis();
-        self.rows.push(RawRow { start, end, number, timestamp_ms, key, headers });
+        let key = self.span(record.key);
+        let headers = self.span(record.headers.as_deref());
+        self.rows.push(RawRow { start, end, number, timestamp_ms: record.timestamp_ms, key, headers });
         Ok(())
+    }
+
+    /// Compares the record at the last row's place with the one that was committed.
+    fn verify(&mut self, record: &Record<'_>) -> Result<()> {
+        let Some(witness) = self.witness.take() else { return Ok(()) };
+        if self.given != Some(record.offset) {
+            // Compaction may have removed it, or it is another log with a transaction's end there: nobody can tell.
+            let (partition, given) = (&self.id, self.given.unwrap_or(-1));
+            tracing::warn!(%partition, "nothing stands at offset {given} any more: that it is the same log cannot be verified");
+            return Ok(());
+        }
+        let found = tail(checksum(record), record.timestamp_ms.unwrap_or(-1));
+        if found == witness { Ok(()) } else { Err(another(&self.id, record.offset)) }
+    }
+
+    fn span(&mut self, bytes: Option<&[u8]>) -> Span {
+        bytes.map_or(Span::NOTHING, |bytes| {
+            let (start, end) = self.append(bytes);
+            Span::new(start, end)
+        })
     }
 
     fn append(&mut self, bytes: &[u8]) -> (u32, u32) {
@@ -146,7 +298,7 @@ impl Log {
     }
 
     /// The rows that are here, and what the last record of them looks like.
-    pub(super) fn batch(&mut self) -> Option<(RawBatch, String)> {
+    pub fn batch(&mut self) -> Option<(RawBatch, String)> {
         let to = self.at.filter(|_| !self.is_empty())?;
         let from = self.given.map(Position::Offset);
         self.given = self.at;
@@ -162,52 +314,23 @@ impl Log {
     }
 }
 
-/// A partition as checkpoints name it.
-pub(super) fn name((topic, partition): &Place) -> String {
-    format!("{topic}/{partition}")
-}
-
-/// The partition that a checkpoint names.
-pub(super) fn place(id: &PartitionId) -> Option<Place> {
-    let (topic, partition) = id.as_str().rsplit_once('/')?;
-    Some((topic.to_owned(), partition.parse().ok()?))
-}
-
 /// What tells a log that was made anew from the one before.
 fn tail(checksum: u32, timestamp_ms: i64) -> String {
     format!("{checksum:08x}@{timestamp_ms}")
 }
 
-fn checksum(record: &BorrowedMessage<'_>) -> u32 {
+fn checksum(record: &Record<'_>) -> u32 {
     let mut sum = crc32fast::Hasher::new();
-    sum.update(record.key().unwrap_or_default());
-    sum.update(record.payload().unwrap_or_default());
+    sum.update(record.key.unwrap_or_default());
+    sum.update(record.value.unwrap_or_default());
     sum.finalize()
 }
 
 fn another(id: &PartitionId, offset: i64) -> Error {
     let text =
         format!("Kafka {id}: the record at offset {offset} is not the one that was committed: this is another log");
-    Error::new(ErrorKind::Corrupt, text).with_hint(
-        "a topic that was made anew begins at zero: give the pipeline a new name, or set the positions with `frazil checkpoint set`",
-    )
+    Error::new(ErrorKind::Corrupt, text).with_hint(ANOTHER)
 }
 
-/// Headers in their order; a name may be there several times.
-fn headers_json<H: Headers>(headers: &H) -> Vec<u8> {
-    use base64::Engine;
-    let one = |header: rdkafka::message::Header<'_, &[u8]>| {
-        let mut entry = serde_json::Map::new();
-        entry.insert("key".to_owned(), header.key.into());
-        match header.value.map(|value| (value, std::str::from_utf8(value))) {
-            None => entry.insert("value".to_owned(), serde_json::Value::Null),
-            Some((_, Ok(text))) => entry.insert("value".to_owned(), text.into()),
-            Some((bytes, Err(_))) => {
-                let text = base64::engine::general_purpose::STANDARD.encode(bytes);
-                entry.insert("base64".to_owned(), text.into())
-            }
-        };
-        serde_json::Value::Object(entry)
-    };
-    serde_json::Value::Array(headers.iter().map(one).collect()).to_string().into_bytes()
-}
+#[cfg(test)]
+mod tests;

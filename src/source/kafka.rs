@@ -14,10 +14,10 @@
 //!
 //! Memory: `fetch_bytes`, a batch for each partition up to 64 MiB together, and a few batches on their way.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use regex::Regex;
@@ -26,8 +26,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::KafkaConfig;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::checkpoint::{Checkpoint, Delta, Position, Positions};
+use crate::model::checkpoint::{Checkpoint, Delta, Positions};
 use crate::model::ids::PartitionId;
+use crate::source::gather::Tails;
 use crate::source::kafka_client::client;
 use crate::source::kafka_reader::{Figures, Order, Reader, Said, State, What};
 use crate::source::{Notes, Source, SourceEvent};
@@ -46,8 +47,7 @@ pub struct KafkaSource {
     identity: String,
     reading: Option<Reading>,
     generation: u64,
-    /// Per partition the offsets at which batches ended since the last commit, and what the records there look like.
-    tails: BTreeMap<PartitionId, VecDeque<(i64, String)>>,
+    tails: Tails,
     figures: Arc<Figures>,
 }
 
@@ -64,7 +64,7 @@ impl KafkaSource {
     /// `Config` for a pattern that is none.
     pub fn new(config: KafkaConfig, env: Env) -> Result<Self> {
         let pattern = config.pattern()?;
-        let (identity, tails) = (String::new(), BTreeMap::new());
+        let (identity, tails) = (String::new(), Tails::default());
         let (reading, figures) = (None, Arc::default());
         Ok(Self { config, pattern, env, identity, reading, generation: 0, tails, figures })
     }
@@ -162,9 +162,7 @@ impl Source for KafkaSource {
                 What::Idle => return Ok(SourceEvent::Idle),
                 What::Failed(error) => return Err(error),
                 What::Batch(batch, tail) => {
-                    if let Position::Offset(offset) = batch.range.to {
-                        self.tails.entry(batch.partition.clone()).or_default().push_back((offset, tail));
-                    }
+                    self.tails.keep(&batch, tail);
                     return Ok(SourceEvent::Batch(batch));
                 }
             }
@@ -172,11 +170,7 @@ impl Source for KafkaSource {
     }
 
     async fn release(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        for (partition, position) in &checkpoint.positions {
-            if let (Some(tails), Position::Offset(offset)) = (self.tails.get_mut(partition), position) {
-                tails.retain(|(at, _)| at > offset);
-            }
-        }
+        self.tails.release(&checkpoint.positions);
         let committed = Order::Committed(checkpoint.positions.clone());
         let reading = self.reading.as_ref().ok_or_else(gone)?;
         reading.orders.try_send(committed).map_err(|_| gone())
@@ -187,18 +181,13 @@ impl Source for KafkaSource {
     }
 
     fn notes(&self) -> Notes {
-        let (behind, lost) = (&self.figures.behind, &self.figures.lost);
-        let (behind, rows_lost) = (behind.load(Ordering::Relaxed), lost.load(Ordering::Relaxed));
+        let behind = self.figures.behind.load(Ordering::Relaxed);
+        let rows_lost = self.figures.lost.lock().unwrap_or_else(PoisonError::into_inner).total();
         Notes { rows_behind: Some(behind), rows_lost, ..Notes::default() }
     }
 
     fn tails(&self, delta: &Delta) -> BTreeMap<PartitionId, String> {
-        let tail = |(partition, range): (&PartitionId, &crate::model::checkpoint::Range)| {
-            let Position::Offset(to) = range.to else { return None };
-            let (_, tail) = self.tails.get(partition)?.iter().find(|(at, _)| *at == to)?;
-            Some((partition.clone(), tail.clone()))
-        };
-        delta.ranges.iter().filter_map(tail).collect()
+        self.tails.of(delta)
     }
 }
 

@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use crate::config::kafka::{KafkaConfig, KafkaSasl};
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::ids::PartitionId;
 use crate::source::kafka_token::Tokens;
 
 /// How often topics and their partitions are looked up, in milliseconds.
@@ -188,6 +189,17 @@ impl ConsumerContext for Callbacks {
             tracing::debug!("kafka: the group's offsets were not committed: {error}");
         }
     }
+}
+
+/// A partition as checkpoints name it.
+pub(super) fn name((topic, partition): &Place) -> String {
+    format!("{topic}/{partition}")
+}
+
+/// The partition that a checkpoint names.
+pub(super) fn place(id: &PartitionId) -> Option<Place> {
+    let (topic, partition) = id.as_str().rsplit_once('/')?;
+    Some((topic.to_owned(), partition.parse().ok()?))
 }
 
 /// The partitions of a list.

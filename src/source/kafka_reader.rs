@@ -4,25 +4,26 @@
 //! bounded channel; when that is full, nothing is taken from the client, and after a while its partitions are paused.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use regex::Regex;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::kafka::{KafkaConfig, KafkaStart, OnGap};
+use crate::config::kafka::{KafkaConfig, KafkaStart};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::batch::RawBatch;
 use crate::model::checkpoint::{Checkpoint, Position, Positions};
 use crate::model::ids::PartitionId;
-use crate::source::gather::{Log, name, place};
-use crate::source::kafka_client::{Client, Ownership, Place, REFRESH_MS, meaning};
+use crate::source::gather::{self, Gaps, Log, Record};
+use crate::source::kafka_client::{Client, Ownership, Place, REFRESH_MS, meaning, name, place};
 
 /// How long one request to the brokers may take.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -81,7 +82,7 @@ pub(super) struct Figures {
     /// Rows between the last ones read and the ends.
     pub(super) behind: AtomicU64,
     /// Rows that were removed before they were read.
-    pub(super) lost: AtomicU64,
+    pub(super) lost: Mutex<Gaps>,
 }
 
 /// The thread's state.
@@ -199,7 +200,7 @@ impl Reader {
     }
 
     fn pause(&mut self, paused: bool) {
-        let open = self.list(|log| log.is_open.then_some(Offset::Invalid));
+        let open = self.list(|log| log.is_open().then_some(Offset::Invalid));
         let done = if paused { self.client.pause(&open) } else { self.client.resume(&open) };
         match done {
             Ok(()) => self.state.paused = paused,
@@ -217,7 +218,7 @@ impl Reader {
         let limit = BATCH_BYTES.min(GATHERED_BYTES / self.logs().count().max(1));
         let mut ready = Vec::new();
         for log in self.state.logs.values_mut().flat_map(BTreeMap::values_mut).filter(|log| !log.is_empty()) {
-            if log.is_full(limit) || now.saturating_sub(log.since_ms) >= LINGER_MS {
+            if log.is_full(limit) || now.saturating_sub(log.since_ms()) >= LINGER_MS {
                 ready.extend(log.batch());
             }
         }
@@ -244,7 +245,8 @@ impl Reader {
                     came = true;
                     let log = self.state.logs.get_mut(record.topic());
                     let log = log.and_then(|topic| topic.get_mut(&record.partition()));
-                    match log.map(|log| (log.take(&record, self.config.row_bytes_max, begun), log.is_full(limit))) {
+                    match log.map(|log| (log.take(read(&record), self.config.row_bytes_max, begun), log.is_full(limit)))
+                    {
                         None | Some((Ok(()), false)) => None,
                         Some((Ok(()), true)) => return came,
                         Some((Err(error), _)) => Some(error),
@@ -286,7 +288,7 @@ impl Reader {
                 Ownership::Gained(places) => {
                     for place in &places {
                         let topic = self.state.logs.entry(place.0.clone()).or_default();
-                        topic.insert(place.1, Log::new(place));
+                        topic.insert(place.1, Log::new(PartitionId::new(name(place)), place.0.as_str().into()));
                     }
                     self.state.trouble = None;
                     self.say(What::Gained(ids(&places)));
@@ -522,37 +524,12 @@ impl Reader {
             let _ = self.client.poll(Duration::from_millis(500)); // serves rebalances
             (low, high) = self.watermarks(place)?;
         }
-        let id = name(place);
-        if high < next {
-            let text = format!(
-                "Kafka {id}: it ends at {high}, and the table has rows up to offset {given}: this is another log"
-            );
-            return Err(Error::new(ErrorKind::Corrupt, text).with_hint(
-                "a topic that was made anew begins at zero: give the pipeline a new name, or set the positions with `frazil checkpoint set`",
-            ));
+        let id = PartitionId::new(name(place));
+        let found = gather::resume(&id, given, witness, (low, high), self.config.on_gap)?;
+        if let Some(removed) = &found.removed {
+            self.figures.lost.lock().unwrap_or_else(PoisonError::into_inner).add(&id, removed);
         }
-        if low > next {
-            let (missing, text) =
-                (low - next, format!("offsets {next} to {} were removed before they were read", low - 1));
-            if self.config.on_gap == OnGap::Halt {
-                return Err(Error::new(ErrorKind::Corrupt, format!("Kafka {id}: {text}")).with_hint(
-                    "these rows are lost; to go on without them set on_gap = \"skip\" for this source, and give the topic more retention",
-                ));
-            }
-            self.figures.lost.fetch_add(u64::try_from(missing).unwrap_or(0), Ordering::Relaxed);
-            tracing::error!(partition = id, missing, "{text}; goes on without them");
-            return Ok((Offset::Offset(low), None));
-        }
-        match witness {
-            Some(witness) if low <= given => Ok((Offset::Offset(given), Some(witness))),
-            _ => {
-                tracing::debug!(
-                    partition = id,
-                    "its last row is no longer there: that it is the same log cannot be verified"
-                );
-                Ok((Offset::Offset(next), None))
-            }
-        }
+        Ok((Offset::Offset(found.first), found.witness))
     }
 
     /// Tells the group, for people and their tools.
@@ -571,4 +548,34 @@ impl Reader {
             tracing::debug!("kafka: the group's offsets were not committed: {error}");
         }
     }
+}
+
+/// A record as the client has it.
+fn read<'a>(record: &'a BorrowedMessage<'_>) -> Record<'a> {
+    Record {
+        offset: record.offset(),
+        timestamp_ms: record.timestamp().to_millis(),
+        key: record.key(),
+        value: record.payload(),
+        headers: record.headers().map(headers_json),
+    }
+}
+
+/// Headers in their order; a name may be there several times.
+fn headers_json<H: Headers>(headers: &H) -> Vec<u8> {
+    use base64::Engine;
+    let one = |header: rdkafka::message::Header<'_, &[u8]>| {
+        let mut entry = serde_json::Map::new();
+        entry.insert("key".to_owned(), header.key.into());
+        match header.value.map(|value| (value, std::str::from_utf8(value))) {
+            None => entry.insert("value".to_owned(), serde_json::Value::Null),
+            Some((_, Ok(text))) => entry.insert("value".to_owned(), text.into()),
+            Some((bytes, Err(_))) => {
+                let text = base64::engine::general_purpose::STANDARD.encode(bytes);
+                entry.insert("base64".to_owned(), text.into())
+            }
+        };
+        serde_json::Value::Object(entry)
+    };
+    serde_json::Value::Array(headers.iter().map(one).collect()).to_string().into_bytes()
 }

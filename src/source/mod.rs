@@ -6,7 +6,7 @@
 
 pub mod files;
 mod framing;
-mod gather;
+pub mod gather;
 mod inflate;
 pub mod kafka;
 mod kafka_client;

@@ -37,15 +37,29 @@ pub struct Watched {
     pub first: Row,
     /// Source partitions.
     pub partitions: u32,
-    /// Rows in each.
+    /// Rows in each, offsets that are none included.
     pub rows: u32,
+    /// How often these are there: twice where the end of a log may be lost.
+    pub generations: u32,
+    /// From where on the second are there instead of the first, by partition.
+    pub lost: BTreeMap<u32, u32>,
     /// Rows that were rolled back may stay away.
     pub keeps: bool,
 }
 
 impl Watched {
     pub(crate) fn row(&self, partition: u32, number: u32) -> Row {
-        self.first + partition * self.rows + number
+        self.row_of(0, partition, number)
+    }
+
+    /// A row of one of the generations: what was written first, and what was written instead where the end of a log was lost.
+    pub(crate) fn row_of(&self, generation: u32, partition: u32, number: u32) -> Row {
+        self.first + (generation * self.partitions + partition) * self.rows + number
+    }
+
+    /// The number after its last row.
+    pub(crate) fn end(&self) -> Row {
+        self.first + self.generations * self.partitions * self.rows
     }
 
     fn record_key(&self, target: &str) -> String {
@@ -60,6 +74,10 @@ pub struct Auditor {
     pub pipelines: Vec<Watched>,
     /// Rows by what names them in their own content.
     pub event_ids: BTreeMap<String, Row>,
+    /// Offsets at which no row is to be read: transactions that were given up, and ends of transactions.
+    pub holes: BTreeSet<Row>,
+    /// Rows that a log has removed and a reader passed over.
+    pub(crate) removed: BTreeSet<Row>,
     /// The branch that the pipelines write to.
     pub target: String,
     /// Rows that a rollback took out of a table's branch.
@@ -345,6 +363,9 @@ impl Auditor {
                 }
                 customers.extend((!rejects).then(|| batch.column_by_name(CUSTOMER).and_then(|own| long(own, at))));
                 let row = *self.event_ids.get(&id).ok_or_else(|| format!("a row {id:?} that no source has"))?;
+                if self.holes.contains(&row) {
+                    return Err(format!("row {:?} of a transaction that was given up", self.place(row)));
+                }
                 let place = self.place(row);
                 let told = (partitions.value(at).to_owned(), numbers.value(at));
                 if place.1 != told.0 || i64::from(place.2) != told.1 || partitions.is_null(at) {
@@ -363,13 +384,13 @@ impl Auditor {
         let of = self.pipelines.iter().rfind(|p| p.first <= row);
         of.map_or_else(Default::default, |p| {
             let at = row - p.first;
-            (p.name.clone(), (at / p.rows).to_string(), at % p.rows)
+            (p.name.clone(), (at / p.rows % p.partitions).to_string(), at % p.rows)
         })
     }
 
     /// How often each row can be read at the heads of all tables.
     pub(crate) fn readable(&self) -> Result<Vec<u8>, String> {
-        let total = self.pipelines.iter().map(|p| p.first + p.partitions * p.rows).max().unwrap_or(0);
+        let total = self.pipelines.iter().map(Watched::end).max().unwrap_or(0);
         let mut count = vec![0_u8; total as usize];
         for (name, table) in &self.tables {
             for row in self.rows_at(name, table.head) {
@@ -442,11 +463,11 @@ impl Auditor {
             for partition in 0..pipeline.partitions {
                 let name = partition.to_string();
                 let reached = reached(record, &name)?;
-                for number in 0..pipeline.rows {
-                    let row = pipeline.row(partition, number);
-                    let there = count[row as usize] > 0;
+                let there = |row: Row| count[row as usize] > 0;
+                let newest = pipeline.newest(partition, there);
+                for (row, number, required) in pipeline.rows_of(partition, reached, newest) {
                     let n = i64::from(number);
-                    if n > reached && there && !self.claims(pipeline, row, &name, n)? {
+                    if n > reached && there(row) && !self.claims(pipeline, row, &name, n)? {
                         return Err(format!(
                             "row {:?} is there, the checkpoint is at {reached}: {}",
                             self.place(row),
@@ -458,7 +479,7 @@ impl Auditor {
                         || pending
                             .get(&name)
                             .is_some_and(|ranges| ranges.iter().any(|(from, to)| *from < n && n <= *to));
-                    if n <= reached && !there && !excused && !self.lacks(pipeline, row, &name, n)? {
+                    if required && !there(row) && !excused && !self.lacks(pipeline, row, &name, n)? {
                         return Err(format!("row {:?} is missing, the checkpoint is at {reached}", self.place(row)));
                     }
                 }
@@ -485,7 +506,10 @@ impl Auditor {
     }
 
     fn may_stay_away(&self, pipeline: &Watched, row: Row) -> bool {
-        self.away.contains(&row) || (pipeline.keeps && self.rolled_back.contains(&row))
+        self.holes.contains(&row)
+            || self.removed.contains(&row)
+            || self.away.contains(&row)
+            || (pipeline.keeps && self.rolled_back.contains(&row))
     }
 
     /// At rest: every row of every source is there.
@@ -496,10 +520,12 @@ impl Auditor {
         let count = self.readable()?;
         let gone = self.deleted_rows();
         for pipeline in self.pipelines.iter().filter(|p| !except.contains(&p.name)) {
-            for row in pipeline.first..pipeline.first + pipeline.partitions * pipeline.rows {
-                let excused = gone.contains(&row) || self.may_stay_away(pipeline, row);
-                if count[row as usize] == 0 && !excused {
-                    return Err(format!("at rest row {:?} is missing", self.place(row)));
+            for partition in 0..pipeline.partitions {
+                for (row, _, required) in pipeline.rows_of(partition, i64::MAX, Some(pipeline.rows)) {
+                    let excused = gone.contains(&row) || self.may_stay_away(pipeline, row);
+                    if required && count[row as usize] == 0 && !excused {
+                        return Err(format!("at rest row {:?} is missing", self.place(row)));
+                    }
                 }
             }
         }

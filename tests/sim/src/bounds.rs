@@ -1,5 +1,7 @@
 //! What a daemon may hold: the memory that it accounts for, files and uploads under way, entries of its ledger.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use frazil::config::Limits;
 use frazil::storage::ledger::ENTRIES_MAX;
 use frazil::telemetry::metrics::Metrics;
@@ -33,6 +35,13 @@ pub fn kept(metrics: &Metrics) -> Option<String> {
     let names = ["frazil_budget_used_bytes", "frazil_open_files", "frazil_upload_held_bytes"];
     let held = names.into_iter().find(|name| gauge(metrics, name) > 0.0);
     held.map(|name| format!("{name} is {} at rest", gauge(metrics, name)))
+}
+
+/// How a process that is at rest counts rows that its sources passed over, if not exactly so many.
+pub fn lost(metrics: &Metrics, passed_over: &AtomicU64) -> Option<String> {
+    let counted = metrics.total("frazil_lost_rows_total", &[]);
+    let passed_over = passed_over.load(Ordering::Relaxed);
+    (counted != passed_over).then(|| format!("frazil_lost_rows_total is {counted}, and {passed_over} were passed over"))
 }
 
 #[cfg(test)]

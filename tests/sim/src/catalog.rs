@@ -196,6 +196,7 @@ impl Catalog for NetworkCatalog {
     }
 
     async fn commit(&self, commit: &PreparedCommit) -> Outcome {
+        let _under_way = self.process.commits();
         self.process.pass().await;
         self.network().await;
         let fault = self.draw("commit");

@@ -1,11 +1,13 @@
 //! The operator of one instance: starts its daemon, kills it, holds it, restarts it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use frazil::api::{Health, PipelineHealth};
 use frazil::config::OnRollback;
+use frazil::config::kafka::OnGap;
 use frazil::daemon::{Daemon, Face, Stores};
 use frazil::env::Env;
 use frazil::model::ids::PipelineName;
@@ -19,11 +21,13 @@ use tokio_util::sync::CancellationToken;
 use crate::bounds;
 use crate::catalog::NetworkCatalog;
 use crate::foreign;
-use crate::group::{Group, Member};
+use crate::group::SharedGroup;
+use crate::member::{Member, Reads};
 use crate::operator;
 use crate::process::{Process, ProcessClock};
 use crate::scenario::{IDLER, Scenario};
 use crate::store::{NetworkStore, ProcessDisk};
+use crate::topic::{self, SharedTopic};
 use crate::world::World;
 
 /// How often an operator looks at a daemon.
@@ -32,17 +36,27 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Lives of an instance before the faults stop, however few commits were sent: its sources may be at their ends.
 const LIVES_MAX: u64 = 60;
 
-/// What the operators of all instances agree on.
+/// What the operators of all instances agree on: what to do after a rollback, and about rows that a log has removed.
 #[derive(Debug)]
-pub struct Policy(pub Mutex<OnRollback>);
+pub struct Policy(Mutex<(OnRollback, OnGap)>);
 
 impl Policy {
+    /// That of a scenario at its beginning.
+    pub fn of(scenario: &Scenario) -> Self {
+        let on_gap = if scenario.topic.is_some_and(|plan| plan.skips) { OnGap::Skip } else { OnGap::Halt };
+        Self(Mutex::new((scenario.on_rollback, on_gap)))
+    }
+
+    fn held(&self) -> MutexGuard<'_, (OnRollback, OnGap)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn get(&self) -> OnRollback {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held().0
     }
 
     fn set(&self, policy: OnRollback) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = policy;
+        self.held().0 = policy;
     }
 }
 
@@ -55,11 +69,11 @@ pub struct Instance {
     name: String,
     disk: Arc<MemoryDisk>,
     lives: u64,
-    groups: Groups,
+    topics: Topics,
 }
 
-/// The groups of a scenario whose instances share partitions, by pipeline.
-pub type Groups = BTreeMap<&'static str, Arc<Mutex<Group>>>;
+/// The topics of a scenario that has any, with the groups that read them, by pipeline.
+pub type Topics = BTreeMap<&'static str, (SharedTopic, SharedGroup)>;
 
 /// A daemon that runs.
 #[derive(Debug)]
@@ -67,14 +81,16 @@ struct Life {
     process: Arc<Process>,
     health: Health,
     metrics: Metrics,
+    /// Offsets that its sources passed over.
+    lost: Arc<AtomicU64>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), String>>,
 }
 
 impl Instance {
     /// An instance that has not begun.
-    pub fn new(world: Arc<World>, scenario: Scenario, policy: Arc<Policy>, groups: Groups, name: &str) -> Self {
-        Self { world, scenario, policy, name: name.to_owned(), disk: Arc::new(MemoryDisk::new()), lives: 0, groups }
+    pub fn new(world: Arc<World>, scenario: Scenario, policy: Arc<Policy>, topics: Topics, name: &str) -> Self {
+        Self { world, scenario, policy, name: name.to_owned(), disk: Arc::new(MemoryDisk::new()), lives: 0, topics }
     }
 
     /// Its disk.
@@ -82,14 +98,20 @@ impl Instance {
         Arc::clone(&self.disk)
     }
 
-    /// The sources of a process whose instances share them.
-    fn sources(&self, env: &Env) -> BTreeMap<PipelineName, Box<dyn Source>> {
-        let of = |(name, _, seed): (&'static str, _, u64)| {
-            let group = Arc::clone(self.groups.get(name)?);
-            let member = Member::new(Arc::clone(&self.world), group, &self.scenario.replay(seed), env.clone());
-            Some((PipelineName::new(name), Box::new(member) as Box<dyn Source>))
+    /// The sources of a process that reads topics.
+    fn sources(
+        &self,
+        process: &Arc<Process>,
+        env: &Env,
+        lost: &Arc<AtomicU64>,
+    ) -> BTreeMap<PipelineName, Box<dyn Source>> {
+        let of = |(name, (topic, group)): (&&'static str, &(SharedTopic, SharedGroup))| {
+            let on_gap = self.policy.held().1;
+            let reads = Reads { topic: Arc::clone(topic), group: Arc::clone(group), on_gap, lost: Arc::clone(lost) };
+            let member = Member::new(Arc::clone(&self.world), Arc::clone(process), env.clone(), reads);
+            (PipelineName::new(*name), Box::new(member) as Box<dyn Source>)
         };
-        self.scenario.pipelines().into_iter().filter_map(of).collect()
+        self.topics.iter().map(of).collect()
     }
 
     fn begin(&mut self, dies_at: u64) -> Life {
@@ -104,8 +126,9 @@ impl Instance {
         storage.mount("memory:///", Arc::new(NetworkStore::new(Arc::clone(world), Arc::clone(&process))));
         let disk = Arc::new(ProcessDisk::new(Arc::clone(world), Arc::clone(&process), Arc::clone(&self.disk)));
         let catalog = NetworkCatalog::new(Arc::clone(world), Arc::clone(&process));
+        let lost = Arc::new(AtomicU64::new(0));
         let catalogs = BTreeMap::from([("lake".to_owned(), Arc::new(catalog) as _)]);
-        let stores = Stores { storage, disk, catalogs, sources: self.sources(&env) };
+        let stores = Stores { storage, disk, catalogs, sources: self.sources(&process, &env, &lost) };
         let metrics = Metrics::new();
         let health = Health::new(metrics.clone());
         let face = Face { metrics: metrics.clone(), health: health.clone() };
@@ -118,7 +141,7 @@ impl Instance {
             daemon.run(stopped).await;
             Ok(())
         });
-        Life { process, health, metrics, stop, task }
+        Life { process, health, metrics, lost, stop, task }
     }
 
     /// Lives that end badly, until as many commits were sent as the scenario says.
@@ -210,6 +233,12 @@ impl Instance {
                 self.adopt(new);
             } else if world.given_up().contains(pipeline.as_str()) {
                 continue;
+            } else if let Some(known) = self.known_of_topic(pipeline.as_str(), &why) {
+                world.note(&life.process.name, &format!("{pipeline} halts: {why}"));
+                if !known {
+                    world.give_up(pipeline.as_str(), &why);
+                    continue;
+                }
             } else if due || rolled_back {
                 world.note(&life.process.name, &format!("{pipeline} halts: {why}"));
                 if rolled_back && policy == OnRollback::Rewind && world.happens(30) {
@@ -228,6 +257,22 @@ impl Instance {
             return true;
         }
         false
+    }
+
+    /// Whether there is a way out of a halt that says what has become of a topic. `None` where it says something else, or what is
+    /// not so.
+    fn known_of_topic(&self, pipeline: &str, why: &str) -> Option<bool> {
+        let (world, topic) = (&self.world, topic::lock(&self.topics.get(pipeline)?.0));
+        if why.contains("were removed before they were read") && topic.has_gaps() {
+            world.cover("operator × passes over what is gone");
+            self.policy.held().1 = OnGap::Skip;
+            return Some(true);
+        }
+        if why.contains("this is another log") && topic.is_another(world) {
+            world.cover("topic × is known as another");
+            return Some(false);
+        }
+        None
     }
 
     fn adopt(&self, policy: OnRollback) {
@@ -294,7 +339,8 @@ impl Instance {
                         tokio::time::sleep(rest).await;
                     }
                     self.bounded(&life);
-                    if let Some(what) = bounds::kept(&life.metrics) {
+                    if let Some(what) = bounds::kept(&life.metrics).or_else(|| bounds::lost(&life.metrics, &life.lost))
+                    {
                         world.violation(format!("{}: {what}", life.process.name));
                     }
                     self.end(life).await;

@@ -36,9 +36,10 @@ pub struct Process {
     /// It dies when it passes for this time.
     dies_at: u64,
     requests: AtomicU64,
+    commits: AtomicU64,
 }
 
-/// A request to the store that is under way.
+/// A request that is under way.
 #[derive(Debug)]
 pub struct Request<'a>(&'a AtomicU64);
 
@@ -59,6 +60,7 @@ impl Process {
             calls: AtomicU64::new(0),
             dies_at,
             requests: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
         })
     }
 
@@ -92,6 +94,17 @@ impl Process {
         (Request(&self.requests), now)
     }
 
+    /// A request to the catalog to commit begins.
+    pub fn commits(&self) -> Request<'_> {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        Request(&self.commits)
+    }
+
+    /// Whether a commit is under way.
+    pub fn is_committing(&self) -> bool {
+        self.commits.load(Ordering::Relaxed) > 0
+    }
+
     /// Ends it.
     pub fn kill(&self) {
         self.set(State::Dead);
@@ -103,6 +116,11 @@ impl Process {
         while self.state() != State::Dead {
             self.died.notified().await;
         }
+    }
+
+    /// Whether it is neither held nor dead.
+    pub fn runs(&self) -> bool {
+        self.state() == State::Runs
     }
 
     /// Holds it.

@@ -2,10 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use frazil::config::OnRollback;
+use frazil::config::{OnRollback, ReplayConfig};
 use frazil::env::Env;
 use frazil::model::checkpoint::Checkpoint;
 use frazil::source::replay::ReplaySource;
@@ -22,11 +22,12 @@ use crate::expirer::Expirer;
 use crate::foreign::{self, Deed};
 use crate::group::Group;
 use crate::interpose;
-use crate::life::{Groups, Instance, Policy};
+use crate::life::{Instance, Policy, Topics};
 use crate::maintainer::{self, Maintainer};
 use crate::met;
 use crate::operator;
 use crate::scenario::Scenario;
+use crate::topic::{Topic, lock};
 use crate::world::{Figures, World, key};
 
 /// How long after the last fault every row is in.
@@ -165,15 +166,13 @@ async fn simulate(seed: u64, without: &BTreeSet<u64>, given: Option<Scenario>) -
 }
 
 async fn play(world: &Arc<World>, scenario: &Scenario) {
-    learn(world, scenario).await;
-    let policy = Arc::new(Policy(Mutex::new(scenario.on_rollback)));
-    let names = ["a", "b"];
-    let shared = scenario.pipelines().into_iter().filter(|_| scenario.shares);
-    let groups: Groups = shared.map(|(name, ..)| (name, Group::of(scenario.partitions))).collect();
+    let topics = learn(world, scenario).await;
+    let policy = Arc::new(Policy::of(scenario));
+    let names = ["a", "b", "c"];
     let mut instances: Vec<Instance> = names
         .iter()
         .take(usize::try_from(scenario.instances).unwrap_or(1))
-        .map(|name| Instance::new(Arc::clone(world), scenario.clone(), Arc::clone(&policy), groups.clone(), name))
+        .map(|name| Instance::new(Arc::clone(world), scenario.clone(), Arc::clone(&policy), topics.clone(), name))
         .collect();
     let writers: Vec<_> =
         (0..scenario.writers).map(|_| tokio::spawn(foreign_engine(Arc::clone(world), scenario.clone()))).collect();
@@ -212,32 +211,44 @@ async fn play(world: &Arc<World>, scenario: &Scenario) {
     left_behind(world, &instances, scenario, proved_by).await;
 }
 
-/// Makes the sources' rows known to the auditor.
-async fn learn(world: &World, scenario: &Scenario) {
-    let mut first = 0;
+/// Makes the sources' rows known to the auditor. The topics, where there are any.
+async fn learn(world: &World, scenario: &Scenario) -> Topics {
+    let (mut first, mut topics) = (0, Topics::new());
     for (name, anchor, seed) in scenario.pipelines() {
-        let mut config = scenario.replay(seed);
-        config.rate = None;
-        let mut source = ReplaySource::new(&config, world.env.clone());
-        source.open(&Checkpoint::default()).await.expect("a source opens at its beginning");
+        let config = scenario.replay(seed);
         let watched = Watched {
             name: name.to_owned(),
-            anchor,
+            anchor: anchor.clone(),
             first,
             partitions: scenario.partitions,
             rows: scenario.rows,
+            generations: if scenario.topic.is_some_and(|plan| plan.loss.is_some()) { 2 } else { 1 },
+            lost: BTreeMap::new(),
             keeps: scenario.on_rollback == OnRollback::Keep,
         };
-        while let SourceEvent::Batch(batch) = source.next().await.expect("a made-up row") {
-            let partition: u32 = batch.partition.as_str().parse().expect("a number");
-            for row in &batch.rows {
-                let id = event_id(batch.bytes(*row)).expect("every event has an id").to_owned();
-                let number = u32::try_from(row.number).expect("few rows");
-                world.with_auditor(|a| a.event_ids.insert(id, first + partition * scenario.rows + number));
-            }
+        first = watched.end();
+        if let Some(plan) = scenario.topic {
+            let topic = Topic::learn(world, plan, &config, (name, anchor), &watched).await;
+            let partitions = lock(&topic).partitions();
+            topics.insert(name, (topic, Group::of(partitions, plan.eager)));
+        } else {
+            learn_replayed(world, config, &watched).await;
         }
-        first += scenario.partitions * scenario.rows;
         world.with_auditor(|a| a.pipelines.push(watched));
+    }
+    topics
+}
+
+async fn learn_replayed(world: &World, config: ReplayConfig, watched: &Watched) {
+    let mut source = ReplaySource::new(&ReplayConfig { rate: None, ..config }, world.env.clone());
+    source.open(&Checkpoint::default()).await.expect("a source opens at its beginning");
+    while let SourceEvent::Batch(batch) = source.next().await.expect("a made-up row") {
+        let partition: u32 = batch.partition.as_str().parse().expect("a number");
+        for row in &batch.rows {
+            let id = event_id(batch.bytes(*row)).expect("every event has an id").to_owned();
+            let number = u32::try_from(row.number).expect("few rows");
+            world.with_auditor(|a| a.event_ids.insert(id, watched.row(partition, number)));
+        }
     }
 }
 

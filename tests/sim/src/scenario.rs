@@ -13,6 +13,7 @@ use frazil::model::ids::{MAIN, PipelineName, TableName};
 
 use crate::foreign::{Deed, Habits};
 use crate::maintainer::{POLICIES, Upkeep};
+use crate::topic::{Loss, Plan};
 use crate::world::Rates;
 
 /// The pipeline that keeps a daemon alive when all others are at their sources' ends: its folder stays empty.
@@ -50,8 +51,9 @@ pub struct Scenario {
     pub format: u8,
     /// Instances of the same pipelines.
     pub instances: u64,
-    /// Whether they share the partitions, as members of a group do; else each reads all.
-    pub shares: bool,
+    /// What the topic goes through whose partitions they share as members of a group; `None`: each reads all of a log of its own,
+    /// to which nothing happens.
+    pub topic: Option<Plan>,
     /// Commits that daemons send before the faults stop; 0: nothing goes wrong.
     pub attempts: u64,
     /// Source partitions.
@@ -155,7 +157,7 @@ impl Scenario {
             evolves,
             format: if env.below(2) == 0 { 2 } else { 3 },
             instances: 1 + env.below(2),
-            shares: false,
+            topic: None,
             attempts: ATTEMPTS,
             partitions,
             rows: u32::try_from(rows).unwrap_or(u32::MAX),
@@ -183,12 +185,42 @@ impl Scenario {
                 }
             }
         }
-        // Drawn last, so that what a seed stood for before there were groups it stands for still, where it has none.
-        scenario.shares = scenario.instances > 1 && env.below(3) == 0;
-        if scenario.shares {
-            scenario.partitions += 1;
+        // Drawn last, so that what a seed stood for before there were topics it stands for still, where it has none.
+        if env.below(if scenario.instances > 1 { 2 } else { 5 }) == 0 {
+            scenario.draw_topic(env);
         }
         scenario
+    }
+
+    /// What becomes of a topic, and of the group that reads it.
+    fn draw_topic(&mut self, env: &Env) {
+        self.partitions += 1;
+        if self.instances > 1 && env.below(4) == 0 {
+            self.instances += 1;
+        }
+        let transactions = env.below(2) == 0;
+        let plan = Plan {
+            transactions,
+            holds: env.below(2) == 0 && transactions,
+            retention: pick(env, &[0, 0, 2, 4]),
+            skips: env.below(2) == 0,
+            loss: if env.below(4) == 0 { Some(pick(env, &[Loss::Tail, Loss::Tail, Loss::Anew])) } else { None },
+            eager: env.below(3) == 0,
+        };
+        // Whoever sets positions says that the log is the right one: nothing tells a log from another after that.
+        let sets = |deed: &Deed| {
+            use Deed::{CherryPick, DropBranch, Expire, KeepByOperator, Recreate, Reset, RewindByOperator, RollBack};
+            matches!(
+                deed,
+                CherryPick | DropBranch | Expire | KeepByOperator | Recreate | Reset | RewindByOperator | RollBack
+            )
+        };
+        let loss = plan.loss.filter(|_| self.expires.is_none());
+        if loss.is_some() {
+            self.idles = false;
+            self.habits.retain(|deed, _| !sets(deed));
+        }
+        self.topic = Some(Plan { loss, ..plan });
     }
 
     /// Who maintains, at least one of three: the jobs know the main branch alone.

@@ -115,9 +115,10 @@ fn main() -> ExitCode {
         println!("simulation: VIOLATION in {} of {} seeds: {failed:?}", failed.len(), total.seeds);
         return ExitCode::FAILURE;
     }
-    let missed = total.missed();
-    if missed > 0 && total.seeds >= coverage::JUDGED_FROM {
-        println!("simulation: {missed} expected entries were never met in {} seeds", total.seeds);
+    let missed = coverage::missed(&total.met, total.seeds);
+    // Some of the gate's entries are met late among its seeds: others seeds than its own may need more of them.
+    if !missed.is_empty() && (from == 1 || total.seeds >= coverage::JUDGED_FROM) {
+        println!("simulation: never met in {} seeds: {}", total.seeds, missed.join(", "));
         return ExitCode::FAILURE;
     }
     println!("simulation: {} seeds from {from}, no violation", total.seeds);
@@ -172,10 +173,6 @@ impl Total {
         for (what, times) in &report.coverage {
             *self.met.entry(what.clone()).or_default() += times;
         }
-    }
-
-    fn missed(&self) -> usize {
-        coverage::table(&self.met).iter().filter(|(_, times)| *times == 0).count()
     }
 
     fn tell(&self, seconds: f64, jobs: usize) {

@@ -1,0 +1,105 @@
+use super::*;
+use crate::error::Directive;
+
+fn id() -> PartitionId {
+    PartitionId::new("orders/0")
+}
+
+fn record(offset: i64, value: &str) -> Record<'_> {
+    Record { offset, timestamp_ms: Some(offset * 10), value: Some(value.as_bytes()), ..Record::default() }
+}
+
+/// A log that was read after `given`, and what became of the records that came.
+fn taken(given: Option<i64>, witness: Option<String>, records: &[(i64, &str)]) -> Result<Vec<(i64, u64)>> {
+    let mut log = Log::new(id(), "orders".into());
+    log.open(given, witness);
+    for (offset, value) in records {
+        log.take(record(*offset, value), 1 << 20, 0)?;
+    }
+    let batch = log.batch().map(|(batch, _)| batch);
+    let from = |batch: &RawBatch| if let Some(Position::Offset(at)) = batch.range.from { at } else { -1 };
+    Ok(batch.iter().flat_map(|batch| batch.rows.iter().map(|row| (from(batch), row.number))).collect())
+}
+
+/// What the record looks like that a table has last.
+fn witness(offset: i64, value: &str) -> Option<String> {
+    let mut log = Log::new(id(), "orders".into());
+    log.open(None, None);
+    log.take(record(offset, value), 1 << 20, 0).expect("a row");
+    log.batch().map(|(_, tail)| tail)
+}
+
+#[test]
+fn a_log_that_gives_rows_again_gives_none_twice_and_holes_are_no_rows() {
+    let again = [(5, "f"), (6, "g"), (4, "e"), (6, "g"), (9, "k"), (5, "f")];
+    assert_eq!(taken(Some(4), None, &again).expect("rows"), [(4, 5), (4, 6), (4, 9)]);
+    assert_eq!(taken(None, None, &[(3, "d"), (3, "d")]).expect("rows"), [(-1, 3)]);
+    assert!(taken(Some(4), None, &[(3, "d"), (4, "e")]).expect("no rows").is_empty());
+}
+
+#[test]
+fn another_record_at_the_tables_last_place_is_another_log_even_if_older_ones_come_first() {
+    let held = witness(4, "e");
+    assert_eq!(taken(Some(4), held.clone(), &[(4, "e"), (5, "f")]).expect("the same log"), [(4, 5)]);
+    for records in [&[(4, "x"), (5, "f")][..], &[(2, "c"), (3, "d"), (4, "x")]] {
+        let error = taken(Some(4), held.clone(), records).expect_err("another log");
+        assert!(error.to_string().contains("offset 4 is not the one that was committed"), "{error}");
+        assert_eq!(error.directive(), Directive::Halt);
+    }
+    // Nothing stands there any more, as after compaction: it cannot be told.
+    assert_eq!(taken(Some(4), held, &[(2, "c"), (7, "h")]).expect("perhaps the same"), [(4, 7)]);
+}
+
+#[test]
+fn where_a_log_is_read_on_depends_on_what_it_still_has() {
+    let at = |held: &Option<String>, low, high, on_gap| resume(&id(), 4, held.clone(), (low, high), on_gap);
+    let (held, none) = (witness(4, "e"), None);
+    let found = |first, witness: &Option<String>, removed| Resumed { first, witness: witness.clone(), removed };
+    let cases = [
+        (&held, 0, 9, found(4, &held, None)),
+        (&held, 4, 5, found(4, &held, None)),
+        (&held, 5, 5, found(5, &none, None)),
+        (&none, 0, 9, found(5, &none, None)),
+        (&held, 7, 9, found(7, &none, Some(5..7))),
+    ];
+    for (held, low, high, expected) in cases {
+        assert_eq!(at(held, low, high, OnGap::Skip).expect("it goes on"), expected, "{low} to {high}");
+    }
+    let halts = [(0, 4, "it ends at 4, and the table has rows up to offset 4"), (6, 9, "offsets 5 to 5 were removed")];
+    for (low, high, text) in halts {
+        let error = at(&held, low, high, OnGap::Halt).expect_err("it halts");
+        assert!(error.to_string().contains(text) && error.directive() == Directive::Halt, "{error}");
+    }
+}
+
+#[test]
+fn an_offset_that_was_removed_is_counted_once_however_often_its_log_is_opened() {
+    let (mut gaps, other) = (Gaps::default(), PartitionId::new("orders/1"));
+    let steps = [(5..9, 4), (5..9, 4), (5..12, 7), (2..4, 9), (3..6, 10), (20..21, 11), (0..30, 30)];
+    for (removed, total) in steps {
+        gaps.add(&id(), &removed);
+        assert_eq!(gaps.total(), total, "{removed:?}");
+    }
+    gaps.add(&other, &(5..9));
+    assert_eq!(gaps.total(), 34, "partitions are apart");
+}
+
+#[test]
+fn what_the_last_record_of_a_range_looks_like_is_known_until_it_is_committed() {
+    let mut tails = Tails::default();
+    let mut log = Log::new(id(), "orders".into());
+    log.open(None, None);
+    for offset in [3, 7] {
+        log.take(record(offset, "row"), 1 << 20, 0).expect("a row");
+        let (batch, tail) = log.batch().expect("a batch");
+        tails.keep(&batch, tail);
+    }
+    let upto = |to| Delta { ranges: BTreeMap::from([(id(), Range { from: None, to: Position::Offset(to) })]) };
+    let of = |tails: &Tails, to| tails.of(&upto(to)).remove(&id());
+    assert_eq!((of(&tails, 3), of(&tails, 7)), (witness(3, "row"), witness(7, "row")));
+    assert_eq!(of(&tails, 5), None, "no batch ends there");
+    tails.release(&BTreeMap::from([(id(), Position::Offset(3))]));
+    assert_eq!((of(&tails, 3), of(&tails, 7)), (None, witness(7, "row")));
+    tails.clear();
+    assert_eq!(of(&tails, 7), None);
+}
