@@ -5,9 +5,9 @@ use iceberg::spec::PrimitiveType;
 
 use crate::config::OnChange;
 use crate::decode::append::BASE64;
-use crate::decode::avro_fill::{append, moment, narrow, none, other_type, time, times, unscaled};
 use crate::decode::avro_fit::{Decimal, Extra, FieldStep, Step, StructStep};
 use crate::decode::columns::{Column, Columns, Values, offset};
+use crate::decode::convert::{append, moment, narrow, none, other_type, time, times, unscaled};
 use crate::decode::decimal_text::decimal_text;
 use crate::decode::fault::{Fault, excerpt};
 use crate::decode::number;
@@ -376,7 +376,7 @@ fn whole(bytes: &[u8], decimal: &Decimal, plan: &Plan) -> Result<i128, Fault> {
     if bytes.is_empty() {
         return Err(not_of("nothing", plan));
     }
-    unscaled(bytes, decimal).map_err(|fault| {
+    unscaled(bytes, &decimal.to).map_err(|fault| {
         let hint = "a column of type string takes it, or the connector's decimal.handling.mode = string";
         Fault::value(format!("{}; {hint}", fault.reason))
     })

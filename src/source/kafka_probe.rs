@@ -15,8 +15,7 @@ use crate::config::kafka::KafkaConfig;
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::ids::PartitionId;
-use crate::source::gather::place;
-use crate::source::kafka_client::{Client, Place, client, meaning};
+use crate::source::kafka_client::{Client, Place, client, meaning, place};
 
 /// How long one request may take, and how long a log may give nothing.
 const REQUEST: Duration = Duration::from_secs(30);

@@ -14,7 +14,7 @@ use super::*;
 use crate::config::Secret;
 use crate::config::kafka::{KafkaStart, OnGap};
 use crate::model::batch::RawBatch;
-use crate::model::checkpoint::Standing;
+use crate::model::checkpoint::{Position, Standing};
 
 pub(super) struct Cluster {
     pub(super) mock: MockCluster<'static, DefaultProducerContext>,
