@@ -5,6 +5,7 @@
 //! settings.
 
 mod assemble;
+pub mod decode;
 mod document;
 pub mod kafka;
 pub mod layout_text;
@@ -21,6 +22,10 @@ pub mod stores;
 mod validate;
 pub mod window;
 
+pub use decode::{
+    CsvConfig, DebeziumColumn, DebeziumConfig, DecodeConfig, Envelope, Epoch, RegistryAuth, RegistryConfig, RowFormat,
+    SchemaFile, UNAVAILABLE,
+};
 pub use kafka::KafkaConfig;
 pub use load::{Layers, Loaded};
 pub use policy::Policies;
@@ -232,201 +237,6 @@ pub struct PipelineConfig {
     pub metadata: BTreeMap<String, MetadataColumn>,
     /// What to do when the table's branch was rolled back.
     pub on_rollback: OnRollback,
-}
-
-/// A schema registry.
-#[derive(Debug, Clone)]
-pub struct RegistryConfig {
-    /// The base URL of its API, path included.
-    pub url: String,
-    /// How to identify.
-    pub auth: RegistryAuth,
-    /// Until a connection stands.
-    pub connect_timeout: Duration,
-    /// Until a request is answered.
-    pub request_timeout: Duration,
-    /// Schemas that are kept.
-    pub schemas_max: usize,
-}
-
-/// How to identify at a schema registry.
-#[derive(Debug, Clone)]
-pub enum RegistryAuth {
-    /// Not at all.
-    None,
-    /// With a user's name and password.
-    Basic {
-        /// The name.
-        user: String,
-        /// The password.
-        password: Secret,
-    },
-    /// With a fixed bearer token.
-    Bearer(Secret),
-}
-
-/// How rows are decoded.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct DecodeConfig {
-    /// What rows are.
-    pub format: RowFormat,
-    /// The registry that has the schemas which rows name by their ids.
-    pub registry: Option<String>,
-    /// The schema of all rows, where they name none.
-    pub schema: Option<SchemaFile>,
-    /// The Protobuf message in it that rows are, where it has several.
-    pub message: Option<String>,
-    /// How lines of values are cut.
-    pub csv: CsvConfig,
-    /// What numbers in timestamp columns count.
-    pub epoch: Epoch,
-    /// What rows are wrapped in.
-    pub envelope: Envelope,
-    /// How change events become rows.
-    pub debezium: DebeziumConfig,
-}
-
-/// What rows are wrapped in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Envelope {
-    /// Nothing.
-    #[default]
-    None,
-    /// `{"schema", "payload"}`, as Kafka Connect's JSON converter writes it.
-    Connect,
-    /// Debezium's change events, with Connect's envelope around them or without.
-    Debezium,
-}
-
-/// How change events become rows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DebeziumConfig {
-    /// Columns beside those of the changed row, by name.
-    pub columns: BTreeMap<String, DebeziumColumn>,
-    /// What stands in an event for a value that did not change and was not sent.
-    pub unavailable: String,
-}
-
-impl Default for DebeziumConfig {
-    fn default() -> Self {
-        use DebeziumColumn::{Op, Source, TsMs, Unavailable};
-        let columns = [("_op", Op), ("_ts_ms", TsMs), ("_source", Source), ("_unavailable", Unavailable)];
-        Self {
-            columns: columns.map(|(name, what)| (name.to_owned(), what)).into_iter().collect(),
-            unavailable: UNAVAILABLE.to_owned(),
-        }
-    }
-}
-
-/// What Debezium writes for a value that did not change and was not sent, unless it is told otherwise.
-pub const UNAVAILABLE: &str = "__debezium_unavailable_value";
-
-/// What a column beside those of the changed row holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DebeziumColumn {
-    /// The kind of change: `c`, `u`, `d`, `r`, `t`, `m`, or `BEGIN` and `END`.
-    Op,
-    /// When the connector handled it.
-    TsMs,
-    /// Where it comes from.
-    Source,
-    /// The transaction it is part of.
-    Transaction,
-    /// The row before the change.
-    Before,
-    /// Names of columns whose value was not sent.
-    Unavailable,
-    /// What an application wrote into the log.
-    Message,
-}
-
-/// How lines of values are cut.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CsvConfig {
-    /// The names of the values, in order.
-    pub columns: Vec<String>,
-    /// What is between two of them.
-    pub delimiter: char,
-    /// What is around those that hold it.
-    pub quote: char,
-    /// The text that is NULL where it has no quotes around it.
-    pub null: String,
-}
-
-impl Default for CsvConfig {
-    fn default() -> Self {
-        Self { columns: Vec::new(), delimiter: ',', quote: '"', null: String::new() }
-    }
-}
-
-/// What rows are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RowFormat {
-    /// A JSON object each.
-    #[default]
-    Json,
-    /// An Avro record each.
-    Avro,
-    /// A Protobuf message each.
-    Protobuf,
-    /// Values with a mark between them, one line each.
-    Csv,
-    /// Bytes that are kept as they are.
-    Raw,
-}
-
-impl RowFormat {
-    /// Whether rows cannot be read without a schema.
-    pub fn has_schema(self) -> bool {
-        matches!(self, Self::Avro | Self::Protobuf)
-    }
-
-    /// Its name for people.
-    pub fn noun(self) -> &'static str {
-        match self {
-            Self::Json => "JSON",
-            Self::Avro => "Avro",
-            Self::Protobuf => "Protobuf",
-            Self::Csv => "CSV",
-            Self::Raw => "raw",
-        }
-    }
-}
-
-/// A file that was read with the configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SchemaFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// What it holds.
-    pub bytes: Vec<u8>,
-}
-
-/// What a number in a timestamp column counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Epoch {
-    /// Seconds since 1970-01-01T00:00:00Z.
-    Seconds,
-    /// Milliseconds.
-    #[default]
-    Millis,
-    /// Microseconds.
-    Micros,
-    /// Nanoseconds.
-    Nanos,
-}
-
-impl Epoch {
-    /// The unit of this short name: `s`, `ms`, `us`, `ns`.
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "s" => Some(Self::Seconds),
-            "ms" => Some(Self::Millis),
-            "us" => Some(Self::Micros),
-            "ns" => Some(Self::Nanos),
-            _ => None,
-        }
-    }
 }
 
 /// How missing tables are created.

@@ -1,5 +1,5 @@
-//! Small Avro values as JSON, by the schema that is written with them. The `apache-avro` crate loses the name of a fixed type that is a
-//! UUID, and does not read what refers to it: every event of the sink does.
+//! Small Avro values as JSON, by the schema that is written with them. The `apache-avro` crate (0.21) panics over
+//! a named fixed type that is a UUID and is referred to again: every event of the sink has one.
 
 use std::collections::BTreeMap;
 

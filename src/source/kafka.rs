@@ -192,6 +192,4 @@ impl Source for KafkaSource {
 }
 
 #[cfg(test)]
-mod errors;
-#[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -10,6 +10,7 @@ pub mod gather;
 mod inflate;
 pub mod kafka;
 mod kafka_client;
+mod kafka_errors;
 pub mod kafka_probe;
 mod kafka_reader;
 mod kafka_token;

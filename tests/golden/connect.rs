@@ -11,14 +11,6 @@ use frazil::migrate::translate::{Translation, Wish, translate};
 
 use crate::{assert_golden, root};
 
-/// Cases that need a setting which the page of settings must have, in these words.
-const NEEDS: [(&str, &str); 4] = [
-    ("debezium", "decode.envelope"),
-    ("envelope", "decode.envelope"),
-    ("protobuf", "`protobuf`"),
-    ("json_schema", "a JSON object each, with `decode.registry`"),
-];
-
 /// What stands in each case where a secret is.
 const SECRET: &str = "very secret";
 
@@ -69,11 +61,7 @@ fn connectors_become_configurations_as_their_golden_files_say() {
 
 #[test]
 fn what_is_written_is_a_configuration() {
-    let page = include_str!("../../docs/configuration.md");
     for name in names() {
-        if NEEDS.iter().any(|(case, words)| *case == name && !page.contains(words)) {
-            continue;
-        }
         let connector = Connector::read(&case(&name), None).expect("a connector");
         let wrong = problems(&translate(&connector, &Wish::default()));
         // A pattern that our expressions do not have is told as a loss, and of the configuration as well.

@@ -16,13 +16,13 @@ use crate::config::kafka::{KafkaStart, OnGap};
 use crate::model::batch::RawBatch;
 use crate::model::checkpoint::{Position, Standing};
 
-pub(super) struct Cluster {
-    pub(super) mock: MockCluster<'static, DefaultProducerContext>,
+pub(in crate::source) struct Cluster {
+    pub(in crate::source) mock: MockCluster<'static, DefaultProducerContext>,
     producer: BaseProducer,
 }
 
 impl Cluster {
-    pub(super) fn with(topics: &[(&str, i32)]) -> Self {
+    pub(in crate::source) fn with(topics: &[(&str, i32)]) -> Self {
         let mock = MockCluster::new(1).expect("a mock cluster");
         for (topic, partitions) in topics {
             mock.create_topic(topic, *partitions, 1).expect("a topic");
@@ -32,7 +32,7 @@ impl Cluster {
     }
 
     /// Rows `first..first + count` in turn over the partitions of a topic.
-    pub(super) fn send(&self, topic: &str, partitions: i32, numbers: std::ops::Range<i32>) {
+    pub(in crate::source) fn send(&self, topic: &str, partitions: i32, numbers: std::ops::Range<i32>) {
         for number in numbers {
             let (value, key) = (format!("{{\"n\":{number}}}"), format!("k{number}"));
             let record = BaseRecord::to(topic).partition(number % partitions).key(&key).payload(&value);
@@ -41,7 +41,7 @@ impl Cluster {
         self.producer.flush(Duration::from_secs(30)).expect("sent");
     }
 
-    pub(super) fn config(&self, topics: &[&str]) -> KafkaConfig {
+    pub(in crate::source) fn config(&self, topics: &[&str]) -> KafkaConfig {
         KafkaConfig {
             brokers: vec![self.mock.bootstrap_servers()],
             group: "readers".to_owned(),
@@ -88,8 +88,8 @@ impl Table {
 }
 
 /// A source as a pipeline uses it.
-pub(super) struct Member {
-    pub(super) source: KafkaSource,
+pub(in crate::source) struct Member {
+    pub(in crate::source) source: KafkaSource,
     table: Arc<Mutex<Table>>,
     owned: BTreeSet<PartitionId>,
     fenced: usize,
@@ -101,7 +101,7 @@ pub(super) struct Member {
 const IDLE_MAX: usize = 24;
 
 impl Member {
-    pub(super) async fn begun(config: KafkaConfig) -> Self {
+    pub(in crate::source) async fn begun(config: KafkaConfig) -> Self {
         Self::of(config, Arc::default()).await.expect("opens")
     }
 
@@ -123,7 +123,7 @@ impl Member {
     }
 
     /// One event, as a pipeline takes it. Not cancel-safe.
-    pub(super) async fn step(&mut self) -> Result<()> {
+    pub(in crate::source) async fn step(&mut self) -> Result<()> {
         match self.source.next().await? {
             SourceEvent::Batch(batch) => {
                 let (partition, range) = (batch.partition.clone(), batch.range.clone());
@@ -161,7 +161,7 @@ impl Member {
     }
 
     /// Takes events until the table has so many rows. What waiting may mend is begun again, as a pipeline does.
-    pub(super) async fn until(&mut self, count: usize) {
+    pub(in crate::source) async fn until(&mut self, count: usize) {
         while self.numbers().len() < count {
             let error = match self.step().await {
                 Ok(()) => continue,
@@ -180,7 +180,7 @@ impl Member {
         assert_eq!(self.fenced, 0, "ranges follow each other");
     }
 
-    pub(super) fn numbers(&self) -> Vec<(String, u64)> {
+    pub(in crate::source) fn numbers(&self) -> Vec<(String, u64)> {
         Table::lock(&self.table).numbers()
     }
 
@@ -188,7 +188,7 @@ impl Member {
         Table::lock(&self.table).batches.clone()
     }
 
-    pub(super) fn checkpoint(&self) -> Checkpoint {
+    pub(in crate::source) fn checkpoint(&self) -> Checkpoint {
         Table::lock(&self.table).checkpoint.clone()
     }
 }

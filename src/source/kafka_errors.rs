@@ -1,12 +1,16 @@
 //! What brokers answer when they are not well: none of it may lose, double or reorder a row.
 
+#![cfg(test)]
+
 use std::time::Duration;
 
 use rdkafka::types::RDKafkaApiKey as Api;
 use rdkafka::types::RDKafkaRespErr::{self as Code, *};
 
-use super::tests::{Cluster, Member};
-use super::*;
+use crate::env::Env;
+use crate::error::ErrorKind;
+use crate::source::Source;
+use crate::source::kafka::tests::{Cluster, Member};
 
 /// Each in its turn is the answer to the next requests of a kind.
 const ANSWERS: &[(Api, &[Code])] = &[
