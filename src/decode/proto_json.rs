@@ -17,19 +17,23 @@ pub(crate) fn write(dynamic: Dynamic, cursor: Cursor<'_>, out: &mut String) -> R
 
 struct Writer<'o> {
     out: &'o mut String,
+    /// Objects and arrays around what comes next.
     depth: usize,
 }
 
 impl Writer<'_> {
     fn any(&mut self, dynamic: Dynamic, cursor: Cursor<'_>) -> Result<(), Fault> {
+        if dynamic == Dynamic::Value {
+            return self.value(cursor);
+        }
         if self.depth == DEPTH_MAX {
             return Err(Fault::value(format!("nested deeper than {DEPTH_MAX} levels")));
         }
         self.depth += 1;
-        match dynamic {
-            Dynamic::Struct => self.entries(cursor)?,
-            Dynamic::List => self.items(cursor)?,
-            Dynamic::Value => self.value(cursor)?,
+        if dynamic == Dynamic::Struct {
+            self.entries(cursor)?
+        } else {
+            self.items(cursor)?
         }
         self.depth -= 1;
         Ok(())
@@ -37,7 +41,7 @@ impl Writer<'_> {
 
     fn entries(&mut self, mut cursor: Cursor<'_>) -> Result<(), Fault> {
         self.out.push('{');
-        let mut first = true;
+        let mut keys = Vec::new();
         while let Some((number, wire)) = cursor.tag()? {
             if number != 1 || wire != BLOCK {
                 cursor.skip(number, wire)?;
@@ -51,12 +55,17 @@ impl Writer<'_> {
                     _ => entry.skip(number, wire)?,
                 }
             }
-            if !std::mem::take(&mut first) {
+            if !keys.is_empty() {
                 self.out.push(',');
             }
+            keys.push(key);
             self.text(key);
             self.out.push(':');
             self.any(Dynamic::Value, value)?;
+        }
+        keys.sort_unstable();
+        if keys.windows(2).any(|pair| pair.first() == pair.last()) {
+            return Err(Fault::value("duplicate key"));
         }
         self.out.push('}');
         Ok(())
@@ -109,8 +118,10 @@ impl Writer<'_> {
     #[allow(clippy::cast_possible_truncation)] // within what a double holds exactly
     fn number(&mut self, value: f64) {
         // A string takes everything.
-        let _ = if !value.is_finite() {
-            write!(self.out, "\"{value}\"")
+        let _ = if value.is_infinite() {
+            write!(self.out, "\"{}Infinity\"", if value < 0.0 { "-" } else { "" })
+        } else if value.is_nan() {
+            write!(self.out, "\"NaN\"")
         } else if value.trunc().to_bits() == value.to_bits() && value.abs() < WHOLE_MAX {
             write!(self.out, "{}", value as i64)
         } else {

@@ -481,6 +481,51 @@ fn dynamic_messages_are_json_and_any_is_its_parts() {
     assert_eq!(reasons(&batch), ["l: nested deeper than 64 levels"]);
 }
 
+/// What a row with a `Struct` and a `ListValue` becomes, or why it is refused.
+fn dynamic(row: Vec<u8>) -> String {
+    let text = r#"syntax = "proto3"; package t; import "google/protobuf/struct.proto";
+        message Row { google.protobuf.Struct o = 1; google.protobuf.ListValue l = 2; }"#;
+    let writers = fixed(text);
+    let batch = decoder(&table(&writers, &[vec![]]), &writers).decode_observed(&raw(&[row])).0;
+    if batch.rows.num_rows() == 1 { shown(&batch, 0) } else { reasons(&batch).join(" ") }
+}
+
+fn within(tag: u8, inner: &[u8]) -> Vec<u8> {
+    [&[tag][..], &length(inner.len()), inner].concat()
+}
+
+/// One key of a `Struct`, and its `Value`.
+fn entry(key: u8, value: &[u8]) -> Vec<u8> {
+    within(10, &[&[10, 1, key][..], &within(18, value)].concat())
+}
+
+#[test]
+fn numbers_of_a_struct_are_written_as_protobuf_writes_them_in_json() {
+    let number = |value: f64| within(10, &[&[0x11][..], &value.to_le_bytes()].concat());
+    let numbers = [f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 0.5].map(number).concat();
+    assert_eq!(dynamic(within(18, &numbers)), r#"(null,"[\"Infinity\",\"-Infinity\",\"NaN\",0.5]",)"#);
+}
+
+#[test]
+fn a_struct_with_one_key_twice_is_refused() {
+    let keys = |keys: &[u8]| within(10, &keys.iter().flat_map(|key| entry(*key, &[32, 1])).collect::<Vec<_>>());
+    assert_eq!(dynamic(keys(b"ba")), r#"("{\"b\":true,\"a\":true}",null,)"#);
+    assert_eq!(dynamic(keys(b"aba")), "o: duplicate key");
+}
+
+#[test]
+fn a_struct_has_as_many_levels_as_json_may_have() {
+    let deep = |levels: usize| {
+        let mut object = vec![];
+        for _ in 1..levels {
+            object = entry(b'k', &within(0x2a, &object));
+        }
+        dynamic(within(10, &object))
+    };
+    assert_eq!(deep(64).matches('k').count(), 63);
+    assert_eq!(deep(65), "o: nested deeper than 64 levels");
+}
+
 fn length(of: usize) -> Vec<u8> {
     let mut out = Vec::new();
     protox::prost::encoding::encode_varint(of as u64, &mut out);
