@@ -273,7 +273,7 @@ fn compiled(text: &str, named: &[(&str, &str)]) -> Result<FileDescriptor> {
 
 fn message_of(descriptor: &MessageDescriptor) -> Result<Arc<Message>> {
     let mut reader = Reader { held: HashMap::new() };
-    reader.message(descriptor)
+    reader.message(descriptor, 0)
 }
 
 struct Reader {
@@ -282,13 +282,16 @@ struct Reader {
 }
 
 impl Reader {
-    fn message(&mut self, descriptor: &MessageDescriptor) -> Result<Arc<Message>> {
+    /// Reads a message within `above` others.
+    fn message(&mut self, descriptor: &MessageDescriptor, above: usize) -> Result<Arc<Message>> {
         let name = descriptor.full_name().to_owned();
         match self.held.get(&name) {
             Some(Some(message)) => return Ok(Arc::clone(message)),
             Some(None) => {
                 return Err(wrong(format!("the message {name} contains itself, for which a table has no columns")));
             }
+            // Before it is read: a schema has room for more levels than the stack.
+            None if above >= DEPTH_MAX => return Err(too_deep(&name)),
             None => drop(self.held.insert(name.clone(), None)),
         }
         let declared = &descriptor.descriptor_proto().field;
@@ -297,7 +300,7 @@ impl Reader {
             let number = u32::try_from(declared.number()).ok();
             let field = number.and_then(|number| descriptor.get_field(number));
             let Some(field) = field else { continue };
-            let read = self.field(&field).map_err(|e| e.within(format!("field {} of {name}", field.name())))?;
+            let read = self.field(&field, above).map_err(|e| e.within(format!("field {} of {name}", field.name())))?;
             if let ProtoType::Message(inner) = &read.kind {
                 weight = weight.saturating_add(inner.weight);
                 depth = depth.max(inner.depth);
@@ -309,14 +312,14 @@ impl Reader {
             return Err(wrong(format!("{name} has more than {WEIGHT_MAX} fields, counting each use of a message")));
         }
         if depth >= DEPTH_MAX {
-            return Err(wrong(format!("{name} is nested deeper than {DEPTH_MAX} levels")));
+            return Err(too_deep(&name));
         }
         let message = Arc::new(Message { name: name.clone(), fields, weight, depth: depth + 1 });
         self.held.insert(name, Some(Arc::clone(&message)));
         Ok(message)
     }
 
-    fn field(&mut self, field: &FieldDescriptor) -> Result<Field> {
+    fn field(&mut self, field: &FieldDescriptor, above: usize) -> Result<Field> {
         let own = |label, kind| Field {
             number: field.number(),
             name: field.name().to_owned(),
@@ -329,10 +332,10 @@ impl Reader {
             && field.is_map()
         {
             let (key, value) = (entry.map_entry_key_field(), entry.map_entry_value_field());
-            let key = self.kind(&key)?;
-            return Ok(own(Label::Map(key), self.kind(&value)?));
+            let key = self.kind(&key, above)?;
+            return Ok(own(Label::Map(key), self.kind(&value, above)?));
         }
-        let kind = self.kind(field)?;
+        let kind = self.kind(field, above)?;
         let label = match field.cardinality() {
             Cardinality::Repeated => Label::List,
             Cardinality::Required => Label::Required,
@@ -342,7 +345,7 @@ impl Reader {
         Ok(own(label, kind))
     }
 
-    fn kind(&mut self, field: &FieldDescriptor) -> Result<ProtoType> {
+    fn kind(&mut self, field: &FieldDescriptor, above: usize) -> Result<ProtoType> {
         Ok(match field.kind() {
             Kind::Bool => ProtoType::Bool,
             Kind::Int32 => ProtoType::Whole(Whole::Int32),
@@ -369,10 +372,14 @@ impl Reader {
             }
             Kind::Message(message) => match well_known(message.full_name()) {
                 Some(kind) => kind,
-                None => ProtoType::Message(self.message(&message)?),
+                None => ProtoType::Message(self.message(&message, above + 1)?),
             },
         })
     }
+}
+
+fn too_deep(name: &str) -> Error {
+    wrong(format!("{name} is nested deeper than {DEPTH_MAX} levels"))
 }
 
 fn well_known(name: &str) -> Option<ProtoType> {

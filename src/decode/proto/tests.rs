@@ -589,6 +589,24 @@ fn a_schema_that_rows_cannot_be_read_with_is_named() {
     assert!(refused(&deep, Some("t.M29")).0.contains("more than 100000 fields"));
 }
 
+/// Messages of which each has the next one as its field `m`; the last one has a number.
+fn chain(levels: usize) -> String {
+    let mut text = String::from("syntax = \"proto3\"; package t; message Row { M1 m = 1; }");
+    for level in 1..levels {
+        let _ = write!(text, "message M{level} {{ M{} m = 1; }}", level + 1);
+    }
+    let _ = write!(text, "message M{levels} {{ int32 a = 1; int32 b = 2; }}");
+    text
+}
+
+#[test]
+fn messages_within_each_other_are_refused_before_they_fill_the_stack() {
+    let refused = ProtoSchema::of_file(chain(5_000).as_bytes(), true, Some("t.Row")).expect_err("too deep");
+    assert!(refused.to_string().ends_with("M64 is nested deeper than 64 levels"), "{refused}");
+    assert!(ProtoSchema::of_file(chain(63).as_bytes(), true, Some("t.Row")).is_ok());
+    assert!(ProtoSchema::of_file(chain(64).as_bytes(), true, Some("t.Row")).is_err());
+}
+
 async fn registry() -> (Writers<ProtoSchema>, Arc<Shelf>) {
     let (url, shelf) = serve().await;
     let env = Env::system();
