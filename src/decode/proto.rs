@@ -133,7 +133,7 @@ impl ProtoDecoder {
             }
         };
         let ignored = run.filler.ignored;
-        run.filler.nulls.clear();
+        run.filler.begin(message.len());
         let cursor = Cursor::new(message);
         let done = run.filler.message(&fitted.root, &self.plan, &mut run.columns, length, cursor.clone());
         if run.filler.on_change == OnChange::Evolve {

@@ -14,6 +14,10 @@ use crate::decode::temporal;
 /// The zero of every type: a varint, a number of 8 bytes, a length.
 const ZERO: [u8; 8] = [0; 8];
 
+/// How often as many bytes as a row has may be read again to merge messages that are there more than once. Such messages
+/// within each other would double the work with each level.
+const MERGED_MAX: usize = 32;
+
 /// Fills columns; remembers what became of rows beside them.
 pub(crate) struct Filler {
     /// What fields without a column do.
@@ -22,11 +26,19 @@ pub(crate) struct Filler {
     pub(crate) nulls: Vec<i32>,
     /// Fields with a value that were left out, and those that the schema does not have.
     pub(crate) ignored: u64,
+    /// Bytes of the row that may be read again.
+    again_left: usize,
 }
 
 impl Filler {
     pub(crate) fn new(on_change: OnChange) -> Self {
-        Self { on_change, nulls: Vec::new(), ignored: 0 }
+        Self { on_change, nulls: Vec::new(), ignored: 0, again_left: 0 }
+    }
+
+    /// Begins a row of so many bytes.
+    pub(crate) fn begin(&mut self, bytes: usize) {
+        self.nulls.clear();
+        self.again_left = bytes.saturating_mul(MERGED_MAX);
     }
 
     /// Appends the message that is the rest of `cursor` to columns that hold `length` values each. On a fault they hold part of
@@ -179,12 +191,16 @@ impl Filler {
         cursor.skip(field.number, wire)?;
         let (mut parts, mut rest) = (Vec::new(), whole.clone());
         while let Some((number, wire)) = rest.tag()? {
-            if number != field.number || wire != field.wire {
-                rest.skip(number, wire)?;
-                continue;
-            }
-            let part = if wire == GROUP { rest.group(number)? } else { rest.within()? };
-            parts.extend_from_slice(part.rest());
+            let (before, wanted) = (rest.at(), number == field.number && wire == field.wire);
+            let part = match (wanted, wire) {
+                (false, _) => rest.skip(number, wire).map(|()| None)?,
+                (true, GROUP) => Some(rest.group(number)?),
+                (true, _) => Some(rest.within()?),
+            };
+            // A length is stepped over at once.
+            let read = if wanted || wire == GROUP { rest.at() - before } else { 0 };
+            self.again_left = self.again_left.checked_sub(read + 1).ok_or_else(too_often)?;
+            parts.extend_from_slice(part.map(|part| part.rest()).unwrap_or_default());
         }
         merged.push(field.number);
         self.nested(step, plan, column, Cursor::new(&parts))
@@ -318,6 +334,14 @@ impl Filler {
         column.nulls.append_non_null();
         Ok(())
     }
+}
+
+#[cold]
+fn too_often() -> Fault {
+    Fault::row(format!(
+        "messages within each other that are there again: more than {MERGED_MAX} times the row's bytes to merge; \
+         send each field once"
+    ))
 }
 
 /// Whether a field that may be there once was there before.

@@ -607,6 +607,23 @@ fn messages_within_each_other_are_refused_before_they_fill_the_stack() {
     assert!(ProtoSchema::of_file(chain(64).as_bytes(), true, Some("t.Row")).is_err());
 }
 
+#[test]
+fn messages_that_are_there_again_are_merged_for_what_their_row_weighs() {
+    let writers = fixed(&chain(15));
+    let (mut one, mut other, mut twice) = (vec![8, 5], vec![16, 7], vec![8, 5]);
+    for _ in 0..15 {
+        (one, other) = (within(10, &one), within(10, &other));
+        // Each level is there twice: who reads both, and then both together, does so 2^15 times.
+        twice = [within(10, &twice), vec![10, 0]].concat();
+    }
+    let rows = [[one.clone(), other].concat(), twice, one];
+    let batch = decoder(&table(&writers, &rows), &writers).decode_observed(&raw(&rows)).0;
+    assert_eq!(batch.source_rows, [0, 2]);
+    let nested = |values: &str| format!("({}{values}{},)", "(".repeat(15), String::from(")") + &",)".repeat(14));
+    assert_eq!([0, 1].map(|at| shown(&batch, at)), ["5,7,", "5,0,"].map(nested));
+    assert!(reasons(&batch)[0].contains("there again"), "{:?}", reasons(&batch));
+}
+
 async fn registry() -> (Writers<ProtoSchema>, Arc<Shelf>) {
     let (url, shelf) = serve().await;
     let env = Env::system();
