@@ -18,6 +18,9 @@ const ZERO: [u8; 8] = [0; 8];
 /// within each other would double the work with each level.
 const MERGED_MAX: usize = 32;
 
+/// Values that a row's lists and maps may fill. Two bytes are an element that fills all columns below it.
+const VALUES_MAX: usize = 1 << 24;
+
 /// Fills columns; remembers what became of rows beside them.
 pub(crate) struct Filler {
     /// What fields without a column do.
@@ -26,19 +29,40 @@ pub(crate) struct Filler {
     pub(crate) nulls: Vec<i32>,
     /// Fields with a value that were left out, and those that the schema does not have.
     pub(crate) ignored: u64,
+    /// Values that a row's lists and maps may fill; as many as it has bytes they always may.
+    pub(crate) values_max: usize,
+    /// What is left of them for the row.
+    values_left: usize,
     /// Bytes of the row that may be read again.
     again_left: usize,
 }
 
 impl Filler {
     pub(crate) fn new(on_change: OnChange) -> Self {
-        Self { on_change, nulls: Vec::new(), ignored: 0, again_left: 0 }
+        Self { on_change, nulls: Vec::new(), ignored: 0, values_max: VALUES_MAX, values_left: 0, again_left: 0 }
     }
 
     /// Begins a row of so many bytes.
     pub(crate) fn begin(&mut self, bytes: usize) {
         self.nulls.clear();
+        self.values_left = self.values_max.max(bytes);
         self.again_left = bytes.saturating_mul(MERGED_MAX);
+    }
+
+    /// Takes `count` of the values that the row may fill.
+    #[inline]
+    fn fills(&mut self, count: usize) -> Result<(), Fault> {
+        match self.values_left.checked_sub(count) {
+            Some(left) => self.values_left = left,
+            None => return Err(self.too_many()),
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn too_many(&self) -> Fault {
+        let most = self.values_max;
+        Fault::value(format!("the row's lists and maps fill more than {most} values: send fewer elements in one row"))
     }
 
     /// Appends the message that is the rest of `cursor` to columns that hold `length` values each. On a fault they hold part of
@@ -102,7 +126,7 @@ impl Filler {
                     }
                 }
             }
-            To::List { column: index, step, packs } => {
+            To::List { column: index, step, packs, fills } => {
                 let (plan, column) = at(plan, columns, *index)?;
                 let (Values::List(offsets, element), Kind::List(plan)) = (&mut column.values, &plan.kind) else {
                     return Err(other_type());
@@ -115,16 +139,18 @@ impl Filler {
                         self.value(step, plan, element, &mut block).map_err(|fault| fault.in_element(at))?;
                     }
                 } else {
+                    self.fills(*fills)?;
                     let at = element.len() - from;
                     let done = self.single(field, step, plan, element, wire, cursor);
                     done.map_err(|fault| fault.in_element(at))?;
                 }
             }
-            To::Map { column: index, key, value } => {
+            To::Map { column: index, key, value, fills } => {
                 let (plan, column) = at(plan, columns, *index)?;
                 if wire != BLOCK {
                     return Err(cursor.other_wire(wire, BLOCK));
                 }
+                self.fills(*fills)?;
                 self.entry((key, value), plan, column, cursor.within()?)?;
             }
             To::Nothing => cursor.skip(field.number, wire)?,

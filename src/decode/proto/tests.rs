@@ -624,6 +624,41 @@ fn messages_that_are_there_again_are_merged_for_what_their_row_weighs() {
     assert!(reasons(&batch)[0].contains("there again"), "{:?}", reasons(&batch));
 }
 
+#[test]
+fn a_row_fills_as_many_values_as_one_may() {
+    let text = "syntax = \"proto3\"; package t; message In { int64 a = 1; repeated int32 l = 2; int64 c = 3; }
+        message Box { In in = 1; bool b = 2; } message Row { repeated Box l = 1; map<int32, In> m = 2; repeated int32 p = 3; }";
+    let writers = fixed(text);
+    let schema = table(&writers, &[vec![]]);
+    let plan = StructPlan::of_row(schema.as_struct().fields(), BTreeSet::new()).expect("valid");
+    let fitted = fit(&schema_message(&writers), &plan, JsonOptions::default().epoch);
+    let row = |values_max: usize, row: &[u8]| {
+        let mut filler = Filler::new(OnChange::Evolve);
+        filler.values_max = values_max;
+        filler.begin(row.len());
+        let filled = filler.message(&fitted.root, &plan, &mut Columns::new(&plan, 1), 0, Cursor::new(row));
+        filled.map_err(|fault| format!("{}: {}", fault.path, fault.reason))
+    };
+    let too_many = |path: &str, max: usize| {
+        Err(format!("{path}: the row's lists and maps fill more than {max} values: send fewer elements in one row"))
+    };
+    // A box is a struct, the one in it with three fields, and a flag, all for two bytes.
+    let boxes = [10, 0].repeat(20);
+    assert_eq!(row(120, &boxes), Ok(()));
+    assert_eq!(row(119, &boxes), too_many("l", 119));
+    // An entry is a key and a struct with three fields.
+    let entries: Vec<u8> = (0..25).flat_map(|key| [18, 2, 8, key]).collect();
+    assert_eq!(row(125, &entries), Ok(()));
+    assert_eq!(row(124, &entries), too_many("m", 124));
+    // Whoever sends a byte for each value is not bound.
+    let packed = [&[26, 100][..], &[1; 100]].concat();
+    assert_eq!(row(1, &packed), Ok(()));
+}
+
+fn schema_message(writers: &Writers<ProtoSchema>) -> Arc<crate::decode::proto_schema::Message> {
+    writers.known(None).and_then(|schema| schema.message(&[])).expect("the configured one")
+}
+
 async fn registry() -> (Writers<ProtoSchema>, Arc<Shelf>) {
     let (url, shelf) = serve().await;
     let env = Env::system();
