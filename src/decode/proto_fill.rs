@@ -275,23 +275,29 @@ impl Filler {
             if column.len() != length {
                 continue;
             }
-            match end {
-                End::Closed => close(column)?,
-                End::Zero(index) => {
-                    let Some(To::Column { step, .. }) = step.fields.get(*index).map(|field| &field.to) else {
-                        return Err(other_type());
-                    };
-                    self.value(step, plan, column, &mut Cursor::new(&ZERO))?;
-                }
-                End::Null => self.null(plan, column)?,
-                End::Required => return Err(Fault::value("missing, and its message requires it").in_field(&plan.name)),
-                End::Absent => match &plan.default {
-                    Some(default) => column.constant(default)?,
-                    None => self.null(plan, column)?,
-                },
-            }
+            self.end(end, step, plan, column).map_err(|fault| fault.in_field(&plan.name))?;
         }
         Ok(())
+    }
+
+    /// Gives one column a value that the message had none for.
+    #[inline]
+    fn end(&mut self, end: &End, step: &MessageStep, plan: &Plan, column: &mut Column) -> Result<(), Fault> {
+        match end {
+            End::Closed => close(column),
+            End::Zero(index) => {
+                let Some(To::Column { step, .. }) = step.fields.get(*index).map(|field| &field.to) else {
+                    return Err(other_type());
+                };
+                self.value(step, plan, column, &mut Cursor::new(&ZERO))
+            }
+            End::Null => self.null(plan, column),
+            End::Required => Err(Fault::value("missing, and its message requires it")),
+            End::Absent => match &plan.default {
+                Some(default) => column.constant(default),
+                None => self.null(plan, column),
+            },
+        }
     }
 
     /// Appends NULL.
@@ -299,7 +305,7 @@ impl Filler {
     fn null(&mut self, plan: &Plan, column: &mut Column) -> Result<(), Fault> {
         if plan.required {
             if self.on_change != OnChange::Evolve {
-                return Err(Fault::value("missing, and the column is required").in_field(&plan.name));
+                return Err(Fault::value("missing, and the column is required"));
             }
             self.nulls.push(plan.id);
         }

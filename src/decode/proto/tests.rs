@@ -659,6 +659,16 @@ fn schema_message(writers: &Writers<ProtoSchema>) -> Arc<crate::decode::proto_sc
     writers.known(None).and_then(|schema| schema.message(&[])).expect("the configured one")
 }
 
+#[test]
+fn what_a_missing_field_does_names_the_column() {
+    let text = "syntax = \"proto3\"; package t; message In { string at = 1; } message Row { In in = 1; map<int32, int32> m = 2; string at = 3; }";
+    let writers = fixed(text);
+    let schema = given(&[("in", "struct<at: timestamptz>"), ("m", "map<int, int>"), ("at", "string")]);
+    let twice = vec![18, 4, 8, 1, 16, 1, 18, 4, 8, 1, 16, 2];
+    let batch = decoder(&schema, &writers).decode_observed(&raw(&[vec![10, 0], twice])).0;
+    assert_eq!(reasons(&batch), ["in.at: \"\" is no timestamptz", "m: duplicate key"]);
+}
+
 async fn registry() -> (Writers<ProtoSchema>, Arc<Shelf>) {
     let (url, shelf) = serve().await;
     let env = Env::system();
