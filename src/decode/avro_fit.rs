@@ -224,8 +224,9 @@ impl Fitter {
             (AvroType::Int | AvroType::Date | AvroType::TimeMillis, P::Long) => Step::I32AsI64,
             (AvroType::Int, P::Float) => Step::I32AsF32,
             (AvroType::Int, P::Double) => Step::I32AsF64,
-            (AvroType::Long | AvroType::TimeMicros | AvroType::TimeNanos | AvroType::Timestamp { .. }, P::Long)
-            | (AvroType::Long, P::Time) => Step::I64,
+            (AvroType::Long | AvroType::TimeMicros | AvroType::TimeNanos | AvroType::Timestamp { .. }, P::Long) => {
+                Step::I64
+            }
             (AvroType::Long, P::Int) => {
                 self.needs.widen(id, P::Long);
                 Step::I64AsI32
@@ -233,7 +234,7 @@ impl Fitter {
             (AvroType::Long, P::Float) => Step::I64AsF32,
             (AvroType::Long, P::Double) => Step::I64AsF64,
             (AvroType::TimeMillis, P::Time) => Step::TimeMillis,
-            (AvroType::TimeMicros, P::Time) => Step::TimeMicros,
+            (AvroType::TimeMicros | AvroType::Long, P::Time) => Step::TimeMicros,
             (AvroType::TimeNanos, P::Time) => Step::TimeNanos,
             (AvroType::Float, P::Float) => Step::F32,
             (AvroType::Float, P::Double) => Step::F32AsF64,
@@ -323,4 +324,25 @@ fn refused(kind: &AvroType, column: &Plan) -> Step {
         Kind::Map(..) => "map".to_owned(),
     };
     Step::Refused(kind.clone(), format!("{} in the writer's schema, {held} in the table", kind.word()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use iceberg::spec::{NestedField, Type};
+
+    use super::*;
+
+    fn plan(kind: PrimitiveType) -> StructPlan {
+        let field = Arc::new(NestedField::optional(1, "v", Type::Primitive(kind)));
+        StructPlan::of_row(&[field], BTreeSet::new()).expect("valid")
+    }
+
+    #[test]
+    fn a_plain_number_in_a_time_is_held_against_the_day() {
+        let terms = Terms { epoch: Epoch::Millis, nanos: false, json: false };
+        let (step, needs) = fit_column(&AvroType::Long, &plan(PrimitiveType::Time).fields[0], terms);
+        assert!(matches!(step, Step::TimeMicros) && needs.is_settled());
+    }
 }

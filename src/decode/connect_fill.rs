@@ -421,3 +421,46 @@ fn scaled_decimal(plan: &Plan, values: &mut Values, scanner: &mut Scanner<'_>) -
     };
     decimal_number(plan, values, &decimal_text(&bytes, scale)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use iceberg::spec::{NestedField, Type};
+
+    use super::*;
+    use crate::decode::avro_fit::{Terms, fit};
+    use crate::decode::connect_schema;
+    use crate::decode::temporal::Epoch;
+
+    /// What `row` fills a column `v` with, by a schema of these fields.
+    fn filled(fields: &[(String, &str)], column: PrimitiveType, row: &str) -> Result<i64, String> {
+        let field = Arc::new(NestedField::optional(1, "v", Type::Primitive(column)));
+        let plan = StructPlan::of_row(&[field], BTreeSet::new()).expect("valid");
+        let fields: Vec<_> =
+            fields.iter().map(|(name, kind)| serde_json::json!({ "field": name, "type": kind })).collect();
+        let record = connect_schema::record(&serde_json::json!({ "type": "struct", "fields": fields }));
+        let terms = Terms { epoch: Epoch::Millis, nanos: false, json: true };
+        let fitted = fit(&Arc::new(record.expect("valid")), &plan, terms);
+        let mut columns = Columns::new(&plan, 1);
+        let mut scanner = Scanner::new(row);
+        JsonFiller::new(OnChange::Freeze)
+            .record(&fitted.root, &plan, &mut columns, 0, &mut scanner)
+            .map_err(|fault| format!("{}: {}", fault.path, fault.reason))?;
+        match &columns.columns[0].values {
+            Values::I64(values) => Ok(values[0]),
+            _ => Err("no numbers".to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_plain_number_in_a_time_is_held_against_the_day() {
+        let of =
+            |number: &str| filled(&[("v".to_owned(), "int64")], PrimitiveType::Time, &format!("{{\"v\":{number}}}"));
+        assert_eq!(of("86399999999"), Ok(86_399_999_999));
+        for number in ["-5", "86400000000", "1000000000000000"] {
+            assert_eq!(of(number), Err(format!("v: {number} µs after midnight is no time of day")));
+        }
+    }
+}
