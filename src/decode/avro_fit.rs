@@ -3,6 +3,7 @@
 //! Fields and columns belong together by name. A value that its column cannot take is refused with its row; where a
 //! promotion of the column would help, or a new column, that is what the pair needs.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use iceberg::spec::PrimitiveType;
@@ -31,6 +32,15 @@ pub(crate) struct StructStep {
     pub(crate) fields: Vec<FieldStep>,
     /// Columns that the record has no field for.
     pub(crate) absent: Vec<usize>,
+    /// Index in `fields` by name, where values are JSON: they come in any order.
+    by_name: HashMap<Box<str>, usize>,
+}
+
+impl StructStep {
+    /// The index of the field of that name. None is known where values are not JSON.
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
 }
 
 /// A record's field.
@@ -150,19 +160,26 @@ struct Fitter {
 
 impl Fitter {
     fn record(&mut self, record: &Record, plan: &StructPlan) -> StructStep {
-        let mut absent: Vec<usize> = (0..plan.fields.len()).collect();
+        let mut absent = vec![true; plan.fields.len()];
         let mut fields = Vec::with_capacity(record.fields.len());
+        let mut by_name = HashMap::new();
         for (name, kind) in &record.fields {
+            if self.terms.json {
+                by_name.entry(Box::from(name.as_str())).or_insert(fields.len());
+            }
             let column = plan.find(name).and_then(|index| Some((index, plan.fields.get(index)?)));
             fields.push(match column {
                 Some((index, column)) => {
-                    absent.retain(|held| *held != index);
+                    if let Some(absent) = absent.get_mut(index) {
+                        *absent = false;
+                    }
                     FieldStep::Column(index, self.value(kind, column))
                 }
                 None => FieldStep::Extra(self.extra(name, kind, plan)),
             });
         }
-        StructStep { fields, absent }
+        let absent = (0_usize..).zip(absent).filter_map(|(index, absent)| absent.then_some(index)).collect();
+        StructStep { fields, absent, by_name }
     }
 
     fn extra(&mut self, name: &str, kind: &AvroType, plan: &StructPlan) -> Extra {

@@ -77,8 +77,7 @@ impl JsonFiller {
         if step.fields.get(slot).is_some_and(named) {
             return Ok(slot);
         }
-        let found = step.fields.iter().position(named);
-        found.ok_or_else(|| Fault::value("the row's schema has no such field").in_field(&key))
+        step.find(&key).ok_or_else(|| Fault::value("the row's schema has no such field").in_field(&key))
     }
 
     fn field(
@@ -462,5 +461,24 @@ mod tests {
         for number in ["-5", "86400000000", "1000000000000000"] {
             assert_eq!(of(number), Err(format!("v: {number} µs after midnight is no time of day")));
         }
+    }
+
+    #[test]
+    fn fields_in_any_order_are_found_by_their_names() {
+        let fields: Vec<_> =
+            (0..20_000).map(|n| (format!("f{n}"), "int32")).chain([("v".to_owned(), "int64")]).collect();
+        let mut row = String::from("{\"v\":7");
+        for (name, _) in fields.iter().rev().skip(1) {
+            row.push_str(&format!(",\"{name}\":1"));
+        }
+        let whole = row.clone() + "}";
+        assert_eq!(filled(&fields, PrimitiveType::Long, &whole), Ok(7));
+        let unknown = row.clone() + ",\"g\":1}";
+        assert_eq!(
+            filled(&fields, PrimitiveType::Long, &unknown),
+            Err("g: the row's schema has no such field".to_owned())
+        );
+        let twice = row + ",\"v\":8}";
+        assert_eq!(filled(&fields, PrimitiveType::Long, &twice), Err("v: duplicate key".to_owned()));
     }
 }
