@@ -61,7 +61,8 @@ impl<'a> Values<'a> {
         // Messages may end as lines do.
         let text = text.strip_suffix('\n').unwrap_or(text);
         let text = text.strip_suffix('\r').unwrap_or(text);
-        if text.trim_ascii().is_empty() {
+        // As sources see it: white space may be the mark, or a value.
+        if text.is_empty() {
             return Err(Fault::row("the row is empty"));
         }
         Ok(Self { config, rest: Some(text), at: 0 })
