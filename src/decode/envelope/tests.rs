@@ -252,6 +252,19 @@ fn a_schema_asks_for_what_the_table_lacks_and_one_that_cannot_follow_refuses_its
 }
 
 #[test]
+fn a_new_column_has_the_type_that_one_rows_schema_says_whatever_rows_without_one_suggest() {
+    let format = format(Envelope::Connect, &[]);
+    let plain = |value: &str| format!(r#"{{"schema":null,"payload":{{"id":1,"v":{value}}}}}"#);
+    let typed = connect(&json!({ "type": "int64", "optional": true }), "1");
+    let empty = table(&format, &[plain("null")], false);
+    for texts in [[typed.clone(), plain("1")], [plain("1"), typed.clone()], [plain("\"x\""), typed]] {
+        let (_, observed) = decoder(&format, &empty, OnChange::Evolve).decode_observed(&rows(&texts));
+        let shape = observed.added[&None].fields().find(|(name, _)| *name == "v").expect("asked for").1;
+        assert_eq!(shape.primitive(), Some(PrimitiveType::Long), "{texts:?}");
+    }
+}
+
+#[test]
 fn a_decimal_goes_into_a_column_that_holds_it_exactly_or_into_a_text() {
     let to = |kind: PrimitiveType, schema: &Value, value: &str| {
         let field = NestedField::optional(1, "v", Type::Primitive(kind));
