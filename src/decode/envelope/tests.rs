@@ -149,6 +149,12 @@ fn parts_of_values_and_what_is_null_follow_the_schema() {
     let pairs = json!({ "type": "map", "keys": { "type": "int32" }, "values": optional("string") });
     let found = row(&pairs, r#"[[1,"a"],[2,null]]"#);
     assert_eq!(found.1, Ok("[{key: 1, value: a}, {key: 2, value: }]".to_owned()), "{}", found.0);
+    // The converter writes an object whatever else is said of the texts that are keys.
+    for keys in [optional("string"), named("string", "io.debezium.data.Uuid"), named("string", "com.example.Code")] {
+        let map = json!({ "type": "map", "keys": keys, "values": { "type": "int32" } });
+        let expected = ("v: map<string, int not null> not null".to_owned(), Ok("{a: 1}".to_owned()));
+        assert_eq!(row(&map, r#"{"a":1}"#), expected);
+    }
     // In whatever order, and without what is missing.
     assert_eq!(row(&point, r#"{"y":2,"x":1.5}"#).1, Ok("{x: 1.5, y: 2}".to_owned()));
     assert_eq!(row(&point, r#"{"x":1.5}"#).1, Ok("{x: 1.5, y: }".to_owned()));
