@@ -393,7 +393,8 @@ fn decimal(scalar: &Scalar<'_>, scale: u32) -> Option<(i128, u32)> {
 
 /// The same from the bytes of an unscaled value with `from` digits after the point.
 fn unscaled_text(scalar: &Scalar<'_>, from: u32, scale: u32) -> Option<(i128, u32)> {
-    let bytes = BASE64.decode(scalar.text()?).ok()?;
+    // Zero has a byte too.
+    let bytes = BASE64.decode(scalar.text()?).ok().filter(|bytes| !bytes.is_empty())?;
     let value = unscaled(&bytes, &Rescale::new(from, 38, scale)?).ok()?;
     Some((value, number::precision(value)))
 }

@@ -398,7 +398,8 @@ fn logical(title: &str, word: &str, object: &Map<String, Value>) -> Option<(Prim
             };
             let precision =
                 number("connect.decimal.precision").filter(|digits| (1..=38).contains(digits)).unwrap_or(38);
-            let scale = number("scale").unwrap_or(0);
+            // Without digits after the point that a column may have, an unscaled value says nothing; a number says itself.
+            let scale = number("scale").or_else(|| (word == "number").then_some(0))?;
             if scale > precision {
                 return None;
             }

@@ -70,7 +70,15 @@ async fn the_schema_says_the_columns_and_the_rows_what_it_leaves_open() {
     );
     // A base64 of digits is no number, a code of digits no number either, and the epoch is Connect's.
     let good = r#"{"id":7,"day":1,"at":1000,"time":1000,"price":"BNI=","code":12,"open":true,"more":[1]}"#;
-    let batch = raw(&[row(1, good), row(1, r#"{"id":"no"}"#), row(9, good), b"{}".to_vec(), row(1, "{"), row(1, good)]);
+    let batch = raw(&[
+        row(1, good),
+        row(1, r#"{"id":"no"}"#),
+        row(9, good),
+        b"{}".to_vec(),
+        row(1, "{"),
+        row(1, good),
+        row(1, r#"{"id":1,"price":""}"#),
+    ]);
     let schema = table(&writers, &batch).await;
     assert_eq!(
         columns(&schema),
@@ -102,6 +110,7 @@ async fn the_schema_says_the_columns_and_the_rows_what_it_leaves_open() {
     assert_eq!(reasons[1], "registry sr has no schema with the id 9");
     assert!(reasons[2].starts_with("the row begins with byte 0x7b"), "{}", reasons[2]);
     assert!(reasons[3].starts_with("malformed JSON"), "{}", reasons[3]);
+    assert_eq!(reasons[4], "\"\" is no decimal(9, 2)");
     // Rejects are whole: they can be sent again.
     assert_eq!(decoded.rejects[0].raw, row(1, r#"{"id":"no"}"#));
 }

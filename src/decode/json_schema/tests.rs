@@ -31,6 +31,12 @@ fn each_type_says_its_column_and_what_says_nothing_is_left_open() {
     let a = || json!({ "a": { "type": "boolean" } });
     let mut decimal = logical("string", "Decimal");
     decimal["connect.parameters"] = json!({ "scale": "2", "connect.decimal.precision": 9 });
+    let scaled = |scale: &str| {
+        let mut decimal = logical("string", "Decimal");
+        decimal["connect.type"] = json!("bytes");
+        decimal["connect.parameters"] = json!({ "scale": scale });
+        decimal
+    };
     for (property, expected) in [
         (json!({ "type": "boolean" }), "boolean"),
         (json!({ "type": "integer" }), "long"),
@@ -49,6 +55,9 @@ fn each_type_says_its_column_and_what_says_nothing_is_left_open() {
         (connect("string", "bytes"), "binary"),
         (decimal, "decimal(9, 2)"),
         (logical("number", "Decimal"), "decimal(38, 0)"),
+        (logical("string", "Decimal"), "string"),
+        (scaled("-2"), "binary"),
+        (scaled("39"), "binary"),
         (logical("integer", "Date"), "date"),
         (logical("integer", "Time"), "time"),
         (logical("integer", "Timestamp"), "timestamptz"),
