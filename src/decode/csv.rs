@@ -113,14 +113,23 @@ impl<'a> Values<'a> {
     /// All of them, which must be as many as there are names.
     fn all(mut self) -> Result<Vec<Value<'a>>, Fault> {
         let names = self.config.columns.len();
-        let mut values = Vec::with_capacity(names);
+        match self.kept()? {
+            (values, count) if count == names => Ok(values),
+            (_, count) => Err(Fault::row(format!("the row has {count} values, not the {names} of decode.csv.columns"))),
+        }
+    }
+
+    /// As many as there are names at most, and how many there are: a row of marks alone has more than memory should hold.
+    fn kept(&mut self) -> Result<(Vec<Value<'a>>, usize), Fault> {
+        let names = self.config.columns.len();
+        let (mut values, mut count) = (Vec::with_capacity(names), 0);
         while let Some(value) = self.next()? {
-            values.push(value);
+            if count < names {
+                values.push(value);
+            }
+            count += 1;
         }
-        if values.len() == names {
-            return Ok(values);
-        }
-        Err(Fault::row(format!("the row has {} values, not the {names} of decode.csv.columns", values.len())))
+        Ok((values, count))
     }
 }
 

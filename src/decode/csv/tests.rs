@@ -159,3 +159,11 @@ fn the_first_rows_suggest_the_columns_and_later_ones_change_them() {
         .0;
     assert!(decoded.rows.column(1).as_string::<i32>().is_null(0));
 }
+
+#[test]
+fn a_row_of_more_values_than_names_is_counted_without_being_held() {
+    let names = config(&["a", "b"]);
+    let marks = ",".repeat(100_000);
+    let (values, count) = Values::of(&names, marks.as_bytes()).and_then(|mut values| values.kept()).expect("values");
+    assert_eq!((values.capacity(), count), (2, 100_001));
+}
