@@ -288,6 +288,8 @@ fn a_decimal_goes_into_a_column_that_holds_it_exactly_or_into_a_text() {
     {
         assert!(to(PrimitiveType::String, &any, bad).is_err(), "{bad}");
     }
+    // Bytes stay as they are written.
+    assert_eq!(to(PrimitiveType::String, &json!({ "type": "bytes" }), "\"aGVsbG8=\""), Ok("aGVsbG8=".to_owned()));
     // Text in a column of bytes would be taken for base64.
     assert!(to(PrimitiveType::Binary, &json!({ "type": "string" }), "\"abcd\"").is_err());
 }
