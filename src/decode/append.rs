@@ -267,6 +267,9 @@ impl Appender {
         scalar: &Scalar<'_>,
     ) -> Result<(), Fault> {
         let none = || Fault::value(format!("{} is no {primitive}", scalar.shown()));
+        if plan.reading != Reading::Plain && !plan.reading.fits(primitive) {
+            return Err(Fault::value(format!("{} where {primitive} is expected", plan.reading.noun())));
+        }
         match (&mut column.values, primitive) {
             (Values::Bits(bits), _) => match scalar {
                 Scalar::Boolean(value) => bits.append(*value),
@@ -401,7 +404,7 @@ fn unscaled_text(scalar: &Scalar<'_>, from: u32, scale: u32) -> Option<(i128, u3
 
 /// A time of day from its text, or where it is a number from that.
 fn time(scalar: &Scalar<'_>, reading: Reading) -> Option<i64> {
-    if reading == Reading::Millis && scalar.text().is_none() {
+    if reading == Reading::TimeMillis && scalar.text().is_none() {
         return integer(scalar)?.checked_mul(1000).filter(|micros| (0..DAY_MICROS).contains(micros));
     }
     scalar.text().and_then(temporal::time)

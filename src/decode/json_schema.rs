@@ -406,8 +406,8 @@ fn logical(title: &str, word: &str, object: &Map<String, Value>) -> Option<(Prim
             let reading = if word == "string" { Reading::Unscaled(scale) } else { Reading::Plain };
             (PrimitiveType::Decimal { precision, scale }, reading)
         }
-        ("Date", "integer") => (PrimitiveType::Date, Reading::Plain),
-        ("Time", "integer") => (PrimitiveType::Time, Reading::Millis),
+        ("Date", "integer") => (PrimitiveType::Date, Reading::Days),
+        ("Time", "integer") => (PrimitiveType::Time, Reading::TimeMillis),
         ("Timestamp", "integer") => (PrimitiveType::Timestamptz, Reading::Millis),
         _ => return None,
     })

@@ -145,3 +145,45 @@ async fn a_new_id_asks_for_what_its_schema_says_whatever_its_rows_hold() {
     let (frozen, seen) = decoder(&schema, &writers).decode_as(&batch, OnChange::Freeze);
     assert_eq!((frozen.rejects.len(), seen.ignored), (0, 3));
 }
+
+#[tokio::test]
+async fn what_connect_wrote_as_a_number_or_in_base64_is_not_taken_for_something_else() {
+    let (writers, shelf) = writers().await;
+    let connect =
+        |title: &str, kind: &str| json!({ "type": kind, "title": format!("org.apache.kafka.connect.data.{title}") });
+    let mut decimal = connect("Decimal", "string");
+    decimal["connect.parameters"] = json!({ "scale": "2" });
+    let said = json!({
+        "day": connect("Date", "integer"),
+        "time": connect("Time", "integer"),
+        "at": connect("Timestamp", "integer"),
+        "price": decimal,
+    });
+    put(&shelf, 1, &json!({ "properties": said }));
+    let with = |name: &str, kind: &str, value: &str| {
+        let column = crate::config::ColumnConfig { name: name.to_owned(), kind: kind.to_owned(), required: false };
+        let schema = Arc::new(crate::decode::type_text::schema_of(&[column]).expect("valid"));
+        (schema, raw(&[row(1, &format!("{{{name:?}:{value}}}"))]))
+    };
+    for (name, kind, value, reason) in [
+        ("day", "timestamptz", "20486", "a date in days where timestamptz is expected"),
+        ("day", "time", "20486", "a date in days where time is expected"),
+        ("time", "timestamp", "1000", "a time of day in milliseconds where timestamp is expected"),
+        ("time", "date", "1000", "a time of day in milliseconds where date is expected"),
+        ("at", "date", "1000", "a timestamp in milliseconds where date is expected"),
+        ("at", "time", "1000", "a timestamp in milliseconds where time is expected"),
+        ("price", "long", "\"1234\"", "a decimal in base64 where long is expected"),
+        ("price", "double", "\"1234\"", "a decimal in base64 where double is expected"),
+        ("day", "long", "20486", ""),
+        ("at", "long", "1000", ""),
+        ("at", "timestamp", "1000", ""),
+        ("price", "string", "\"1234\"", ""),
+        ("day", "timestamptz", "null", ""),
+    ] {
+        let (schema, batch) = with(name, kind, value);
+        writers.learn(&batch).await.expect("the registry answers");
+        let decoded = decoder(&schema, &writers).decode_as(&batch, OnChange::Quarantine).0;
+        let found = decoded.rejects.first().map_or("", |reject| reject.reason.as_str());
+        assert_eq!(found, reason, "{name} into {kind}");
+    }
+}
