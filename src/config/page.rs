@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::config::quantity::{show_bytes, show_millis};
 use crate::config::reference::Kind::{
-    Address, Bytes, Choice, Choices, Count, Duration, File, Flag, Glob, List, Path, Secret, Secrets, Share, Text,
-    Texts, Uri, Window,
+    Address, Bytes, Character, Choice, Choices, Count, Duration, File, Flag, Glob, List, Path, Secret, Secrets, Share,
+    Text, Texts, Uri, Window,
 };
 use crate::config::reference::Preset::{Empty, Host, Is, Processors, Required, Unset, Usually};
 use crate::config::reference::{Kind, Preset, fields};
@@ -15,6 +15,7 @@ impl Kind {
     pub fn words(self) -> String {
         match self {
             Text => "text".to_owned(),
+            Character => "one character".to_owned(),
             Path => "path".to_owned(),
             File => "path of a file".to_owned(),
             Glob => "glob".to_owned(),

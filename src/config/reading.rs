@@ -44,6 +44,7 @@ impl Reader<'_> {
     pub(crate) fn read(&mut self, node: &Node, kind: Kind) -> Option<Value> {
         match kind {
             Kind::Text | Kind::Path => self.text(node).map(Value::Text),
+            Kind::Character => self.character(node).map(Value::Text),
             Kind::File => self.file(node),
             Kind::Glob => self.glob(node),
             Kind::Uri => self.uri(node),
@@ -86,6 +87,21 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// One character: a blank one is one too.
+    fn character(&mut self, node: &Node) -> Option<String> {
+        if let Shape::Text(text) | Shape::Loose(text) = &node.shape {
+            let mut characters = text.chars();
+            if let (Some(first), None) = (characters.next(), characters.next())
+                && !matches!(first, '\n' | '\r')
+            {
+                return Some(text.clone());
+            }
+        }
+        let hint = "write one in quotes, a tab as \"\\t\"; rows end where lines do";
+        self.wrong(node, format!("{} is not one character within a line", node.shape.show()), hint);
+        None
     }
 
     /// A text, number or flag as text: a value of a table property.

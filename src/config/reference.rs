@@ -22,6 +22,8 @@ pub struct Field {
 pub enum Kind {
     /// Any non-empty text.
     Text,
+    /// One character, which may be blank.
+    Character,
     /// A file or folder.
     Path,
     /// A file of text, which is read with the configuration.
@@ -78,8 +80,8 @@ pub enum Preset {
 }
 
 use Kind::{
-    Address, Bytes, Choice, Choices, Count, Duration, File, Flag, Glob, List, Path, Secret, Secrets, Share, Text,
-    Texts, Uri, Window,
+    Address, Bytes, Character, Choice, Choices, Count, Duration, File, Flag, Glob, List, Path, Secret, Secrets, Share,
+    Text, Texts, Uri, Window,
 };
 use Preset::{Empty, Host, Is, Processors, Required, Unset, Usually};
 
@@ -312,12 +314,17 @@ const FIELDS: &[Field] = &[
         "Full name of the message in the file that rows are; its only one when unset",
     ),
     field("pipeline.*.decode.csv.columns", List, Unset, "Names of a line's values, in order"),
-    field("pipeline.*.decode.csv.delimiter", Text, Unset, "The one character between two values; `,` when unset"),
+    field(
+        "pipeline.*.decode.csv.delimiter",
+        Character,
+        Unset,
+        "What is between two values, a tab as `\"\\t\"`; `,` when unset",
+    ),
     field(
         "pipeline.*.decode.csv.quote",
-        Text,
+        Character,
         Unset,
-        "The one character around a value that holds the delimiter, `\"` when unset; twice within such a value it stands for itself",
+        "What is around a value that holds the delimiter, `\"` when unset; twice within such a value it stands for itself",
     ),
     field(
         "pipeline.*.decode.csv.null",

@@ -156,7 +156,10 @@ impl Check<'_> {
     fn csv(&mut self, name: &str, pipeline: &PipelineConfig) {
         let own = |setting: &'static str| ["pipeline", name, "decode", "csv", setting];
         if pipeline.decode.format != RowFormat::Csv {
-            for setting in ["columns", "null"].iter().filter(|setting| self.is_set(&own(setting))).collect::<Vec<_>>() {
+            for setting in ["columns", "delimiter", "quote", "null"] {
+                if !self.is_set(&own(setting)) {
+                    continue;
+                }
                 let message = format!("{} rows are no lines of values", pipeline.decode.format.noun());
                 self.problem(&own(setting), message, "set decode.format = \"csv\", or remove this");
             }
@@ -172,11 +175,12 @@ impl Check<'_> {
             let hint = "engines do not tell names apart that differ in case only";
             self.problem(&own("columns"), format!("the name {twice:?} is empty, or occurs twice"), hint);
         }
-        for setting in ["delimiter", "quote"] {
-            let set = self.resolved.setting(&own(setting)).map(|setting| &setting.value);
-            if matches!(set, Some(Value::Text(text)) if text.chars().count() != 1) {
-                let hint = "write a tab as \"\\t\"";
-                self.problem(&own(setting), "this is not one character", hint);
+        for column in &csv.columns {
+            self.reserved_name(&own("columns"), column);
+            let same = |metadata: &&String| metadata.to_lowercase() == column.to_lowercase();
+            if let Some(same) = pipeline.metadata.keys().find(same) {
+                let message = format!("the name {column:?} is that of the metadata column {same:?} too");
+                self.problem(&own("columns"), message, "give one of them another name");
             }
         }
         if csv.delimiter == csv.quote {
@@ -212,9 +216,13 @@ impl Check<'_> {
             return;
         }
         self.routed_by_topic(name, pipeline, "fields within an envelope cannot choose the table");
-        if decode.envelope == Envelope::Debezium
-            && let Some(both) = decode.debezium.columns.keys().find(|column| pipeline.metadata.contains_key(*column))
-        {
+        if decode.envelope != Envelope::Debezium {
+            return;
+        }
+        for column in decode.debezium.columns.keys() {
+            self.reserved_name(&["pipeline", name, "decode", "debezium", "columns", column], column);
+        }
+        if let Some(both) = decode.debezium.columns.keys().find(|column| pipeline.metadata.contains_key(*column)) {
             let message = format!("the column {both:?} is one of decode.debezium.columns too");
             self.problem(&["pipeline", name, "metadata"], message, "give one of them another name");
         }
@@ -444,16 +452,20 @@ impl Check<'_> {
 
     fn metadata_names(&mut self, name: &str, pipeline: &PipelineConfig, given: &BTreeSet<String>) {
         for column in pipeline.metadata.keys() {
-            let (what, hint) = if given.contains(column) {
-                (format!("the column {column:?} is in create.columns too"), "give one of them another name")
-            } else if RESERVED.contains(&column.as_str()) {
-                let what =
-                    format!("Iceberg reserves the name {column:?}: Spark does not read a table with such a column");
-                (what, "give it another name, such as kafka_partition")
+            let path = ["pipeline", name, "metadata", column];
+            if given.contains(column) {
+                let what = format!("the column {column:?} is in create.columns too");
+                self.problem(&path, what, "give one of them another name");
             } else {
-                continue;
-            };
-            self.problem(&["pipeline", name, "metadata", column], what, hint);
+                self.reserved_name(&path, column);
+            }
+        }
+    }
+
+    fn reserved_name(&mut self, path: &[&str], column: &str) {
+        if RESERVED.contains(&column) {
+            let what = format!("Iceberg reserves the name {column:?}: Spark does not read a table with such a column");
+            self.problem(path, what, format!("give it another name, such as source{column}"));
         }
     }
 

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{Health, PipelineHealth};
 use crate::catalog::embedded::{Claim, EmbeddedCatalog};
 use crate::catalog::{Catalog, connect};
-use crate::config::{CatalogConfig, Config, PipelineConfig, Role, SourceConfig};
+use crate::config::{CatalogConfig, Config, PipelineConfig, Role, RowFormat, SourceConfig};
 use crate::daemon::counted::Counted;
 use crate::daemon::creation::Creation;
 use crate::daemon::driver::Cadence;
@@ -44,7 +44,7 @@ use crate::model::checkpoint::Positions;
 use crate::model::ids::{PipelineName, TableName};
 use crate::quality::quarantine::RejectWindow;
 use crate::source::Source;
-use crate::source::files::FilesSource;
+use crate::source::files::{FilesOptions, FilesSource};
 use crate::source::kafka::KafkaSource;
 use crate::source::replay::ReplaySource;
 use crate::source::stdin::StdinSource;
@@ -329,14 +329,19 @@ fn open_source(
     let missing =
         || Error::new(ErrorKind::Config, format!("pipeline {name}: there is no source {:?}", settings.source));
     let env = shared.env.clone();
+    // The mark between values may be blank, and values may be nothing.
+    let blank_rows = settings.decode.format == RowFormat::Csv;
     Ok(match config.sources.get(&settings.source).ok_or_else(missing)? {
         SourceConfig::Files(files) => {
             let mut files = files.clone();
             files.path = absolute(&files.path)?;
             let (store, prefix) = shared.storage.resolve(&files.path)?;
-            Box::new(FilesSource::new(files, store, prefix, env)?)
+            let options = FilesOptions { blank_rows, ..FilesOptions::default() };
+            Box::new(FilesSource::new(files, store, prefix, env)?.with_options(options))
         }
-        SourceConfig::Stdin => Box::new(StdinSource::new(tokio::io::stdin(), STDIN_ROW_BYTES_MAX)),
+        SourceConfig::Stdin => {
+            Box::new(StdinSource::new(tokio::io::stdin(), STDIN_ROW_BYTES_MAX).with_blank_rows(blank_rows))
+        }
         SourceConfig::Replay(replay) => Box::new(ReplaySource::new(replay, env)),
         SourceConfig::Kafka(kafka) => Box::new(KafkaSource::new(kafka.as_ref().clone(), env)?),
     })

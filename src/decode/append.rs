@@ -267,6 +267,9 @@ impl Appender {
         scalar: &Scalar<'_>,
     ) -> Result<(), Fault> {
         let none = || Fault::value(format!("{} is no {primitive}", scalar.shown()));
+        if plan.reading != Reading::Plain && !plan.reading.fits(primitive) {
+            return Err(Fault::value(format!("{} where {primitive} is expected", plan.reading.noun())));
+        }
         match (&mut column.values, primitive) {
             (Values::Bits(bits), _) => match scalar {
                 Scalar::Boolean(value) => bits.append(*value),
@@ -393,14 +396,15 @@ fn decimal(scalar: &Scalar<'_>, scale: u32) -> Option<(i128, u32)> {
 
 /// The same from the bytes of an unscaled value with `from` digits after the point.
 fn unscaled_text(scalar: &Scalar<'_>, from: u32, scale: u32) -> Option<(i128, u32)> {
-    let bytes = BASE64.decode(scalar.text()?).ok()?;
+    // Zero has a byte too.
+    let bytes = BASE64.decode(scalar.text()?).ok().filter(|bytes| !bytes.is_empty())?;
     let value = unscaled(&bytes, &Rescale::new(from, 38, scale)?).ok()?;
     Some((value, number::precision(value)))
 }
 
 /// A time of day from its text, or where it is a number from that.
 fn time(scalar: &Scalar<'_>, reading: Reading) -> Option<i64> {
-    if reading == Reading::Millis && scalar.text().is_none() {
+    if reading == Reading::TimeMillis && scalar.text().is_none() {
         return integer(scalar)?.checked_mul(1000).filter(|micros| (0..DAY_MICROS).contains(micros));
     }
     scalar.text().and_then(temporal::time)

@@ -90,11 +90,13 @@ fn kind(schema: &Value, depth: Depth) -> Result<AvroType> {
         "bytes" => bytes(object, name)?,
         "array" => AvroType::Array(Arc::new(kind(inner("items")?, depth + 1)?)),
         "map" => {
-            let (key, value) = (kind(inner("keys")?, depth + 1)?, kind(inner("values")?, depth + 1)?);
-            match key {
-                AvroType::String => AvroType::Map(Arc::new(value)),
+            let keys = inner("keys")?;
+            let (key, value) = (kind(keys, depth + 1)?, kind(inner("values")?, depth + 1)?);
+            match keys.get("type").and_then(Value::as_str) {
+                // Whether they may be null and what they are called matters no more to the converter.
+                Some("string") => AvroType::Map(Arc::new(value)),
                 // The converter writes it as an array of pairs.
-                key => {
+                _ => {
                     let pair = Record::new(vec![("key".to_owned(), key), ("value".to_owned(), value)]);
                     AvroType::Array(Arc::new(AvroType::Record(Arc::new(pair))))
                 }

@@ -61,7 +61,8 @@ impl<'a> Values<'a> {
         // Messages may end as lines do.
         let text = text.strip_suffix('\n').unwrap_or(text);
         let text = text.strip_suffix('\r').unwrap_or(text);
-        if text.trim_ascii().is_empty() {
+        // As sources see it: white space may be the mark, or a value.
+        if text.is_empty() {
             return Err(Fault::row("the row is empty"));
         }
         Ok(Self { config, rest: Some(text), at: 0 })
@@ -112,14 +113,23 @@ impl<'a> Values<'a> {
     /// All of them, which must be as many as there are names.
     fn all(mut self) -> Result<Vec<Value<'a>>, Fault> {
         let names = self.config.columns.len();
-        let mut values = Vec::with_capacity(names);
+        match self.kept()? {
+            (values, count) if count == names => Ok(values),
+            (_, count) => Err(Fault::row(format!("the row has {count} values, not the {names} of decode.csv.columns"))),
+        }
+    }
+
+    /// As many as there are names at most, and how many there are: a row of marks alone has more than memory should hold.
+    fn kept(&mut self) -> Result<(Vec<Value<'a>>, usize), Fault> {
+        let names = self.config.columns.len();
+        let (mut values, mut count) = (Vec::with_capacity(names), 0);
         while let Some(value) = self.next()? {
-            values.push(value);
+            if count < names {
+                values.push(value);
+            }
+            count += 1;
         }
-        if values.len() == names {
-            return Ok(values);
-        }
-        Err(Fault::row(format!("the row has {} values, not the {names} of decode.csv.columns", values.len())))
+        Ok((values, count))
     }
 }
 

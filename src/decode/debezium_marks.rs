@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use base64::Engine;
+use md5::{Digest, Md5};
 use memchr::memmem::Finder;
 use serde_json::Value;
+use uuid::{Builder, Uuid};
 
 use crate::decode::append::BASE64;
 use crate::decode::fault::Fault;
@@ -35,11 +37,13 @@ impl Marks {
         let bytes = Value::String(BASE64.encode(text)).to_string();
         let numbers: Vec<String> = text.bytes().map(|byte| byte.cast_signed().to_string()).collect();
         let numbers = format!("[{}]", numbers.join(","));
-        let signs = [&string, &bytes, &numbers].map(|sign| Finder::new(sign.as_bytes()).into_owned());
-        // A column of texts, bytes, a list of texts or of numbers, a map of texts.
-        let values =
-            [format!("[{string}]"), format!("[{bytes}]"), format!("{{{string}:{string}}}"), string, bytes, numbers];
-        Self { signs: signs.into(), values: values.into() }
+        let uuid = Value::String(uuid_of(text).to_string()).to_string();
+        let signs = [&string, &bytes, &numbers, &uuid].map(|sign| Finder::new(sign.as_bytes()).into_owned());
+        // A column of texts, bytes, a list of texts, of UUIDs or of numbers, a map of texts.
+        let lists = [&string, &bytes, &uuid].map(|value| format!("[{value}]"));
+        let mut values = BTreeSet::from(lists);
+        values.extend([format!("{{{string}:{string}}}"), string, bytes, numbers]);
+        Self { signs: signs.into(), values }
     }
 
     /// An image's text without the marks, where it has some among its own fields.
@@ -69,9 +73,22 @@ impl Marks {
     }
 }
 
+/// The UUID of a text as Java makes it (`nameUUIDFromBytes`): of version 3, and without a namespace.
+fn uuid_of(text: &str) -> Uuid {
+    Builder::from_md5_bytes(Md5::digest(text).into()).into_uuid()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_mark_in_a_list_of_uuids_is_that_of_java() {
+        let marks = Marks::new(crate::config::UNAVAILABLE);
+        let image = r#"{"a":["b68a35a7-17ad-35b3-af2a-ae46edb4545a"],"b":"b68a35a7-17ad-35b3-af2a-ae46edb4545a"}"#;
+        let blanked = marks.blank(image).expect("valid").expect("has one");
+        assert_eq!(blanked.text, r#"{"a":null,"b":"b68a35a7-17ad-35b3-af2a-ae46edb4545a"}"#);
+    }
 
     #[test]
     fn each_form_of_the_mark_is_blanked_and_nothing_else() {

@@ -14,7 +14,7 @@
 //!
 //! A schema need not say what there is, and mostly says less than rows have: what it leaves open is inferred from the rows.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use iceberg::spec::{ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, StructType, Type};
@@ -202,6 +202,11 @@ fn value_tells(said: &SaidKind, column: &mut Plan) {
     }
 }
 
+/// Whether a schema is that of null.
+fn is_null(schema: &Value) -> bool {
+    schema.get("type").is_some_and(|kind| kind == "null")
+}
+
 /// Where a schema is read.
 #[derive(Clone, Copy)]
 struct Place<'a> {
@@ -234,11 +239,24 @@ impl<'a> Reader<'a> {
         if let Some(to) = object.get("$ref").and_then(Value::as_str) {
             return self.reference(to, place);
         }
-        for word in ["oneOf", "anyOf", "allOf"] {
-            if let Some(Value::Array(branches)) = object.get(word) {
-                return self.branches(branches, word == "allOf", place);
-            }
+        let own = self.own(object, place)?;
+        let said = match object.get("allOf") {
+            Some(Value::Array(branches)) => self.all_of(own, branches, place)?,
+            _ => own,
+        };
+        for word in ["oneOf", "anyOf"] {
+            let Some(Value::Array(branches)) = object.get(word) else { continue };
+            return match said {
+                None | Some(Said { kind: SaidKind::Map(_), .. }) => self.one_of(branches, place),
+                // What holds beside each of them is known; what only some of them say is left open.
+                Some(said) => Ok(Some(Said { required: said.required && !branches.iter().any(is_null), ..said })),
+            };
         }
+        Ok(said)
+    }
+
+    /// What a schema says of a value by itself, without those that it is put together from.
+    fn own(&mut self, object: &'a Map<String, Value>, place: Place<'a>) -> Result<Option<Said>> {
         let (kind, nullable) = match object.get("type") {
             Some(Value::String(word)) => (word.as_str(), false),
             Some(Value::Array(words)) => {
@@ -278,25 +296,33 @@ impl<'a> Reader<'a> {
         said
     }
 
-    /// One of several schemas; where `all` hold, their fields together.
-    fn branches(&mut self, branches: &'a [Value], all: bool, place: Place<'a>) -> Result<Option<Said>> {
-        let is_null = |branch: &&Value| branch.get("type").is_some_and(|kind| kind == "null");
-        let nullable = !all && branches.iter().any(|branch| is_null(&branch));
+    /// Schemas that all hold, beside what the value's own says: the fields of all of them. Those that say nothing of the
+    /// type (`required`, `if`, a pattern) change nothing.
+    fn all_of(&mut self, own: Option<Said>, branches: &'a [Value], place: Place<'a>) -> Result<Option<Said>> {
+        let mut more = Vec::new();
+        for branch in branches {
+            more.extend(self.value(branch, place)?);
+        }
+        let is_struct = |said: &Said| matches!(said.kind, SaidKind::Struct(_));
+        if !own.iter().chain(&more).all(is_struct) {
+            let only = more.len() == 1 && !own.as_ref().is_some_and(is_struct);
+            return Ok(if only { more.pop() } else { own });
+        }
+        let (mut fields, mut names, mut required) = (Vec::new(), HashSet::new(), true);
+        for said in own.into_iter().chain(more) {
+            required &= said.required;
+            let SaidKind::Struct(more) = said.kind else { continue };
+            fields.extend(more.into_iter().filter(|field| names.insert(field.name.clone())));
+        }
+        Ok((!fields.is_empty()).then_some(Said { kind: SaidKind::Struct(fields), required }))
+    }
+
+    /// One of several schemas, where null and one other are all that there are.
+    fn one_of(&mut self, branches: &'a [Value], place: Place<'a>) -> Result<Option<Said>> {
+        let nullable = branches.iter().any(is_null);
         let mut others = Vec::new();
         for branch in branches.iter().filter(|branch| !is_null(branch)) {
             others.push(self.value(branch, place)?);
-        }
-        if all && others.len() > 1 {
-            let mut fields: Vec<SaidField> = Vec::new();
-            for said in others.into_iter().flatten() {
-                let SaidKind::Struct(more) = said.kind else { return Ok(None) };
-                for field in more {
-                    if !fields.iter().any(|held| held.name == field.name) {
-                        fields.push(field);
-                    }
-                }
-            }
-            return Ok((!fields.is_empty()).then_some(Said { kind: SaidKind::Struct(fields), required: true }));
         }
         let mut others = others.into_iter();
         match (others.next(), others.next()) {
@@ -372,15 +398,16 @@ fn logical(title: &str, word: &str, object: &Map<String, Value>) -> Option<(Prim
             };
             let precision =
                 number("connect.decimal.precision").filter(|digits| (1..=38).contains(digits)).unwrap_or(38);
-            let scale = number("scale").unwrap_or(0);
+            // Without digits after the point that a column may have, an unscaled value says nothing; a number says itself.
+            let scale = number("scale").or_else(|| (word == "number").then_some(0))?;
             if scale > precision {
                 return None;
             }
             let reading = if word == "string" { Reading::Unscaled(scale) } else { Reading::Plain };
             (PrimitiveType::Decimal { precision, scale }, reading)
         }
-        ("Date", "integer") => (PrimitiveType::Date, Reading::Plain),
-        ("Time", "integer") => (PrimitiveType::Time, Reading::Millis),
+        ("Date", "integer") => (PrimitiveType::Date, Reading::Days),
+        ("Time", "integer") => (PrimitiveType::Time, Reading::TimeMillis),
         ("Timestamp", "integer") => (PrimitiveType::Timestamptz, Reading::Millis),
         _ => return None,
     })

@@ -267,6 +267,8 @@ impl Shape {
             }
             (a, b) if a == b => a,
             (Self::Typed(a), Self::Typed(b)) => Self::Typed(Arc::new(both(&a, &b))),
+            // What a schema says is so; what a value without one suggests is a guess, and fits or does not.
+            (Self::Typed(said), _) | (_, Self::Typed(said)) => Self::Typed(said),
             (Self::Long, Self::Huge) | (Self::Huge, Self::Long) => Self::Huge,
             (Self::Double, Self::Long | Self::Huge) | (Self::Long | Self::Huge, Self::Double) => Self::Double,
             (Self::Date, Self::Timestamp) | (Self::Timestamp, Self::Date) => Self::Timestamp,

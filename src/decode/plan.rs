@@ -31,10 +31,42 @@ pub(crate) struct Plan {
 pub(crate) enum Reading {
     /// As it is said.
     Plain,
-    /// A time or timestamp as a number of milliseconds.
+    /// A date as a number of days.
+    Days,
+    /// A time of day as a number of milliseconds.
+    TimeMillis,
+    /// A timestamp as a number of milliseconds.
     Millis,
     /// A decimal as its unscaled value with so many digits after the point, big-endian, in base64.
     Unscaled(u32),
+}
+
+impl Reading {
+    /// Whether a column of this type can tell what is written so from what it is not.
+    pub(crate) fn fits(self, column: &PrimitiveType) -> bool {
+        use PrimitiveType::{
+            Binary, Date, Decimal, Fixed, String, Time, Timestamp, TimestampNs, Timestamptz, TimestamptzNs,
+        };
+        let stamp = matches!(column, Timestamp | Timestamptz | TimestampNs | TimestamptzNs);
+        match self {
+            Self::Plain => true,
+            Self::Days => !stamp && *column != Time,
+            Self::TimeMillis => !stamp && *column != Date,
+            Self::Millis => !matches!(column, Date | Time),
+            Self::Unscaled(_) => matches!(column, Decimal { .. } | String | Binary | Fixed(_)),
+        }
+    }
+
+    /// What is written, for people.
+    pub(crate) fn noun(self) -> &'static str {
+        match self {
+            Self::Plain => "a value",
+            Self::Days => "a date in days",
+            Self::TimeMillis => "a time of day in milliseconds",
+            Self::Millis => "a timestamp in milliseconds",
+            Self::Unscaled(_) => "a decimal in base64",
+        }
+    }
 }
 
 /// What a column holds.

@@ -56,6 +56,8 @@ pub struct FilesOptions {
     pub batch_bytes: usize,
     /// Rows at which a batch is closed.
     pub batch_rows: usize,
+    /// Whether lines of white space alone are rows.
+    pub blank_rows: bool,
     /// Plain bytes of a compressed file below which `expansion_max` does not matter.
     pub bomb_floor: u64,
     /// New names that one listing keeps; the rest is listed again.
@@ -72,6 +74,7 @@ impl Default for FilesOptions {
             chunk_bytes: 4 << 20,
             batch_bytes: 1 << 20,
             batch_rows: 8_192,
+            blank_rows: false,
             bomb_floor: 64 << 20,
             pending_max: 16_384,
             names_per_poll: 10_000,
@@ -221,6 +224,7 @@ impl FilesSource {
             batch_bytes: self.options.batch_bytes,
             batch_rows: self.options.batch_rows,
             skip_lines: self.config.skip_lines,
+            blank_rows: self.options.blank_rows,
             ..Sizes::new(self.config.row_bytes_max)
         };
         let common = Common {

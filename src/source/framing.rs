@@ -1,7 +1,7 @@
 //! Bytes into rows: one a line.
 //!
-//! A line ends with LF or CR LF. Lines of white space alone are no rows, but count in the numbering; a byte order mark at
-//! the start is dropped; a line that is too long is refused in bounded memory. Whether bytes are UTF-8 is the decoder's
+//! A line ends with LF or CR LF. Lines of white space alone are no rows unless it is told that they are, and empty ones
+//! never are, but both count in the numbering; a byte order mark at the start is dropped; a line that is too long is refused in bounded memory. Whether bytes are UTF-8 is the decoder's
 //! business.
 
 use std::mem;
@@ -25,6 +25,8 @@ pub(super) struct Sizes {
     pub(super) row_bytes_max: usize,
     /// Lines at the beginning that are no rows.
     pub(super) skip_lines: u64,
+    /// Whether lines of white space alone are rows: with a blank mark between values they hold some.
+    pub(super) blank_rows: bool,
 }
 
 impl Sizes {
@@ -34,7 +36,13 @@ impl Sizes {
     /// Batches of about 1 MiB or 8,192 rows.
     pub(super) fn new(row_bytes_max: u64) -> Self {
         let row_bytes_max = usize::try_from(row_bytes_max).unwrap_or(usize::MAX).min(Self::ROW_LIMIT);
-        Self { batch_bytes: 1 << 20, batch_rows: 8_192, row_bytes_max, skip_lines: 0 }
+        Self { batch_bytes: 1 << 20, batch_rows: 8_192, row_bytes_max, skip_lines: 0, blank_rows: false }
+    }
+
+    /// Whether a line, without its end, is no row.
+    fn is_blank(&self, line: &[u8]) -> bool {
+        // Most lines begin with something; only the others are looked at whole.
+        line.first().is_none_or(|first| !self.blank_rows && first.is_ascii_whitespace() && line.trim_ascii().is_empty())
     }
 }
 
@@ -326,7 +334,7 @@ impl Framer {
                 self.refuse_long(length, head);
             }
             Line::Tail { head } => {
-                if !head.trim_ascii().is_empty() {
+                if !self.sizes.is_blank(head.strip_suffix(b"\r").unwrap_or(&head)) {
                     let reason = "the file's last line went on after it had been read".to_owned();
                     self.refuse(self.row, reason, head);
                 }
@@ -346,8 +354,7 @@ impl Framer {
             self.refuse_long(line.len() as u64, line[..line.len().min(Reject::RAW_MAX)].to_vec());
             return false;
         }
-        // Most lines begin with something; only the others are looked at whole.
-        let blank = line.first().is_none_or(u8::is_ascii_whitespace) && line.trim_ascii().is_empty();
+        let blank = self.sizes.is_blank(line);
         match (u32::try_from(start), u32::try_from(start + line.len())) {
             (Ok(start), Ok(end)) if !blank => {
                 self.rows.push(RawRow { start, end, number: self.row, ..RawRow::default() });
@@ -380,7 +387,7 @@ mod tests {
     use super::*;
 
     fn sizes(row_bytes_max: usize) -> Sizes {
-        Sizes { batch_bytes: 64, batch_rows: 4, row_bytes_max, skip_lines: 0 }
+        Sizes { batch_bytes: 64, batch_rows: 4, row_bytes_max, skip_lines: 0, blank_rows: false }
     }
 
     type Numbered = Vec<(u64, String)>;
@@ -423,6 +430,20 @@ mod tests {
         let (rows, refused) =
             frame(&mut Framer::skipping(sizes(9), 0), &[b"\xef\xbb", b"\xbfa\r\n\r\n  \n\nb\r", b"\nc"]);
         assert_eq!((rows, refused), (numbered(&[(1, "a"), (5, "b"), (6, "c")]), vec![]));
+    }
+
+    #[test]
+    fn lines_of_white_space_are_rows_where_it_stands_between_values() {
+        let blank_rows = || Sizes { blank_rows: true, ..sizes(9) };
+        let (rows, refused) =
+            frame(&mut Framer::skipping(blank_rows(), 0), &[b"\xef\xbb\xbf\r\n\t\t\r\n\n", b"  \n\r\n\t"]);
+        assert_eq!((rows, refused), (numbered(&[(2, "\t\t"), (4, "  "), (6, "\t")]), vec![]));
+        // What follows a line that was given already is not lost in silence either.
+        let mut framer = Framer::skipping(blank_rows(), 0);
+        framer.feed(b"a\tb", &mut vec![]);
+        framer.finish_line();
+        assert_eq!(framer.cut().expect("a row").rows.len(), 1);
+        assert_eq!(frame(&mut framer, &[b"\t", b"\r\n"]).1.len(), 1);
     }
 
     #[test]

@@ -59,6 +59,14 @@ impl StdinSource {
         }
     }
 
+    /// The same, where lines of white space alone are rows if `blank_rows` says so. Call before `open`.
+    #[must_use]
+    pub fn with_blank_rows(mut self, blank_rows: bool) -> Self {
+        self.sizes.blank_rows = blank_rows;
+        self.framer = Framer::numbering(self.sizes, 0);
+        self
+    }
+
     fn keep(&mut self, cut: Cut) -> Result<()> {
         let line = i64::try_from(cut.through).context(ErrorKind::Internal, || "number the lines of standard input")?;
         let to = Position::Offset(line);

@@ -58,7 +58,7 @@ fn values_are_cut_at_the_mark_and_quotes_hold_it() {
         "1,2,3,4",
         "\"open,2,3",
         "\"a\"x,2,3",
-        "  ",
+        "\r\n",
         "a\"b,c d, e",
     ]);
     let decoded = decoder(&schema, &names).decode_observed(&batch).0;
@@ -78,8 +78,15 @@ fn values_are_cut_at_the_mark_and_quotes_hold_it() {
     );
     let mut own = CsvConfig::clone(&names);
     (own.delimiter, own.quote, own.null) = (';', '\'', "\\N".to_owned());
-    let decoded = decoder(&schema, &Arc::new(own)).decode_observed(&lines(&["\\N;'\\N';", "'it''s';\"x\";,"])).0;
+    let decoded =
+        decoder(&schema, &Arc::new(own.clone())).decode_observed(&lines(&["\\N;'\\N';", "'it''s';\"x\";,"])).0;
     assert_eq!(shown(&decoded), [r#"null "\\N" """#, r#""it's" "\"x\"" ",""#]);
+    // Between tabs may be nothing at all, and a blank may be a value.
+    (own.delimiter, own.null) = ('\t', String::new());
+    let decoded = decoder(&schema, &Arc::new(own)).decode_observed(&lines(&["\t\t\n", " \t\t"])).0;
+    assert_eq!(shown(&decoded), ["null null null", r#"" " null null"#]);
+    let decoded = decoder(&given(&[("a", "string")]), &config(&["a"])).decode_observed(&lines(&[" "])).0;
+    assert_eq!(shown(&decoded), [r#"" ""#]);
 }
 
 #[test]
@@ -151,4 +158,12 @@ fn the_first_rows_suggest_the_columns_and_later_ones_change_them() {
         .decode_observed(&lines(&["4"]))
         .0;
     assert!(decoded.rows.column(1).as_string::<i32>().is_null(0));
+}
+
+#[test]
+fn a_row_of_more_values_than_names_is_counted_without_being_held() {
+    let names = config(&["a", "b"]);
+    let marks = ",".repeat(100_000);
+    let (values, count) = Values::of(&names, marks.as_bytes()).and_then(|mut values| values.kept()).expect("values");
+    assert_eq!((values.capacity(), count), (2, 100_001));
 }

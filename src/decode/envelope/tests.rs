@@ -149,6 +149,12 @@ fn parts_of_values_and_what_is_null_follow_the_schema() {
     let pairs = json!({ "type": "map", "keys": { "type": "int32" }, "values": optional("string") });
     let found = row(&pairs, r#"[[1,"a"],[2,null]]"#);
     assert_eq!(found.1, Ok("[{key: 1, value: a}, {key: 2, value: }]".to_owned()), "{}", found.0);
+    // The converter writes an object whatever else is said of the texts that are keys.
+    for keys in [optional("string"), named("string", "io.debezium.data.Uuid"), named("string", "com.example.Code")] {
+        let map = json!({ "type": "map", "keys": keys, "values": { "type": "int32" } });
+        let expected = ("v: map<string, int not null> not null".to_owned(), Ok("{a: 1}".to_owned()));
+        assert_eq!(row(&map, r#"{"a":1}"#), expected);
+    }
     // In whatever order, and without what is missing.
     assert_eq!(row(&point, r#"{"y":2,"x":1.5}"#).1, Ok("{x: 1.5, y: 2}".to_owned()));
     assert_eq!(row(&point, r#"{"x":1.5}"#).1, Ok("{x: 1.5, y: }".to_owned()));
@@ -252,6 +258,19 @@ fn a_schema_asks_for_what_the_table_lacks_and_one_that_cannot_follow_refuses_its
 }
 
 #[test]
+fn a_new_column_has_the_type_that_one_rows_schema_says_whatever_rows_without_one_suggest() {
+    let format = format(Envelope::Connect, &[]);
+    let plain = |value: &str| format!(r#"{{"schema":null,"payload":{{"id":1,"v":{value}}}}}"#);
+    let typed = connect(&json!({ "type": "int64", "optional": true }), "1");
+    let empty = table(&format, &[plain("null")], false);
+    for texts in [[typed.clone(), plain("1")], [plain("1"), typed.clone()], [plain("\"x\""), typed]] {
+        let (_, observed) = decoder(&format, &empty, OnChange::Evolve).decode_observed(&rows(&texts));
+        let shape = observed.added[&None].fields().find(|(name, _)| *name == "v").expect("asked for").1;
+        assert_eq!(shape.primitive(), Some(PrimitiveType::Long), "{texts:?}");
+    }
+}
+
+#[test]
 fn a_decimal_goes_into_a_column_that_holds_it_exactly_or_into_a_text() {
     let to = |kind: PrimitiveType, schema: &Value, value: &str| {
         let field = NestedField::optional(1, "v", Type::Primitive(kind));
@@ -269,6 +288,8 @@ fn a_decimal_goes_into_a_column_that_holds_it_exactly_or_into_a_text() {
     {
         assert!(to(PrimitiveType::String, &any, bad).is_err(), "{bad}");
     }
+    // Bytes stay as they are written.
+    assert_eq!(to(PrimitiveType::String, &json!({ "type": "bytes" }), "\"aGVsbG8=\""), Ok("aGVsbG8=".to_owned()));
     // Text in a column of bytes would be taken for base64.
     assert!(to(PrimitiveType::Binary, &json!({ "type": "string" }), "\"abcd\"").is_err());
 }

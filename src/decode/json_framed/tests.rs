@@ -70,7 +70,15 @@ async fn the_schema_says_the_columns_and_the_rows_what_it_leaves_open() {
     );
     // A base64 of digits is no number, a code of digits no number either, and the epoch is Connect's.
     let good = r#"{"id":7,"day":1,"at":1000,"time":1000,"price":"BNI=","code":12,"open":true,"more":[1]}"#;
-    let batch = raw(&[row(1, good), row(1, r#"{"id":"no"}"#), row(9, good), b"{}".to_vec(), row(1, "{"), row(1, good)]);
+    let batch = raw(&[
+        row(1, good),
+        row(1, r#"{"id":"no"}"#),
+        row(9, good),
+        b"{}".to_vec(),
+        row(1, "{"),
+        row(1, good),
+        row(1, r#"{"id":1,"price":""}"#),
+    ]);
     let schema = table(&writers, &batch).await;
     assert_eq!(
         columns(&schema),
@@ -102,6 +110,7 @@ async fn the_schema_says_the_columns_and_the_rows_what_it_leaves_open() {
     assert_eq!(reasons[1], "registry sr has no schema with the id 9");
     assert!(reasons[2].starts_with("the row begins with byte 0x7b"), "{}", reasons[2]);
     assert!(reasons[3].starts_with("malformed JSON"), "{}", reasons[3]);
+    assert_eq!(reasons[4], "\"\" is no decimal(9, 2)");
     // Rejects are whole: they can be sent again.
     assert_eq!(decoded.rejects[0].raw, row(1, r#"{"id":"no"}"#));
 }
@@ -135,4 +144,46 @@ async fn a_new_id_asks_for_what_its_schema_says_whatever_its_rows_hold() {
     assert_eq!(decoder(&schema, &writers).decode_as(&batch, OnChange::Quarantine).0.rejects.len(), 1);
     let (frozen, seen) = decoder(&schema, &writers).decode_as(&batch, OnChange::Freeze);
     assert_eq!((frozen.rejects.len(), seen.ignored), (0, 3));
+}
+
+#[tokio::test]
+async fn what_connect_wrote_as_a_number_or_in_base64_is_not_taken_for_something_else() {
+    let (writers, shelf) = writers().await;
+    let connect =
+        |title: &str, kind: &str| json!({ "type": kind, "title": format!("org.apache.kafka.connect.data.{title}") });
+    let mut decimal = connect("Decimal", "string");
+    decimal["connect.parameters"] = json!({ "scale": "2" });
+    let said = json!({
+        "day": connect("Date", "integer"),
+        "time": connect("Time", "integer"),
+        "at": connect("Timestamp", "integer"),
+        "price": decimal,
+    });
+    put(&shelf, 1, &json!({ "properties": said }));
+    let with = |name: &str, kind: &str, value: &str| {
+        let column = crate::config::ColumnConfig { name: name.to_owned(), kind: kind.to_owned(), required: false };
+        let schema = Arc::new(crate::decode::type_text::schema_of(&[column]).expect("valid"));
+        (schema, raw(&[row(1, &format!("{{{name:?}:{value}}}"))]))
+    };
+    for (name, kind, value, reason) in [
+        ("day", "timestamptz", "20486", "a date in days where timestamptz is expected"),
+        ("day", "time", "20486", "a date in days where time is expected"),
+        ("time", "timestamp", "1000", "a time of day in milliseconds where timestamp is expected"),
+        ("time", "date", "1000", "a time of day in milliseconds where date is expected"),
+        ("at", "date", "1000", "a timestamp in milliseconds where date is expected"),
+        ("at", "time", "1000", "a timestamp in milliseconds where time is expected"),
+        ("price", "long", "\"1234\"", "a decimal in base64 where long is expected"),
+        ("price", "double", "\"1234\"", "a decimal in base64 where double is expected"),
+        ("day", "long", "20486", ""),
+        ("at", "long", "1000", ""),
+        ("at", "timestamp", "1000", ""),
+        ("price", "string", "\"1234\"", ""),
+        ("day", "timestamptz", "null", ""),
+    ] {
+        let (schema, batch) = with(name, kind, value);
+        writers.learn(&batch).await.expect("the registry answers");
+        let decoded = decoder(&schema, &writers).decode_as(&batch, OnChange::Quarantine).0;
+        let found = decoded.rejects.first().map_or("", |reject| reject.reason.as_str());
+        assert_eq!(found, reason, "{name} into {kind}");
+    }
 }

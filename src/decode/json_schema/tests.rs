@@ -28,8 +28,15 @@ fn column(property: Value) -> String {
 fn each_type_says_its_column_and_what_says_nothing_is_left_open() {
     let connect = |kind: &str, connect: &str| json!({ "type": kind, "connect.type": connect });
     let logical = |kind: &str, title: &str| json!({ "type": kind, "title": format!("{CONNECT}{title}") });
+    let a = || json!({ "a": { "type": "boolean" } });
     let mut decimal = logical("string", "Decimal");
     decimal["connect.parameters"] = json!({ "scale": "2", "connect.decimal.precision": 9 });
+    let scaled = |scale: &str| {
+        let mut decimal = logical("string", "Decimal");
+        decimal["connect.type"] = json!("bytes");
+        decimal["connect.parameters"] = json!({ "scale": scale });
+        decimal
+    };
     for (property, expected) in [
         (json!({ "type": "boolean" }), "boolean"),
         (json!({ "type": "integer" }), "long"),
@@ -48,6 +55,9 @@ fn each_type_says_its_column_and_what_says_nothing_is_left_open() {
         (connect("string", "bytes"), "binary"),
         (decimal, "decimal(9, 2)"),
         (logical("number", "Decimal"), "decimal(38, 0)"),
+        (logical("string", "Decimal"), "string"),
+        (scaled("-2"), "binary"),
+        (scaled("39"), "binary"),
         (logical("integer", "Date"), "date"),
         (logical("integer", "Time"), "time"),
         (logical("integer", "Timestamp"), "timestamptz"),
@@ -68,6 +78,18 @@ fn each_type_says_its_column_and_what_says_nothing_is_left_open() {
             json!({ "allOf": [{ "properties": { "a": { "type": "boolean" } } }, { "properties": { "b": { "type": "string" } } }] }),
             "struct<a: boolean, b: string>",
         ),
+        // What is beside own fields, or says nothing of the type, does not leave them open.
+        (json!({ "properties": a(), "anyOf": [{ "required": ["a"] }, { "required": ["b"] }] }), "struct<a: boolean>"),
+        (json!({ "properties": a(), "allOf": [{ "if": { "required": ["a"] }, "then": {} }] }), "struct<a: boolean>"),
+        (
+            json!({ "properties": a(), "allOf": [{ "properties": { "a": { "type": "string" }, "b": { "type": "string" } } }] }),
+            "struct<a: boolean, b: string>",
+        ),
+        (json!({ "allOf": [{ "properties": a() }, { "minProperties": 1 }] }), "struct<a: boolean>"),
+        (json!({ "type": "string", "anyOf": [{ "minLength": 1 }, { "pattern": "x" }] }), "string"),
+        (json!({ "type": "string", "allOf": [{ "type": "string", "format": "date" }] }), "date"),
+        (json!({ "properties": a(), "oneOf": [{ "type": "null" }, { "type": "object" }] }), "struct<a: boolean>"),
+        (json!({ "type": "object", "oneOf": [{ "properties": a() }, { "type": "null" }] }), "struct<a: boolean>"),
         (json!({ "type": "null" }), "open"),
         (json!(true), "open"),
     ] {
