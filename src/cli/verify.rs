@@ -211,7 +211,7 @@ impl<'a> Case<'a> {
         // Of one table of several, rows may lie in the others: what it lacks is no gap of the log.
         let anchor = if own.table.is_none() { self.anchor().await? } else { None };
         for own in tables.iter().chain(&anchor) {
-            standing.join(Standing::of(&own.state, &self.branch, &pipeline)?);
+            standing.join(Standing::of(&own.storage, &own.state, &self.branch, &pipeline).await?);
         }
         Ok(standing)
     }
@@ -232,7 +232,7 @@ impl<'a> Case<'a> {
         };
         let anchor = self.anchor().await?;
         match anchor.as_ref().or(tables.first()) {
-            Some(own) => positions_at(&own.state, &self.branch, &pipeline, moment),
+            Some(own) => positions_at(&own.storage, &own.state, &self.branch, &pipeline, moment).await,
             None => Ok(Default::default()),
         }
     }

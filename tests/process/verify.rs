@@ -94,6 +94,24 @@ fn a_window_may_be_of_some_logs_offsets_or_what_came_since() {
     assert!(never.2.contains("no such snapshot"), "{never:?}");
 }
 
+/// A record of many partitions stands in the manifest list, where its summary only says so.
+#[test]
+fn a_table_of_many_partitions_is_proven_and_has_a_past() {
+    let config = SHOP.replace("VERSION", "2").replace("partitions = 2", "partitions = 250").replace("20000", "8");
+    let world =
+        World::new(&config.replace("create = { partition = [\"log\"], ", "create = { ").replace("= 400", "= 9000"));
+    world.start(&[]).ends().with(0, &["committed"]);
+    let answer = proven(&world, &["shop.orders"]);
+    assert_eq!(answer["logs"].as_array().map(Vec::len), Some(250), "{answer}");
+    let history = world.json(&["table", "history", "shop.orders"]);
+    let snapshots = history["snapshots"].as_array().expect("snapshots");
+    for at in [snapshots.first(), snapshots.last()] {
+        let id = at.expect("a snapshot")["snapshot-id"].to_string();
+        let (code, since, said) = verify(&world, &["shop.orders", "--since", &id]);
+        assert!(code == Some(0) || code == Some(6), "{since} {said}");
+    }
+}
+
 #[test]
 fn rejects_are_counted_and_lines_that_nobody_can_tell_are_said() {
     let world = World::new(
