@@ -16,7 +16,7 @@ pub enum Verdict {
     Proven,
     /// Rows are missing, or there twice, or above the checkpoint.
     Broken,
-    /// Nothing wrong was seen, and not all could be looked at.
+    /// Nothing wrong was seen, and not all could be looked at, or there was nothing to look at.
     Open,
 }
 
@@ -48,6 +48,8 @@ pub struct LogProof {
     pub checkpoint: Option<i64>,
     /// Rows above it.
     pub above: u64,
+    /// Why it cannot be told whether each row is there, where it cannot.
+    pub open: Option<&'static str>,
 }
 
 /// What a log says of offsets that are missing in the table.
@@ -111,6 +113,12 @@ impl LogProof {
             missing -= &accounted;
         }
         let above = checkpoint.map_or(0, |offset| seen.live.range_cardinality(after(offset)..));
+        let open = match (begin, end) {
+            _ if checkpoint.is_none() && !standing.now.is_empty() => Some("the checkpoint names no such log"),
+            (_, None) => Some("there is no row of it, and no checkpoint"),
+            (None, Some(end)) if end > 0 => Some("there is no row of it, and nothing says where it begins"),
+            _ => None,
+        };
         Self {
             log: log.to_owned(),
             rows: seen.rows,
@@ -122,28 +130,38 @@ impl LogProof {
             rejected,
             checkpoint,
             above,
+            open,
             ..Self::default()
         }
     }
 }
 
-/// Each log of the window: those that have rows or rejects, and those that a checkpoint names. `rejects` is what the table of
-/// rejects says.
+/// Each log of the window: those that have rows or rejects, and those that a checkpoint or the window itself names. `rejects` is
+/// what the table of rejects says.
 pub fn judge(rows: &Evidence, rejects: &Evidence, window: &Window, standing: &Standing) -> Vec<LogProof> {
     let (none, empty) = (Seen::default(), RoaringTreemap::new());
-    let names: BTreeSet<&String> =
-        rows.logs.keys().chain(rejects.logs.keys()).chain(standing.now.keys()).chain(window.from.own.keys()).collect();
+    let held = rows.logs.keys().chain(rejects.logs.keys()).chain(standing.now.keys());
+    let mut names: BTreeSet<&String> = held.filter(|log| window.has(log)).collect();
+    names.extend(window.unmatched(&names));
+    // Columns that name logs otherwise than the checkpoint does: it says nothing of the rows then, and is not held against them.
+    let is_other = !rows.logs.is_empty() && !rows.logs.keys().any(|log| standing.now.contains_key(log));
+    let oldest = if is_other { BTreeMap::new() } else { standing.oldest.clone() };
+    let standing = &Standing { now: standing.now.clone(), oldest };
     let proof = |log: &String| {
         let seen = rows.logs.get(log).unwrap_or(&none);
         let rejected = rejects.logs.get(log).map_or(&empty, |seen| &seen.live);
         LogProof::of(log, seen, rejected, window, standing)
     };
-    names.into_iter().filter(|log| window.has(log)).map(proof).collect()
+    names.into_iter().map(proof).collect()
 }
 
 /// What it all comes to.
 pub fn verdict(proofs: &[LogProof], rows: &Evidence, rejects: &Evidence, ignore_without: bool) -> Verdict {
-    let open = !rows.unsettled.is_empty() || (rows.without > 0 && !ignore_without);
+    // Where there is no log at all, nothing was proven of any.
+    let open = proofs.is_empty()
+        || proofs.iter().any(|proof| proof.open.is_some())
+        || !rows.unsettled.is_empty()
+        || (rows.without > 0 && !ignore_without);
     // What is not settled may be what is missing.
     let unsure = !rows.unsettled.is_empty() || !rejects.unsettled.is_empty();
     let sure = |proof: &LogProof| if unsure { proof.surplus > 0 || proof.above > 0 } else { proof.is_broken() };

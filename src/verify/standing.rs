@@ -21,6 +21,16 @@ pub struct Standing {
     pub oldest: BTreeMap<String, i64>,
 }
 
+/// Whether a pipeline has a record in a table, whatever it says.
+///
+/// # Errors
+/// `Corrupt` when a snapshot is among its own ancestors.
+pub fn is_recorded(state: &TableState, branch: &str, pipeline: &PipelineName) -> Result<bool> {
+    let key = record_key(pipeline, branch);
+    let carries = |at: &SnapshotRef| at.summary().additional_properties.contains_key(&key);
+    Ok(state.property(&key).is_some() || Chain::of(state, branch)?.snapshots.iter().any(carries))
+}
+
 /// A moment of a table's past.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {

@@ -344,6 +344,7 @@ async fn agree(files: &[File], alone: &BTreeSet<(usize, usize)>, window: &Window
             continue;
         }
         let (evidence, proofs) = looked(&plan, look, window).await;
+        let proofs: Vec<_> = proofs.into_iter().filter(|proof| proof.open.is_none()).collect();
         let found: BTreeMap<String, Count> = proofs.iter().map(|proof| (proof.log.clone(), as_count(proof))).collect();
         let without: BTreeMap<String, Count> = counted(files, window)
             .into_iter()
@@ -357,7 +358,8 @@ async fn agree(files: &[File], alone: &BTreeSet<(usize, usize)>, window: &Window
             assert!(proof.surplus >= twice && offsets + proof.surplus == proof.rows, "{look:?} {}", proof.log);
         }
         let said = verdict(&proofs, &evidence, &Evidence::default(), true);
-        assert_eq!(said, if is_broken { Verdict::Broken } else { Verdict::Proven }, "{look:?}");
+        let sound = if proofs.is_empty() { Verdict::Open } else { Verdict::Proven };
+        assert_eq!(said, if is_broken { Verdict::Broken } else { sound }, "{look:?}");
         let copies = copies_of(&plan, &request(look, window), &twice(&proofs)).await.expect("readable");
         for (log, own) in &expected {
             for offset in &own.twice {
@@ -379,7 +381,7 @@ async fn agree(files: &[File], alone: &BTreeSet<(usize, usize)>, window: &Window
     let (evidence, proofs) = looked(&plan, Look::Never, window).await;
     assert_eq!(evidence.figures.read, 0);
     match verdict(&proofs, &evidence, &Evidence::default(), true) {
-        Verdict::Open => assert!(!evidence.unsettled.is_empty()),
+        Verdict::Open => assert!(!evidence.unsettled.is_empty() || expected.is_empty()),
         said => {
             let right = if is_broken { Verdict::Broken } else { Verdict::Proven };
             assert!(said == right || files.iter().any(fools), "never: {said:?}");
@@ -476,7 +478,28 @@ fn the_checkpoint_says_what_must_be_there_and_what_must_not() {
         // A log that has had no row since it was first looked at.
         let (said, _) = proofs(&[(0, 9), (1, 3), (2, 7)], &[(2, 7)]);
         assert_eq!(said, Verdict::Proven);
+        // One that has a checkpoint and no row, and may have lost them all.
+        let (said, _) = proofs(&[(0, 9), (1, 3), (2, 7)], &[]);
+        assert_eq!(said, Verdict::Open);
+        assert_eq!(proofs(&[(0, 9), (1, 3), (2, -1)], &[]).0, Verdict::Proven);
+        // A log that the checkpoint does not name, and one that calls them all otherwise.
+        assert_eq!(proofs(&[(0, 9)], &[]).0, Verdict::Open);
+        assert_eq!(proofs(&[(5, 9)], &[(5, 3)]).0, Verdict::Open);
     });
+}
+
+#[test]
+fn logs_that_are_named_and_not_there_are_asked_for() {
+    let proofs = |window: &Window| judge(&Evidence::default(), &Evidence::default(), window, &Standing::default());
+    let said = |window: &Window| verdict(&proofs(window), &Evidence::default(), &Evidence::default(), false);
+    assert_eq!(said(&Window::default()), Verdict::Open);
+    let mut window = Window { only: vec!["orders/3".to_owned()], ..Window::default() };
+    assert_eq!((said(&window), proofs(&window).len()), (Verdict::Open, 1));
+    window.from.all = Some(0);
+    window.to.all = Some(999);
+    assert_eq!((said(&window), proofs(&window)[0].missing()), (Verdict::Broken, 1000));
+    let to = Ends { all: None, own: BTreeMap::from([("orders/3".to_owned(), 9)]) };
+    assert_eq!(said(&Window { to, ..Window::default() }), Verdict::Open);
 }
 
 #[test]

@@ -113,6 +113,26 @@ fn a_table_of_many_partitions_is_proven_and_has_a_past() {
 }
 
 #[test]
+fn what_nothing_matches_is_never_proven() {
+    let world = shop(2);
+    let columns = ["--partition-column", "log", "--offset-column", "at"];
+    for (words, code) in [
+        (&["--partition", "7", "--from", "0", "--to", "999"][..], 5),
+        (&["--partition", "7"][..], 6),
+        (&["--from", "7=5"][..], 6),
+        (&["--to", "7=5"][..], 6),
+        (&["--pipeline", "order"][..], 6),
+    ] {
+        let words: Vec<&str> = ["shop.orders"].iter().chain(&columns).chain(words).copied().collect();
+        let (said, answer, error) = verify(&world, &words);
+        assert_eq!(said, Some(code), "{words:?}: {answer} {error}");
+    }
+    let (code, _, said) = verify(&world, &["shop.orders", "--branch", "mian"]);
+    assert!(code == Some(4) || code == Some(1), "{code:?} {said}");
+    assert!(said.contains("no branch \"mian\""), "{said}");
+}
+
+#[test]
 fn rejects_are_counted_and_lines_that_nobody_can_tell_are_said() {
     let world = World::new(
         r#"
