@@ -16,7 +16,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::ids::{MAIN, PipelineName, TableName};
 use crate::model::table::TableState;
 use crate::quality::quarantine::SUFFIX;
-use crate::source::kafka_probe::{Gaps, Probe};
+use crate::source::kafka_probe::{Gaps, Held, Probe};
 use crate::storage::Storage;
 use crate::verify::columns::Names;
 use crate::verify::judge::{Asked, LogProof, Verdict, judge, twice, verdict};
@@ -306,7 +306,8 @@ impl<'a> Case<'a> {
         let answers: BTreeMap<&str, _> = answers.iter().map(|found| (found.log.as_str(), found)).collect();
         for proof in proofs {
             if let Some(found) = answers.get(proof.log.as_str()) {
-                proof.take(&Asked { records: found.records.clone(), removed: found.removed.clone() });
+                let Held { records, removed, untold, .. } = (*found).clone();
+                proof.take(&Asked { records, removed, untold });
             }
         }
         Ok(())

@@ -59,6 +59,8 @@ pub struct Asked {
     pub records: RoaringTreemap,
     /// Offsets below its first record: removed, or never there.
     pub removed: RoaringTreemap,
+    /// Offsets that it does not tell of yet: they are above its end, or above the beginning of an open transaction.
+    pub untold: RoaringTreemap,
 }
 
 impl LogProof {
@@ -81,8 +83,12 @@ impl LogProof {
     pub fn take(&mut self, asked: &Asked) {
         let before = self.missing.len();
         let removed = &self.missing & &asked.removed;
+        let untold = self.missing.intersection_len(&asked.untold);
         self.missing &= &asked.records | &removed;
-        self.holes = before - self.missing.len();
+        self.holes = before - self.missing.len() - untold;
+        if untold > 0 {
+            self.open = Some("the log ends before the last offset asked for, or a transaction is open there");
+        }
         self.removed = removed.len();
         self.asked = true;
     }

@@ -514,12 +514,19 @@ fn rejected_rows_and_holes_of_the_log_are_no_gaps() {
         rejects.add(&refused, &request(Look::Always, &window)).await.expect("readable");
         let mut proofs = judge(&rows, &rejects, &window, &Standing::default());
         assert_eq!((proofs[0].rejected, proofs[0].missing()), (1, 4));
-        let asked = judge::Asked { records: [6].into_iter().collect(), removed: [3].into_iter().collect() };
+        let set = |offsets: &[u64]| offsets.iter().copied().collect();
+        let asked = judge::Asked { records: set(&[6]), removed: set(&[3]), ..judge::Asked::default() };
         proofs[0].take(&asked);
         assert_eq!((proofs[0].holes, proofs[0].removed), (2, 1));
         assert_eq!(proofs[0].gaps().collect::<Vec<_>>(), [(3, 3), (6, 6)]);
         assert_eq!(verdict(&proofs, &rows, &rejects, false), Verdict::Broken);
         proofs[0].take(&judge::Asked::default());
         assert_eq!(verdict(&proofs, &rows, &rejects, false), Verdict::Proven);
+
+        // What a transaction that is open has there may be rows.
+        let mut proofs = judge(&rows, &rejects, &window, &Standing::default());
+        proofs[0].take(&judge::Asked { untold: set(&[5, 6, 7]), ..judge::Asked::default() });
+        assert_eq!((proofs[0].holes, proofs[0].missing()), (1, 0));
+        assert_eq!(verdict(&proofs, &rows, &rejects, false), Verdict::Open);
     });
 }
