@@ -80,7 +80,7 @@ async fn work(config: &Config, own: &Verify) -> Result<Report> {
     if let Some(own) = &quarantine {
         case.gather_rejects(own, &request, &mut rejects).await?;
     }
-    let mut proofs = judge(&rows, &rejects, &request.window, &standing);
+    let mut proofs = judge(&rows, &rejects, &request, &standing)?;
     if own.connect {
         case.ask(&mut proofs).await?;
     }

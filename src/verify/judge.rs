@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roaring::RoaringTreemap;
 
-use crate::verify::gather::{Copy, Evidence};
-use crate::verify::offsets::{Seen, ranges};
+use crate::error::Result;
+use crate::verify::gather::{Copy, Evidence, Request};
+use crate::verify::offsets::{Seen, lacking, ranges};
 use crate::verify::standing::Standing;
 use crate::verify::window::Window;
 
@@ -97,7 +98,14 @@ impl LogProof {
         !self.missing.is_empty() || self.surplus > 0 || self.above > 0
     }
 
-    fn of(log: &str, seen: &Seen, rejected: &RoaringTreemap, window: &Window, standing: &Standing) -> Self {
+    fn of(
+        log: &str,
+        seen: &Seen,
+        rejected: &RoaringTreemap,
+        window: &Window,
+        standing: &Standing,
+        memory: u64,
+    ) -> Result<Self> {
         let (from, to) = (window.from.of(log), window.to.of(log));
         let known = |map: &BTreeMap<String, i64>| map.get(log).copied();
         let checkpoint = known(&standing.now);
@@ -111,13 +119,10 @@ impl LogProof {
         let begin = from.or(accounted.min().into_iter().chain(oldest).min());
         let most = accounted.max().map(|last| last.saturating_add(1)).into_iter().chain(checkpoint.map(after)).max();
         let end = to.map_or(most, |to| Some(to.saturating_add(1)));
-        let mut missing = RoaringTreemap::new();
-        if let (Some(begin), Some(end)) = (begin, end)
-            && begin < end
-        {
-            missing.insert_range(begin..end);
-            missing -= &accounted;
-        }
+        let missing = match (begin, end) {
+            (Some(begin), Some(end)) => lacking(&accounted, begin, end, memory)?,
+            _ => RoaringTreemap::new(),
+        };
         let above = checkpoint.map_or(0, |offset| seen.live.range_cardinality(after(offset)..));
         let open = match (begin, end) {
             _ if checkpoint.is_none() && !standing.now.is_empty() => Some("the checkpoint names no such log"),
@@ -125,7 +130,7 @@ impl LogProof {
             (None, Some(end)) if end > 0 => Some("there is no row of it, and nothing says where it begins"),
             _ => None,
         };
-        Self {
+        Ok(Self {
             log: log.to_owned(),
             rows: seen.rows,
             ends: seen.live.min().zip(seen.live.max()),
@@ -138,13 +143,17 @@ impl LogProof {
             above,
             open,
             ..Self::default()
-        }
+        })
     }
 }
 
 /// Each log of the window: those that have rows or rejects, and those that a checkpoint or the window itself names. `rejects` is
 /// what the table of rejects says.
-pub fn judge(rows: &Evidence, rejects: &Evidence, window: &Window, standing: &Standing) -> Vec<LogProof> {
+///
+/// # Errors
+/// `Unsupported` when the offsets that are missing do not fit into a quarter of the memory that the request allows.
+pub fn judge(rows: &Evidence, rejects: &Evidence, request: &Request, standing: &Standing) -> Result<Vec<LogProof>> {
+    let window = &*request.window;
     let (none, empty) = (Seen::default(), RoaringTreemap::new());
     let held = rows.logs.keys().chain(rejects.logs.keys()).chain(standing.now.keys());
     let mut names: BTreeSet<&String> = held.filter(|log| window.has(log)).collect();
@@ -156,7 +165,7 @@ pub fn judge(rows: &Evidence, rejects: &Evidence, window: &Window, standing: &St
     let proof = |log: &String| {
         let seen = rows.logs.get(log).unwrap_or(&none);
         let rejected = rejects.logs.get(log).map_or(&empty, |seen| &seen.live);
-        LogProof::of(log, seen, rejected, window, standing)
+        LogProof::of(log, seen, rejected, window, standing, request.memory / 4)
     };
     names.into_iter().map(proof).collect()
 }

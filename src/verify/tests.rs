@@ -318,7 +318,7 @@ fn request(look: Look, window: &Window) -> Request {
 async fn looked(plan: &Plan<'_>, look: Look, window: &Window) -> (Evidence, Vec<judge::LogProof>) {
     let mut evidence = Evidence::default();
     evidence.add(plan, &request(look, window)).await.expect("readable");
-    let proofs = judge(&evidence, &Evidence::default(), window, &Standing::default());
+    let proofs = judge(&evidence, &Evidence::default(), &request(look, window), &Standing::default()).expect("fits");
     (evidence, proofs)
 }
 
@@ -462,7 +462,8 @@ fn the_checkpoint_says_what_must_be_there_and_what_must_not() {
         let at = |all: &[(i32, i64)]| all.iter().map(|(log, offset)| (name(0, *log), *offset)).collect();
         let proofs = |now: &[(i32, i64)], oldest: &[(i32, i64)]| {
             let standing = Standing { now: at(now), oldest: at(oldest) };
-            let proofs = judge(&evidence, &Evidence::default(), &window, &standing);
+            let proofs =
+                judge(&evidence, &Evidence::default(), &request(Look::Auto, &window), &standing).expect("fits");
             let said = verdict(&proofs, &evidence, &Evidence::default(), false);
             let shown = proofs.iter().map(|proof| (proof.gaps().collect::<Vec<_>>(), proof.above)).collect::<Vec<_>>();
             (said, shown)
@@ -490,7 +491,9 @@ fn the_checkpoint_says_what_must_be_there_and_what_must_not() {
 
 #[test]
 fn logs_that_are_named_and_not_there_are_asked_for() {
-    let proofs = |window: &Window| judge(&Evidence::default(), &Evidence::default(), window, &Standing::default());
+    let none = Evidence::default();
+    let proofs =
+        |window: &Window| judge(&none, &none, &request(Look::Auto, window), &Standing::default()).expect("fits");
     let said = |window: &Window| verdict(&proofs(window), &Evidence::default(), &Evidence::default(), false);
     assert_eq!(said(&Window::default()), Verdict::Open);
     let mut window = Window { only: vec!["orders/3".to_owned()], ..Window::default() };
@@ -503,6 +506,21 @@ fn logs_that_are_named_and_not_there_are_asked_for() {
 }
 
 #[test]
+fn a_manifest_that_says_any_number_of_rows_takes_no_memory() {
+    run(async {
+        let bench = Bench::new();
+        let (mut plan, _) = bench.plan(&[file((0, 0), 0..4)], &BTreeSet::new()).await;
+        for bounds in plan.bounds.values_mut() {
+            bounds.offsets = Some((0, (1 << 34) - 1));
+        }
+        plan.live.data[0].rows = 1 << 34;
+        let added = Evidence::default().add(&plan, &request(Look::Auto, &Window::default())).await;
+        let error = added.expect_err("too large").to_string();
+        assert!(error.contains(&plan.live.data[0].location) && error.contains("memory"), "{error}");
+    });
+}
+
+#[test]
 fn rejected_rows_and_holes_of_the_log_are_no_gaps() {
     run(async {
         let bench = Bench::new();
@@ -512,7 +530,7 @@ fn rejected_rows_and_holes_of_the_log_are_no_gaps() {
         let window = Window::default();
         rows.add(&plan, &request(Look::Auto, &window)).await.expect("readable");
         rejects.add(&refused, &request(Look::Always, &window)).await.expect("readable");
-        let mut proofs = judge(&rows, &rejects, &window, &Standing::default());
+        let mut proofs = judge(&rows, &rejects, &request(Look::Auto, &window), &Standing::default()).expect("fits");
         assert_eq!((proofs[0].rejected, proofs[0].missing()), (1, 4));
         let set = |offsets: &[u64]| offsets.iter().copied().collect();
         let asked = judge::Asked { records: set(&[6]), removed: set(&[3]), ..judge::Asked::default() };
@@ -524,7 +542,7 @@ fn rejected_rows_and_holes_of_the_log_are_no_gaps() {
         assert_eq!(verdict(&proofs, &rows, &rejects, false), Verdict::Proven);
 
         // What a transaction that is open has there may be rows.
-        let mut proofs = judge(&rows, &rejects, &window, &Standing::default());
+        let mut proofs = judge(&rows, &rejects, &request(Look::Auto, &window), &Standing::default()).expect("fits");
         proofs[0].take(&judge::Asked { untold: set(&[5, 6, 7]), ..judge::Asked::default() });
         assert_eq!((proofs[0].holes, proofs[0].missing()), (1, 0));
         assert_eq!(verdict(&proofs, &rows, &rejects, false), Verdict::Open);

@@ -133,6 +133,13 @@ fn what_nothing_matches_is_never_proven() {
 }
 
 #[test]
+fn a_window_that_does_not_fit_into_memory_is_refused() {
+    let world = shop(2);
+    let (code, answer, said) = verify(&world, &["shop.orders", "--to", "8000000000", "--max-memory", "64MiB"]);
+    assert!(code == Some(1) && said.contains("--max-memory"), "{code:?} {answer} {said}");
+}
+
+#[test]
 fn rejects_are_counted_and_lines_that_nobody_can_tell_are_said() {
     let world = World::new(
         r#"
