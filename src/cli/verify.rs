@@ -20,7 +20,7 @@ use crate::source::kafka_probe::{Gaps, Held, Probe};
 use crate::storage::Storage;
 use crate::verify::columns::Names;
 use crate::verify::judge::{Asked, LogProof, Verdict, judge, twice, verdict};
-use crate::verify::standing::{Moment, Standing, is_recorded, pipelines, positions_at};
+use crate::verify::standing::{Moment, Scope, Standing, is_recorded, pipelines, positions_at};
 use crate::verify::window::{Ends, Window};
 use crate::verify::{Evidence, Look, Request, Subject, copies};
 
@@ -55,8 +55,10 @@ struct Loaded {
 
 async fn work(config: &Config, own: &Verify) -> Result<Report> {
     let case = Case::of(config, own).await?;
+    // Rows must be there as far as the anchor was before the other tables were looked at, and not further than it is after.
+    let anchor = if own.table.is_none() { case.anchor().await? } else { None };
     let tables = case.tables(own).await?;
-    let standing = case.standing(own, &tables).await?;
+    let standing = case.standing(own, &tables, anchor).await?;
     let notes = case.notes(own, &tables)?;
     let mut window = window(own)?;
     if let Some(since) = &own.since {
@@ -236,13 +238,29 @@ impl<'a> Case<'a> {
         }
     }
 
-    async fn standing(&self, own: &Verify, tables: &[Loaded]) -> Result<Standing> {
+    async fn standing(&self, own: &Verify, tables: &[Loaded], anchor: Option<Loaded>) -> Result<Standing> {
         let mut standing = Standing::default();
         let Some(pipeline) = self.owner(own, tables) else { return Ok(standing) };
-        // Of one table of several, rows may lie in the others: what it lacks is no gap of the log.
-        let anchor = if own.table.is_none() { self.anchor().await? } else { None };
-        for own in tables.iter().chain(&anchor) {
-            standing.join(Standing::of(&own.storage, &own.state, &self.branch, &pipeline).await?);
+        let of = async |own: &Loaded| Standing::of(&own.storage, &own.state, &self.branch, &pipeline).await;
+        let several = self.config.pipelines.get(&pipeline).is_some_and(|fed| fed.table.contains('{'));
+        standing.scope = match (several, &own.table) {
+            (true, Some(_)) => Scope::Part,
+            (true, None) => Scope::All,
+            (false, _) => Scope::One,
+        };
+        if let Some(anchor) = &anchor {
+            standing.join(of(anchor).await?);
+        }
+        for own in tables {
+            match anchor {
+                Some(_) => standing.follow(of(own).await?),
+                None => standing.join(of(own).await?),
+            }
+        }
+        if anchor.is_some()
+            && let Some(later) = self.anchor().await?
+        {
+            standing.follow(of(&later).await?);
         }
         Ok(standing)
     }

@@ -7,7 +7,7 @@ use roaring::RoaringTreemap;
 use crate::error::Result;
 use crate::verify::gather::{Copy, Evidence, Request};
 use crate::verify::offsets::{Seen, lacking, ranges};
-use crate::verify::standing::Standing;
+use crate::verify::standing::{Scope, Standing};
 use crate::verify::window::Window;
 
 /// How a window turned out.
@@ -108,23 +108,40 @@ impl LogProof {
     ) -> Result<Self> {
         let (from, to) = (window.from.of(log), window.to.of(log));
         let known = |map: &BTreeMap<String, i64>| map.get(log).copied();
-        let checkpoint = known(&standing.now);
-        let after = |offset: i64| u64::try_from(offset.saturating_add(1)).unwrap_or(0);
+        let (checkpoint, due) = (known(&standing.latest), known(&standing.now).map(after));
         let mut accounted = &seen.live | &seen.deleted;
         let deleted = accounted.len() - seen.live.len();
+        let last = accounted.max();
         accounted |= rejected;
+        // Rejects are looked at after the rows: those above the checkpoint came meanwhile.
+        if let Some(end) = checkpoint.map(after) {
+            accounted.remove_range(last.map_or(end, |last| end.max(last.saturating_add(1)))..);
+        }
         let rejected = accounted.len() - seen.live.len() - deleted;
         let oldest = known(&standing.oldest).map(after);
         // The first offset that must be there, and the first that need not.
         let begin = from.or(accounted.min().into_iter().chain(oldest).min());
-        let most = accounted.max().map(|last| last.saturating_add(1)).into_iter().chain(checkpoint.map(after)).max();
+        let rows = last.filter(|_| due.is_none() || standing.scope == Scope::One);
+        let most = rows.map(|last| last.saturating_add(1)).into_iter().chain(due).max();
+        // Without a checkpoint a reject alone says that the rows before it were read: before it was, or after they were looked at.
+        let tail = accounted
+            .max()
+            .map(|last| last.saturating_add(1))
+            .filter(|tail| due.is_none() && to.is_none() && most < Some(*tail));
         let end = to.map_or(most, |to| Some(to.saturating_add(1)));
+        let is_late = match (begin, tail) {
+            (Some(begin), Some(tail)) => !lacking(&accounted, most.unwrap_or(begin), tail, memory)?.is_empty(),
+            _ => false,
+        };
+        let end = end.or(tail.filter(|_| !is_late));
         let missing = match (begin, end) {
-            (Some(begin), Some(end)) => lacking(&accounted, begin, end, memory)?,
+            (Some(begin), Some(end)) if standing.scope != Scope::Part => lacking(&accounted, begin, end, memory)?,
             _ => RoaringTreemap::new(),
         };
         let above = checkpoint.map_or(0, |offset| seen.live.range_cardinality(after(offset)..));
         let open = match (begin, end) {
+            _ if standing.scope == Scope::Part => Some("what this table lacks may be in the others of its pipeline"),
+            _ if is_late => Some("rows before the last reject may have come while it was looked: do it again"),
             _ if checkpoint.is_none() && !standing.now.is_empty() => Some("the checkpoint names no such log"),
             (_, None) => Some("there is no row of it, and no checkpoint"),
             (None, Some(end)) if end > 0 => Some("there is no row of it, and nothing says where it begins"),
@@ -147,6 +164,11 @@ impl LogProof {
     }
 }
 
+/// The first offset behind a position.
+fn after(offset: i64) -> u64 {
+    u64::try_from(offset.saturating_add(1)).unwrap_or(0)
+}
+
 /// Each log of the window: those that have rows or rejects, and those that a checkpoint or the window itself names. `rejects` is
 /// what the table of rejects says.
 ///
@@ -155,13 +177,13 @@ impl LogProof {
 pub fn judge(rows: &Evidence, rejects: &Evidence, request: &Request, standing: &Standing) -> Result<Vec<LogProof>> {
     let window = &*request.window;
     let (none, empty) = (Seen::default(), RoaringTreemap::new());
-    let held = rows.logs.keys().chain(rejects.logs.keys()).chain(standing.now.keys());
+    let held = rows.logs.keys().chain(rejects.logs.keys()).chain(standing.now.keys()).chain(standing.latest.keys());
     let mut names: BTreeSet<&String> = held.filter(|log| window.has(log)).collect();
     names.extend(window.unmatched(&names));
     // Columns that name logs otherwise than the checkpoint does: it says nothing of the rows then, and is not held against them.
     let is_other = !rows.logs.is_empty() && !rows.logs.keys().any(|log| standing.now.contains_key(log));
     let oldest = if is_other { BTreeMap::new() } else { standing.oldest.clone() };
-    let standing = &Standing { now: standing.now.clone(), oldest };
+    let standing = &Standing { oldest, ..standing.clone() };
     let proof = |log: &String| {
         let seen = rows.logs.get(log).unwrap_or(&none);
         let rejected = rejects.logs.get(log).map_or(&empty, |seen| &seen.live);

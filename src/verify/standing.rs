@@ -15,10 +15,26 @@ use crate::storage::Storage;
 /// Up to which offset the rows of each log are in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// Now.
+    /// When the first of the tables was looked at: these must be there.
     pub now: BTreeMap<String, i64>,
+    /// When the last of them was: none may be above these.
+    pub latest: BTreeMap<String, i64>,
     /// At the oldest snapshot that is there and says so: what came since must be there.
     pub oldest: BTreeMap<String, i64>,
+    /// How many of the tables that rows may be in are looked at.
+    pub scope: Scope,
+}
+
+/// Which of a pipeline's tables are looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Its one table.
+    #[default]
+    One,
+    /// All of several, one after the other: rows may come meanwhile.
+    All,
+    /// One of several: what it lacks may be in the others.
+    Part,
 }
 
 /// Whether a pipeline has a record in a table, whatever it says.
@@ -60,18 +76,28 @@ impl Standing {
             None => None,
         };
         let offsets = |record: Option<Record>| record.map(|own| offsets(&own.checkpoint.positions)).unwrap_or_default();
-        Ok(Self { now: offsets(newest), oldest: offsets(oldest) })
+        let now = offsets(newest);
+        Ok(Self { latest: now.clone(), now, oldest: offsets(oldest), scope: Scope::One })
     }
 
     /// The same with what another table of the pipeline says.
     pub fn join(&mut self, other: Self) {
-        let sides = [(&mut self.now, other.now), (&mut self.oldest, other.oldest)];
+        let sides = [(&mut self.now, other.now), (&mut self.latest, other.latest), (&mut self.oldest, other.oldest)];
         for (own, more) in sides {
-            for (log, offset) in more {
-                let held = own.entry(log).or_insert(offset);
-                *held = offset.max(*held);
-            }
+            most(own, more);
         }
+    }
+
+    /// The same with what a table says that was looked at later: no more rows must be there for it.
+    pub fn follow(&mut self, other: Self) {
+        most(&mut self.latest, other.latest);
+    }
+}
+
+fn most(own: &mut BTreeMap<String, i64>, more: BTreeMap<String, i64>) {
+    for (log, offset) in more {
+        let held = own.entry(log).or_insert(offset);
+        *held = offset.max(*held);
     }
 }
 

@@ -15,7 +15,7 @@ use super::columns::Names;
 use super::gather::{Plan, copies_of};
 use super::judge::{Verdict, files_of, judge, twice, verdict};
 use super::sight::Bounds;
-use super::standing::Standing;
+use super::standing::{Scope, Standing};
 use super::window::{Ends, Window};
 use super::*;
 use crate::compact::files::{DataEntry, DeleteEntry, DeleteKind, LiveFiles, Partition};
@@ -461,7 +461,7 @@ fn the_checkpoint_says_what_must_be_there_and_what_must_not() {
         evidence.add(&plan, &request(Look::Auto, &window)).await.expect("readable");
         let at = |all: &[(i32, i64)]| all.iter().map(|(log, offset)| (name(0, *log), *offset)).collect();
         let proofs = |now: &[(i32, i64)], oldest: &[(i32, i64)]| {
-            let standing = Standing { now: at(now), oldest: at(oldest) };
+            let standing = Standing { now: at(now), latest: at(now), oldest: at(oldest), ..Standing::default() };
             let proofs =
                 judge(&evidence, &Evidence::default(), &request(Look::Auto, &window), &standing).expect("fits");
             let said = verdict(&proofs, &evidence, &Evidence::default(), false);
@@ -503,6 +503,40 @@ fn logs_that_are_named_and_not_there_are_asked_for() {
     assert_eq!((said(&window), proofs(&window)[0].missing()), (Verdict::Broken, 1000));
     let to = Ends { all: None, own: BTreeMap::from([("orders/3".to_owned(), 9)]) };
     assert_eq!(said(&Window { to, ..Window::default() }), Verdict::Open);
+}
+
+#[test]
+fn what_comes_while_tables_are_looked_at_is_no_gap() {
+    run(async {
+        let bench = Bench::new();
+        let (plan, _) = bench.plan(&[file((0, 0), [0, 1, 2, 3, 7])], &BTreeSet::new()).await;
+        let (refused, _) = bench.plan(&[file((0, 0), [4, 20])], &BTreeSet::new()).await;
+        let (mut rows, mut rejects) = (Evidence::default(), Evidence::default());
+        let asked = request(Look::Always, &Window::default());
+        rows.add(&plan, &asked).await.expect("readable");
+        rejects.add(&refused, &asked).await.expect("readable");
+        let said = |now: Option<i64>, latest: Option<i64>, scope: Scope| {
+            let at = |offset: Option<i64>| offset.map(|offset| (name(0, 0), offset)).into_iter().collect();
+            let standing = Standing { now: at(now), latest: at(latest), scope, ..Standing::default() };
+            let proofs = judge(&rows, &rejects, &asked, &standing).expect("fits");
+            (verdict(&proofs, &rows, &rejects, false), proofs[0].missing(), proofs[0].rejected)
+        };
+        // The tables were looked at when the anchor was at 4, and it is at 8 now.
+        assert_eq!(said(Some(4), Some(8), Scope::All), (Verdict::Proven, 0, 1));
+        assert_eq!(said(Some(5), Some(8), Scope::All), (Verdict::Broken, 1, 1));
+        assert_eq!(said(Some(4), Some(6), Scope::All).0, Verdict::Broken, "a row above");
+        // One table: its rows and its checkpoint are of one moment.
+        assert_eq!(said(Some(7), Some(7), Scope::One), (Verdict::Broken, 2, 1));
+        // One of several.
+        assert_eq!(said(Some(7), Some(7), Scope::Part), (Verdict::Open, 0, 1));
+        // Without a checkpoint nothing says whether the last reject is newer than the rows.
+        assert_eq!(said(None, None, Scope::One).0, Verdict::Broken);
+        let (plan, _) = bench.plan(&[file((0, 0), 0..4)], &BTreeSet::new()).await;
+        let mut rows = Evidence::default();
+        rows.add(&plan, &asked).await.expect("readable");
+        let proofs = judge(&rows, &rejects, &asked, &Standing::default()).expect("fits");
+        assert_eq!((verdict(&proofs, &rows, &rejects, false), proofs[0].missing()), (Verdict::Open, 0));
+    });
 }
 
 #[test]

@@ -139,6 +139,31 @@ fn a_window_that_does_not_fit_into_memory_is_refused() {
     assert!(code == Some(1) && said.contains("--max-memory"), "{code:?} {answer} {said}");
 }
 
+/// What one of the tables of a stream lacks may be in the others.
+#[test]
+fn one_table_of_several_is_not_judged_by_what_it_lacks() {
+    let world = World::new(
+        r#"
+[pipeline.lines]
+source = "in"
+table = "lake.shop.t_{kind}"
+anchor = "lake.shop.anchor"
+create = { columns = ["id long", "kind string"] }
+metadata = { file = "origin", line = "number" }
+"#,
+    );
+    world.put("a.ndjson", "{\"id\":1,\"kind\":\"a\"}\n{\"id\":2,\"kind\":\"b\"}\n{\"id\":3,\"kind\":\"a\"}\n");
+    world.run_to_end(&[]).with(0, &["committed"]);
+    proven(&world, &["--pipeline", "lines"]);
+    let columns = ["--topic-column", "file", "--offset-column", "line"];
+    for words in [&columns[..], &["--pipeline", "lines"][..]] {
+        let words: Vec<&str> = ["shop.t_a"].iter().chain(words).copied().collect();
+        let (code, answer, said) = verify(&world, &words);
+        assert_eq!((code, answer["verdict"].as_str()), (Some(6), Some("not-proven")), "{answer} {said}");
+        assert_eq!(answer["logs"][0]["missing"], 0, "{answer}");
+    }
+}
+
 #[test]
 fn rejects_are_counted_and_lines_that_nobody_can_tell_are_said() {
     let world = World::new(
