@@ -16,11 +16,11 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::ids::{MAIN, PipelineName, TableName};
 use crate::model::table::TableState;
 use crate::quality::quarantine::SUFFIX;
-use crate::source::kafka_probe::{Gaps, Probe};
+use crate::source::kafka_probe::{Gaps, Held, Probe};
 use crate::storage::Storage;
 use crate::verify::columns::Names;
 use crate::verify::judge::{Asked, LogProof, Verdict, judge, twice, verdict};
-use crate::verify::standing::{Moment, Standing, pipelines, positions_at};
+use crate::verify::standing::{Moment, Scope, Standing, is_recorded, pipelines, positions_at};
 use crate::verify::window::{Ends, Window};
 use crate::verify::{Evidence, Look, Request, Subject, copies};
 
@@ -55,8 +55,11 @@ struct Loaded {
 
 async fn work(config: &Config, own: &Verify) -> Result<Report> {
     let case = Case::of(config, own).await?;
+    // Rows must be there as far as the anchor was before the other tables were looked at, and not further than it is after.
+    let anchor = if own.table.is_none() { case.anchor().await? } else { None };
     let tables = case.tables(own).await?;
-    let standing = case.standing(own, &tables).await?;
+    let standing = case.standing(own, &tables, anchor).await?;
+    let notes = case.notes(own, &tables)?;
     let mut window = window(own)?;
     if let Some(since) = &own.since {
         window.from.after(&case.since(since, own, &tables).await?);
@@ -79,7 +82,7 @@ async fn work(config: &Config, own: &Verify) -> Result<Report> {
     if let Some(own) = &quarantine {
         case.gather_rejects(own, &request, &mut rejects).await?;
     }
-    let mut proofs = judge(&rows, &rejects, &request.window, &standing);
+    let mut proofs = judge(&rows, &rejects, &request, &standing)?;
     if own.connect {
         case.ask(&mut proofs).await?;
     }
@@ -90,10 +93,12 @@ async fn work(config: &Config, own: &Verify) -> Result<Report> {
     }
     let stores = tables.iter().chain(&quarantine).map(|own| own.storage.counters().snapshot());
     let bytes = stores.flat_map(|counts| counts.into_values().map(|counts| counts.bytes)).sum();
+    let said = verdict(&proofs, &rows, &rejects, own.allow_null);
     Ok(Report {
         tables: tables.iter().map(|own| own.state.name.to_string()).collect(),
         rejects: quarantine.map(|own| own.state.name.to_string()),
-        verdict: verdict(&proofs, &rows, &rejects, own.allow_null),
+        verdict: if said == Verdict::Proven && !notes.is_empty() { Verdict::Open } else { said },
+        notes,
         proofs,
         copies: copied,
         rows,
@@ -150,6 +155,34 @@ impl<'a> Case<'a> {
         Ok(Loaded { state, storage })
     }
 
+    /// A table whose rows are looked at: one without a snapshot has none, but a branch that is named must be there.
+    async fn load_branch(&self, name: &TableName) -> Result<Loaded> {
+        let own = self.load(name).await?;
+        if self.branch != MAIN && own.state.head(&self.branch).is_none() {
+            let what = format!("table {name} has no branch {:?}", self.branch);
+            return Err(Error::new(ErrorKind::NotFound, what).with_hint("`frazil table show` lists its branches"));
+        }
+        Ok(own)
+    }
+
+    /// What keeps all from being proven.
+    fn notes(&self, own: &Verify, tables: &[Loaded]) -> Result<Vec<String>> {
+        let mut notes = Vec::new();
+        if let Some(name) = &own.pipeline {
+            let pipeline = PipelineName::new(name.as_str());
+            let mut found = false;
+            for own in tables {
+                found |= is_recorded(&own.state, &self.branch, &pipeline)?;
+            }
+            if !found {
+                notes.push(format!(
+                    "pipeline {name} has no checkpoint here: nothing says how far its rows should be in"
+                ));
+            }
+        }
+        Ok(notes)
+    }
+
     fn subject<'b>(&'b self, own: &'b Loaded, names: &'b Names) -> Subject<'b> {
         Subject { env: &self.env, storage: &own.storage, state: &own.state, branch: &self.branch, names }
     }
@@ -159,11 +192,11 @@ impl<'a> Case<'a> {
         if let Some(name) = &own.table {
             let from = own.from.with_catalog(&self.catalog_name);
             let (_, name) = table::named(self.config, &TableChoice { table: name.clone(), from })?;
-            return Ok(vec![self.load(&name).await?]);
+            return Ok(vec![self.load_branch(&name).await?]);
         }
         let Some((pipeline, fed)) = &self.pipeline else { return Ok(Vec::new()) };
         if !fed.table.contains('{') {
-            return Ok(vec![self.load(&fed.table.parse()?).await?]);
+            return Ok(vec![self.load_branch(&fed.table.parse()?).await?]);
         }
         let mut found = Vec::new();
         let anchor = fed.anchor.as_deref().unwrap_or_default();
@@ -205,13 +238,29 @@ impl<'a> Case<'a> {
         }
     }
 
-    async fn standing(&self, own: &Verify, tables: &[Loaded]) -> Result<Standing> {
+    async fn standing(&self, own: &Verify, tables: &[Loaded], anchor: Option<Loaded>) -> Result<Standing> {
         let mut standing = Standing::default();
         let Some(pipeline) = self.owner(own, tables) else { return Ok(standing) };
-        // Of one table of several, rows may lie in the others: what it lacks is no gap of the log.
-        let anchor = if own.table.is_none() { self.anchor().await? } else { None };
-        for own in tables.iter().chain(&anchor) {
-            standing.join(Standing::of(&own.state, &self.branch, &pipeline)?);
+        let of = async |own: &Loaded| Standing::of(&own.storage, &own.state, &self.branch, &pipeline).await;
+        let several = self.config.pipelines.get(&pipeline).is_some_and(|fed| fed.table.contains('{'));
+        standing.scope = match (several, &own.table) {
+            (true, Some(_)) => Scope::Part,
+            (true, None) => Scope::All,
+            (false, _) => Scope::One,
+        };
+        if let Some(anchor) = &anchor {
+            standing.join(of(anchor).await?);
+        }
+        for own in tables {
+            match anchor {
+                Some(_) => standing.follow(of(own).await?),
+                None => standing.join(of(own).await?),
+            }
+        }
+        if anchor.is_some()
+            && let Some(later) = self.anchor().await?
+        {
+            standing.follow(of(&later).await?);
         }
         Ok(standing)
     }
@@ -232,7 +281,7 @@ impl<'a> Case<'a> {
         };
         let anchor = self.anchor().await?;
         match anchor.as_ref().or(tables.first()) {
-            Some(own) => positions_at(&own.state, &self.branch, &pipeline, moment),
+            Some(own) => positions_at(&own.storage, &own.state, &self.branch, &pipeline, moment).await,
             None => Ok(Default::default()),
         }
     }
@@ -275,7 +324,8 @@ impl<'a> Case<'a> {
         let answers: BTreeMap<&str, _> = answers.iter().map(|found| (found.log.as_str(), found)).collect();
         for proof in proofs {
             if let Some(found) = answers.get(proof.log.as_str()) {
-                proof.take(&Asked { records: found.records.clone(), removed: found.removed.clone() });
+                let Held { records, removed, untold, .. } = (*found).clone();
+                proof.take(&Asked { records, removed, untold });
             }
         }
         Ok(())

@@ -18,6 +18,8 @@ pub struct Report {
     pub rejects: Option<String>,
     /// How it turned out.
     pub verdict: Verdict,
+    /// Why it was not proven, apart from what single logs and files say.
+    pub notes: Vec<String>,
     /// Log by log.
     pub proofs: Vec<LogProof>,
     /// Files of rows that are there more than once.
@@ -54,13 +56,13 @@ fn entry(report: &Report) -> Value {
             "asked": proof.asked, "holes": proof.holes, "removed": proof.removed,
             "surplus": proof.surplus, "duplicates": proof.duplicates().take(LISTED_MAX).map(again).collect::<Vec<_>>(),
             "deleted": proof.deleted, "rejected": proof.rejected,
-            "checkpoint": proof.checkpoint, "above-checkpoint": proof.above,
+            "checkpoint": proof.checkpoint, "above-checkpoint": proof.above, "not-told": proof.open,
         })
     };
     let unsettled = |own: &crate::verify::Unsettled| json!({"file": own.file, "rows": own.rows, "why": own.why});
     let figures = report.rows.figures;
     json!({
-        "tables": report.tables, "rejects": report.rejects, "verdict": word(report.verdict),
+        "tables": report.tables, "rejects": report.rejects, "verdict": word(report.verdict), "notes": report.notes,
         "logs": report.proofs.iter().map(log).collect::<Vec<_>>(),
         "rows-without-offset": report.rows.without,
         "unsettled": report.rows.unsettled.iter().map(unsettled).collect::<Vec<_>>(),
@@ -112,6 +114,7 @@ fn text(report: &Report) -> String {
     if report.unread_rejects > 0 {
         text.push_str(&format!("not read: {} of rejects\n", counted(report.unread_rejects, "file")));
     }
+    report.notes.iter().for_each(|note| text.push_str(&format!("{note}\n")));
     text + &last_line(report)
 }
 
@@ -147,6 +150,9 @@ fn details(proof: &LogProof, copies: &[Copy]) -> String {
     if proof.above > 0 {
         let rows = counted(proof.above, "row");
         text.push_str(&format!("{}: {rows} above the checkpoint: they will be read again\n", proof.log));
+    }
+    if let Some(why) = proof.open {
+        text.push_str(&format!("{}: not told: {why}\n", proof.log));
     }
     text
 }

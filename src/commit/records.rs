@@ -104,6 +104,15 @@ pub(crate) async fn rolled_back(
     Ok(None)
 }
 
+/// The record `key` on one snapshot; `None` when it carries none.
+///
+/// # Errors
+/// Those of the store, and `Corrupt` for a record that cannot be read.
+pub(crate) async fn carried(storage: &Storage, snapshot: &SnapshotRef, key: &str) -> Result<Option<Record>> {
+    let found = on(storage, snapshot, |held| held == key).await?.pop();
+    found.map(|(_, text)| Carried { text, snapshot: snapshot.snapshot_id() }.read(key)).transpose()
+}
+
 /// The records of one snapshot whose keys are `wanted`, as they are written.
 async fn on(storage: &Storage, snapshot: &SnapshotRef, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();

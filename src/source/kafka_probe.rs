@@ -42,8 +42,18 @@ pub struct Held {
     pub log: String,
     /// Offsets at which it has a record that is committed.
     pub records: RoaringTreemap,
-    /// Offsets below its first and above its last one: they cannot be asked for.
+    /// Offsets below its first one: they cannot be asked for any more.
     pub removed: RoaringTreemap,
+    /// Offsets from its end on, which is where the oldest transaction that is open begins: it does not tell of them yet.
+    pub untold: RoaringTreemap,
+}
+
+impl Held {
+    /// Notes what of a range, whose last offset is in it, lies outside of a log that begins at `low` and ends before `high`.
+    fn note_ends(&mut self, (first, last): (u64, u64), low: u64, high: u64) {
+        self.removed.insert_range(first..last.saturating_add(1).min(low));
+        self.untold.insert_range(first.max(high)..=last);
+    }
 }
 
 /// A record of a topic.
@@ -170,9 +180,8 @@ impl Probe {
         let mut held = Held { log: gaps.log.clone(), ..Held::default() };
         let mut spans: Vec<(u64, u64)> = Vec::new();
         for (first, last) in &gaps.ranges {
-            held.removed.insert_range(*first..(*last + 1).min(low));
-            held.removed.insert_range((*first).max(high)..=*last);
-            let (first, end) = ((*first).max(low), (*last + 1).min(high));
+            held.note_ends((*first, *last), low, high);
+            let (first, end) = ((*first).max(low), last.saturating_add(1).min(high));
             if first < end {
                 match spans.last_mut().filter(|span| first - span.1 <= NEAR) {
                     Some(span) => span.1 = end,
@@ -186,6 +195,14 @@ impl Probe {
                 Ok(())
             };
             self.each(&place, first, end, note).map_err(|error| error.within(&gaps.log))?;
+        }
+        // A log that ends earlier than it did gave less than it was asked for.
+        let ends = self.client.fetch_watermarks(&place.0, place.1, REQUEST);
+        let now = ends.map_err(|error| self.said(&gaps.log, &error))?.1;
+        let now = u64::try_from(now).unwrap_or(0);
+        if now < high {
+            gaps.ranges.iter().for_each(|range| held.note_ends(*range, 0, now));
+            held.untold -= &held.records;
         }
         Ok(held)
     }
@@ -243,5 +260,19 @@ impl Probe {
 impl std::fmt::Debug for Probe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Probe").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_before_a_log_is_removed_and_what_lies_behind_it_not_told() {
+        let mut held = Held::default();
+        held.note_ends((3, 12), 5, 10);
+        held.note_ends((20, u64::MAX), 5, u64::MAX - 1);
+        assert_eq!(held.removed.iter().collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(held.untold.iter().collect::<Vec<_>>(), [10, 11, 12, u64::MAX - 1, u64::MAX]);
     }
 }

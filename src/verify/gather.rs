@@ -11,11 +11,11 @@ use crate::compact::files::{DataEntry, DeleteEntry, LiveFiles};
 use crate::compact::masks::Reading;
 use crate::compact::merge::Target;
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::model::table::TableState;
 use crate::storage::Storage;
 use crate::verify::columns::{Columns, Names};
-use crate::verify::offsets::{Logs, Seen};
+use crate::verify::offsets::{Logs, Seen, fits};
 use crate::verify::rows::{Chunk, Found, Table};
 use crate::verify::sight::{self, Bounds, Deletes, Sight};
 use crate::verify::window::Window;
@@ -204,7 +204,7 @@ impl Evidence {
 
     pub(super) async fn add(&mut self, plan: &Plan<'_>, request: &Request) -> Result<()> {
         let deletes = Deletes::of(&plan.live);
-        let mut open = Vec::new();
+        let (mut open, mut pending) = (Vec::new(), 0_u64);
         for file in &plan.live.data {
             let reaching = deletes.reaching(file, &plan.live);
             self.figures.files += 1;
@@ -212,12 +212,20 @@ impl Evidence {
                 Sight::Outside => self.figures.outside += 1,
                 Sight::Dense(log, first, last) => {
                     self.figures.by_bounds += 1;
+                    // A manifest may say any number.
+                    fits(last.saturating_sub(first), request.memory / 4).map_err(|e| e.within(&file.location))?;
+                    pending = pending.saturating_add(last.saturating_sub(first)).saturating_add(128);
+                    if fits(pending, request.memory / 4).is_err() {
+                        self.fits(request.memory)?;
+                        pending = 0;
+                    }
                     self.logs.entry(log).or_default().add(first..=last);
                 }
                 Sight::Open(why) if request.look == Look::Never => self.unsettled(file, why),
                 Sight::Open(_) => open.push((file, reaching)),
             }
         }
+        self.fits(request.memory)?;
         let table = &plan.table(request)?;
         let reads = chunks(open).into_iter().map(|chunk| {
             let read = async move {
@@ -268,8 +276,7 @@ impl Evidence {
         if bytes(&self.logs) <= memory / 2 {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Unsupported, "the offsets of the window do not fit into memory")
-            .with_hint("allow more with --max-memory, or look at some partitions or offsets at a time"))
+        fits(u64::MAX, memory.min(1 << 60))
     }
 }
 

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roaring::RoaringTreemap;
 
-use crate::verify::gather::{Copy, Evidence};
-use crate::verify::offsets::{Seen, ranges};
-use crate::verify::standing::Standing;
+use crate::error::Result;
+use crate::verify::gather::{Copy, Evidence, Request};
+use crate::verify::offsets::{Seen, lacking, ranges};
+use crate::verify::standing::{Scope, Standing};
 use crate::verify::window::Window;
 
 /// How a window turned out.
@@ -16,7 +17,7 @@ pub enum Verdict {
     Proven,
     /// Rows are missing, or there twice, or above the checkpoint.
     Broken,
-    /// Nothing wrong was seen, and not all could be looked at.
+    /// Nothing wrong was seen, and not all could be looked at, or there was nothing to look at.
     Open,
 }
 
@@ -48,6 +49,8 @@ pub struct LogProof {
     pub checkpoint: Option<i64>,
     /// Rows above it.
     pub above: u64,
+    /// Why it cannot be told whether each row is there, where it cannot.
+    pub open: Option<&'static str>,
 }
 
 /// What a log says of offsets that are missing in the table.
@@ -57,6 +60,8 @@ pub struct Asked {
     pub records: RoaringTreemap,
     /// Offsets below its first record: removed, or never there.
     pub removed: RoaringTreemap,
+    /// Offsets that it does not tell of yet: they are above its end, or above the beginning of an open transaction.
+    pub untold: RoaringTreemap,
 }
 
 impl LogProof {
@@ -79,8 +84,12 @@ impl LogProof {
     pub fn take(&mut self, asked: &Asked) {
         let before = self.missing.len();
         let removed = &self.missing & &asked.removed;
+        let untold = self.missing.intersection_len(&asked.untold);
         self.missing &= &asked.records | &removed;
-        self.holes = before - self.missing.len();
+        self.holes = before - self.missing.len() - untold;
+        if untold > 0 {
+            self.open = Some("the log ends before the last offset asked for, or a transaction is open there");
+        }
         self.removed = removed.len();
         self.asked = true;
     }
@@ -89,29 +98,56 @@ impl LogProof {
         !self.missing.is_empty() || self.surplus > 0 || self.above > 0
     }
 
-    fn of(log: &str, seen: &Seen, rejected: &RoaringTreemap, window: &Window, standing: &Standing) -> Self {
+    fn of(
+        log: &str,
+        seen: &Seen,
+        rejected: &RoaringTreemap,
+        window: &Window,
+        standing: &Standing,
+        memory: u64,
+    ) -> Result<Self> {
         let (from, to) = (window.from.of(log), window.to.of(log));
         let known = |map: &BTreeMap<String, i64>| map.get(log).copied();
-        let checkpoint = known(&standing.now);
-        let after = |offset: i64| u64::try_from(offset.saturating_add(1)).unwrap_or(0);
+        let (checkpoint, due) = (known(&standing.latest), known(&standing.now).map(after));
         let mut accounted = &seen.live | &seen.deleted;
         let deleted = accounted.len() - seen.live.len();
+        let last = accounted.max();
         accounted |= rejected;
+        // Rejects are looked at after the rows: those above the checkpoint came meanwhile.
+        if let Some(end) = checkpoint.map(after) {
+            accounted.remove_range(last.map_or(end, |last| end.max(last.saturating_add(1)))..);
+        }
         let rejected = accounted.len() - seen.live.len() - deleted;
         let oldest = known(&standing.oldest).map(after);
         // The first offset that must be there, and the first that need not.
         let begin = from.or(accounted.min().into_iter().chain(oldest).min());
-        let most = accounted.max().map(|last| last.saturating_add(1)).into_iter().chain(checkpoint.map(after)).max();
+        let rows = last.filter(|_| due.is_none() || standing.scope == Scope::One);
+        let most = rows.map(|last| last.saturating_add(1)).into_iter().chain(due).max();
+        // Without a checkpoint a reject alone says that the rows before it were read: before it was, or after they were looked at.
+        let tail = accounted
+            .max()
+            .map(|last| last.saturating_add(1))
+            .filter(|tail| due.is_none() && to.is_none() && most < Some(*tail));
         let end = to.map_or(most, |to| Some(to.saturating_add(1)));
-        let mut missing = RoaringTreemap::new();
-        if let (Some(begin), Some(end)) = (begin, end)
-            && begin < end
-        {
-            missing.insert_range(begin..end);
-            missing -= &accounted;
-        }
+        let is_late = match (begin, tail) {
+            (Some(begin), Some(tail)) => !lacking(&accounted, most.unwrap_or(begin), tail, memory)?.is_empty(),
+            _ => false,
+        };
+        let end = end.or(tail.filter(|_| !is_late));
+        let missing = match (begin, end) {
+            (Some(begin), Some(end)) if standing.scope != Scope::Part => lacking(&accounted, begin, end, memory)?,
+            _ => RoaringTreemap::new(),
+        };
         let above = checkpoint.map_or(0, |offset| seen.live.range_cardinality(after(offset)..));
-        Self {
+        let open = match (begin, end) {
+            _ if standing.scope == Scope::Part => Some("what this table lacks may be in the others of its pipeline"),
+            _ if is_late => Some("rows before the last reject may have come while it was looked: do it again"),
+            _ if checkpoint.is_none() && !standing.now.is_empty() => Some("the checkpoint names no such log"),
+            (_, None) => Some("there is no row of it, and no checkpoint"),
+            (None, Some(end)) if end > 0 => Some("there is no row of it, and nothing says where it begins"),
+            _ => None,
+        };
+        Ok(Self {
             log: log.to_owned(),
             rows: seen.rows,
             ends: seen.live.min().zip(seen.live.max()),
@@ -122,28 +158,47 @@ impl LogProof {
             rejected,
             checkpoint,
             above,
+            open,
             ..Self::default()
-        }
+        })
     }
 }
 
-/// Each log of the window: those that have rows or rejects, and those that a checkpoint names. `rejects` is what the table of
-/// rejects says.
-pub fn judge(rows: &Evidence, rejects: &Evidence, window: &Window, standing: &Standing) -> Vec<LogProof> {
+/// The first offset behind a position.
+fn after(offset: i64) -> u64 {
+    u64::try_from(offset.saturating_add(1)).unwrap_or(0)
+}
+
+/// Each log of the window: those that have rows or rejects, and those that a checkpoint or the window itself names. `rejects` is
+/// what the table of rejects says.
+///
+/// # Errors
+/// `Unsupported` when the offsets that are missing do not fit into a quarter of the memory that the request allows.
+pub fn judge(rows: &Evidence, rejects: &Evidence, request: &Request, standing: &Standing) -> Result<Vec<LogProof>> {
+    let window = &*request.window;
     let (none, empty) = (Seen::default(), RoaringTreemap::new());
-    let names: BTreeSet<&String> =
-        rows.logs.keys().chain(rejects.logs.keys()).chain(standing.now.keys()).chain(window.from.own.keys()).collect();
+    let held = rows.logs.keys().chain(rejects.logs.keys()).chain(standing.now.keys()).chain(standing.latest.keys());
+    let mut names: BTreeSet<&String> = held.filter(|log| window.has(log)).collect();
+    names.extend(window.unmatched(&names));
+    // Columns that name logs otherwise than the checkpoint does: it says nothing of the rows then, and is not held against them.
+    let is_other = !rows.logs.is_empty() && !rows.logs.keys().any(|log| standing.now.contains_key(log));
+    let oldest = if is_other { BTreeMap::new() } else { standing.oldest.clone() };
+    let standing = &Standing { oldest, ..standing.clone() };
     let proof = |log: &String| {
         let seen = rows.logs.get(log).unwrap_or(&none);
         let rejected = rejects.logs.get(log).map_or(&empty, |seen| &seen.live);
-        LogProof::of(log, seen, rejected, window, standing)
+        LogProof::of(log, seen, rejected, window, standing, request.memory / 4)
     };
-    names.into_iter().filter(|log| window.has(log)).map(proof).collect()
+    names.into_iter().map(proof).collect()
 }
 
 /// What it all comes to.
 pub fn verdict(proofs: &[LogProof], rows: &Evidence, rejects: &Evidence, ignore_without: bool) -> Verdict {
-    let open = !rows.unsettled.is_empty() || (rows.without > 0 && !ignore_without);
+    // Where there is no log at all, nothing was proven of any.
+    let open = proofs.is_empty()
+        || proofs.iter().any(|proof| proof.open.is_some())
+        || !rows.unsettled.is_empty()
+        || (rows.without > 0 && !ignore_without);
     // What is not settled may be what is missing.
     let unsure = !rows.unsettled.is_empty() || !rejects.unsettled.is_empty();
     let sure = |proof: &LogProof| if unsure { proof.surplus > 0 || proof.above > 0 } else { proof.is_broken() };

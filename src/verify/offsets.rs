@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 
 use roaring::RoaringTreemap;
 
+use crate::error::{Error, ErrorKind, Result};
+
 /// What was seen of one log.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Seen {
@@ -27,8 +29,10 @@ impl Seen {
         let count = offsets.end().saturating_sub(*offsets.start()).saturating_add(1);
         self.rows = self.rows.saturating_add(count);
         if self.live.range_cardinality(offsets.clone()) > 0 {
-            let again = offsets.clone().filter(|offset| self.live.contains(*offset));
-            self.twice.extend(again);
+            let mut again = RoaringTreemap::new();
+            again.insert_range(offsets.clone());
+            again &= &self.live;
+            self.twice |= again;
         }
         self.live.insert_range(offsets);
     }
@@ -52,6 +56,56 @@ impl Seen {
         self.live.optimize();
         self.deleted.optimize();
     }
+}
+
+/// The offsets from `begin` up to `end` that are not in `held`. Ranges are not put in before it is known that they fit: what a
+/// user asks for, or a manifest says, may be any number.
+///
+/// # Errors
+/// `Unsupported` when they take more than `memory`.
+pub(super) fn lacking(held: &RoaringTreemap, begin: u64, end: u64, memory: u64) -> Result<RoaringTreemap> {
+    let (mut missing, mut pending) = (RoaringTreemap::new(), 0_u64);
+    let mut put = |first: u64, end: u64| {
+        fits(end - first, memory)?;
+        missing.insert_range(first..end);
+        // A set of single ones has some bytes for each.
+        pending = pending.saturating_add((end - first).max(128));
+        if fits(pending, memory / 4).is_err() {
+            missing.optimize();
+            fits((missing.serialized_size() as u64).saturating_mul(8), memory)?;
+            pending = 0;
+        }
+        Ok::<_, Error>(())
+    };
+    let mut next = begin;
+    for (first, last) in ranges(held) {
+        if last < next {
+            continue;
+        }
+        if first >= end {
+            break;
+        }
+        if next < first {
+            put(next, first)?;
+        }
+        next = last.saturating_add(1);
+    }
+    if next < end {
+        put(next, end)?;
+    }
+    Ok(missing)
+}
+
+/// Whether a range of so many offsets may be put into a set: each takes a bit until the set is made small.
+///
+/// # Errors
+/// `Unsupported` when it takes more than `memory`.
+pub(super) fn fits(offsets: u64, memory: u64) -> Result<()> {
+    if offsets / 8 <= memory {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Unsupported, "the offsets of the window do not fit into memory")
+        .with_hint("allow more with --max-memory, or look at some partitions or offsets at a time"))
 }
 
 /// The ranges of a set, in order. Walked from range to range: dense sets of any size take no longer than small ones.
@@ -93,6 +147,21 @@ mod tests {
         let mut dense = RoaringTreemap::new();
         dense.insert_range(3..=1_000_000_000);
         assert_eq!(ranges(&dense).collect::<Vec<_>>(), [(3, 1_000_000_000)]);
+    }
+
+    #[test]
+    fn what_is_lacking_is_what_lies_between_and_must_fit() {
+        let held: RoaringTreemap = [0, 1, 5, 6, 9, 20].into_iter().collect();
+        let all = |begin, end| lacking(&held, begin, end, 1 << 20).map(|set| ranges(&set).collect::<Vec<_>>());
+        assert_eq!(all(0, 12).expect("small"), [(2, 4), (7, 8), (10, 11)]);
+        assert_eq!(all(3, 6).expect("small"), [(3, 4)]);
+        assert_eq!(all(6, 6).expect("small"), []);
+        assert_eq!(lacking(&RoaringTreemap::new(), 4, 6, 1 << 10).expect("small").len(), 2);
+        let mut dense = RoaringTreemap::new();
+        dense.insert_range(3..100_000_000);
+        assert_eq!(lacking(&dense, 0, 100_000_010, 1 << 20).expect("small").len(), 13);
+        assert_eq!(all(0, u64::MAX).expect_err("large").kind(), ErrorKind::Unsupported);
+        assert_eq!(lacking(&held, 0, 1 << 30, 1 << 20).expect_err("large").kind(), ErrorKind::Unsupported);
     }
 
     #[test]

@@ -2,19 +2,49 @@
 
 use std::collections::BTreeMap;
 
+use iceberg::spec::SnapshotRef;
+
 use crate::commit::checkpoint::{Chain, record_key};
+use crate::commit::records;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::checkpoint::{Position, Positions, Record};
 use crate::model::ids::PipelineName;
 use crate::model::table::TableState;
+use crate::storage::Storage;
 
 /// Up to which offset the rows of each log are in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// Now.
+    /// When the first of the tables was looked at: these must be there.
     pub now: BTreeMap<String, i64>,
+    /// When the last of them was: none may be above these.
+    pub latest: BTreeMap<String, i64>,
     /// At the oldest snapshot that is there and says so: what came since must be there.
     pub oldest: BTreeMap<String, i64>,
+    /// How many of the tables that rows may be in are looked at.
+    pub scope: Scope,
+}
+
+/// Which of a pipeline's tables are looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Its one table.
+    #[default]
+    One,
+    /// All of several, one after the other: rows may come meanwhile.
+    All,
+    /// One of several: what it lacks may be in the others.
+    Part,
+}
+
+/// Whether a pipeline has a record in a table, whatever it says.
+///
+/// # Errors
+/// `Corrupt` when a snapshot is among its own ancestors.
+pub fn is_recorded(state: &TableState, branch: &str, pipeline: &PipelineName) -> Result<bool> {
+    let key = record_key(pipeline, branch);
+    let carries = |at: &SnapshotRef| at.summary().additional_properties.contains_key(&key);
+    Ok(state.property(&key).is_some() || Chain::of(state, branch)?.snapshots.iter().any(carries))
 }
 
 /// A moment of a table's past.
@@ -30,28 +60,44 @@ impl Standing {
     /// What a pipeline's records say.
     ///
     /// # Errors
-    /// `Corrupt` when a record cannot be read.
-    pub fn of(state: &TableState, branch: &str, pipeline: &PipelineName) -> Result<Self> {
+    /// Those of the store; `Corrupt` when a record cannot be read.
+    pub async fn of(storage: &Storage, state: &TableState, branch: &str, pipeline: &PipelineName) -> Result<Self> {
         let key = record_key(pipeline, branch);
         let chain = Chain::of(state, branch)?;
-        let summaries = chain.snapshots.iter().filter_map(|at| at.summary().additional_properties.get(&key));
-        let carried: Vec<&str> = summaries.map(String::as_str).collect();
-        let newest = state.property(&key).or_else(|| carried.first().copied());
-        let read = |text: &str| Record::parse(text).map_err(|e| e.within(format!("table {}, {key}", state.name)));
+        let carries = |at: &&SnapshotRef| at.summary().additional_properties.contains_key(&key);
+        let mut carrying = chain.snapshots.iter().filter(carries);
+        let (first, last) = (carrying.clone().next(), carrying.next_back());
+        let newest = match (records::in_property(state, &key)?, first) {
+            (None, Some(at)) => records::carried(storage, at, &key).await?,
+            (held, _) => held,
+        };
+        let oldest = match last {
+            Some(at) => records::carried(storage, at, &key).await?,
+            None => None,
+        };
         let offsets = |record: Option<Record>| record.map(|own| offsets(&own.checkpoint.positions)).unwrap_or_default();
-        let oldest = carried.last().copied().map(read).transpose()?;
-        Ok(Self { now: offsets(newest.map(read).transpose()?), oldest: offsets(oldest) })
+        let now = offsets(newest);
+        Ok(Self { latest: now.clone(), now, oldest: offsets(oldest), scope: Scope::One })
     }
 
     /// The same with what another table of the pipeline says.
     pub fn join(&mut self, other: Self) {
-        let sides = [(&mut self.now, other.now), (&mut self.oldest, other.oldest)];
+        let sides = [(&mut self.now, other.now), (&mut self.latest, other.latest), (&mut self.oldest, other.oldest)];
         for (own, more) in sides {
-            for (log, offset) in more {
-                let held = own.entry(log).or_insert(offset);
-                *held = offset.max(*held);
-            }
+            most(own, more);
         }
+    }
+
+    /// The same with what a table says that was looked at later: no more rows must be there for it.
+    pub fn follow(&mut self, other: Self) {
+        most(&mut self.latest, other.latest);
+    }
+}
+
+fn most(own: &mut BTreeMap<String, i64>, more: BTreeMap<String, i64>) {
+    for (log, offset) in more {
+        let held = own.entry(log).or_insert(offset);
+        *held = offset.max(*held);
     }
 }
 
@@ -79,11 +125,18 @@ const PREFIX: &str = "frazil.checkpoint.";
 /// Where a pipeline stood at a moment.
 ///
 /// # Errors
-/// `NotFound` when there is no such snapshot, or nothing says where it stood; `Corrupt` when the record cannot be read.
-pub fn positions_at(state: &TableState, branch: &str, pipeline: &PipelineName, moment: Moment) -> Result<Positions> {
+/// `NotFound` when there is no such snapshot, or nothing says where it stood; those of the store; `Corrupt` when the record cannot
+/// be read.
+pub async fn positions_at(
+    storage: &Storage,
+    state: &TableState,
+    branch: &str,
+    pipeline: &PipelineName,
+    moment: Moment,
+) -> Result<Positions> {
     let chain = Chain::of(state, branch)?;
     let key = record_key(pipeline, branch);
-    let meant = |at: &&iceberg::spec::SnapshotRef| match moment {
+    let meant = |at: &&SnapshotRef| match moment {
         Moment::Snapshot(id) => at.snapshot_id() == id,
         Moment::Time(ms) => at.timestamp_ms() <= ms,
     };
@@ -93,11 +146,14 @@ pub fn positions_at(state: &TableState, branch: &str, pipeline: &PipelineName, m
     };
     let at = chain.snapshots.iter().position(|at| meant(&at));
     let at = at.ok_or_else(|| missing(format!("branch {branch} has no such snapshot")))?;
-    let mut before = chain.snapshots[at..].iter().filter_map(|at| at.summary().additional_properties.get(&key));
-    match before.next() {
-        Some(text) => Record::parse(text).map(|own| own.checkpoint.positions),
+    for at in &chain.snapshots[at..] {
+        if let Some(record) = records::carried(storage, at, &key).await? {
+            return Ok(record.checkpoint.positions);
+        }
+    }
+    match chain.missing {
         // Complete, and nothing of this pipeline: it began later.
-        None if chain.missing.is_none() => Ok(Positions::new()),
-        None => Err(missing(format!("nothing says where pipeline {pipeline} stood then"))),
+        None => Ok(Positions::new()),
+        Some(_) => Err(missing(format!("nothing says where pipeline {pipeline} stood then"))),
     }
 }

@@ -15,7 +15,7 @@ use super::columns::Names;
 use super::gather::{Plan, copies_of};
 use super::judge::{Verdict, files_of, judge, twice, verdict};
 use super::sight::Bounds;
-use super::standing::Standing;
+use super::standing::{Scope, Standing};
 use super::window::{Ends, Window};
 use super::*;
 use crate::compact::files::{DataEntry, DeleteEntry, DeleteKind, LiveFiles, Partition};
@@ -318,7 +318,7 @@ fn request(look: Look, window: &Window) -> Request {
 async fn looked(plan: &Plan<'_>, look: Look, window: &Window) -> (Evidence, Vec<judge::LogProof>) {
     let mut evidence = Evidence::default();
     evidence.add(plan, &request(look, window)).await.expect("readable");
-    let proofs = judge(&evidence, &Evidence::default(), window, &Standing::default());
+    let proofs = judge(&evidence, &Evidence::default(), &request(look, window), &Standing::default()).expect("fits");
     (evidence, proofs)
 }
 
@@ -344,6 +344,7 @@ async fn agree(files: &[File], alone: &BTreeSet<(usize, usize)>, window: &Window
             continue;
         }
         let (evidence, proofs) = looked(&plan, look, window).await;
+        let proofs: Vec<_> = proofs.into_iter().filter(|proof| proof.open.is_none()).collect();
         let found: BTreeMap<String, Count> = proofs.iter().map(|proof| (proof.log.clone(), as_count(proof))).collect();
         let without: BTreeMap<String, Count> = counted(files, window)
             .into_iter()
@@ -357,7 +358,8 @@ async fn agree(files: &[File], alone: &BTreeSet<(usize, usize)>, window: &Window
             assert!(proof.surplus >= twice && offsets + proof.surplus == proof.rows, "{look:?} {}", proof.log);
         }
         let said = verdict(&proofs, &evidence, &Evidence::default(), true);
-        assert_eq!(said, if is_broken { Verdict::Broken } else { Verdict::Proven }, "{look:?}");
+        let sound = if proofs.is_empty() { Verdict::Open } else { Verdict::Proven };
+        assert_eq!(said, if is_broken { Verdict::Broken } else { sound }, "{look:?}");
         let copies = copies_of(&plan, &request(look, window), &twice(&proofs)).await.expect("readable");
         for (log, own) in &expected {
             for offset in &own.twice {
@@ -379,7 +381,7 @@ async fn agree(files: &[File], alone: &BTreeSet<(usize, usize)>, window: &Window
     let (evidence, proofs) = looked(&plan, Look::Never, window).await;
     assert_eq!(evidence.figures.read, 0);
     match verdict(&proofs, &evidence, &Evidence::default(), true) {
-        Verdict::Open => assert!(!evidence.unsettled.is_empty()),
+        Verdict::Open => assert!(!evidence.unsettled.is_empty() || expected.is_empty()),
         said => {
             let right = if is_broken { Verdict::Broken } else { Verdict::Proven };
             assert!(said == right || files.iter().any(fools), "never: {said:?}");
@@ -459,8 +461,9 @@ fn the_checkpoint_says_what_must_be_there_and_what_must_not() {
         evidence.add(&plan, &request(Look::Auto, &window)).await.expect("readable");
         let at = |all: &[(i32, i64)]| all.iter().map(|(log, offset)| (name(0, *log), *offset)).collect();
         let proofs = |now: &[(i32, i64)], oldest: &[(i32, i64)]| {
-            let standing = Standing { now: at(now), oldest: at(oldest) };
-            let proofs = judge(&evidence, &Evidence::default(), &window, &standing);
+            let standing = Standing { now: at(now), latest: at(now), oldest: at(oldest), ..Standing::default() };
+            let proofs =
+                judge(&evidence, &Evidence::default(), &request(Look::Auto, &window), &standing).expect("fits");
             let said = verdict(&proofs, &evidence, &Evidence::default(), false);
             let shown = proofs.iter().map(|proof| (proof.gaps().collect::<Vec<_>>(), proof.above)).collect::<Vec<_>>();
             (said, shown)
@@ -476,6 +479,78 @@ fn the_checkpoint_says_what_must_be_there_and_what_must_not() {
         // A log that has had no row since it was first looked at.
         let (said, _) = proofs(&[(0, 9), (1, 3), (2, 7)], &[(2, 7)]);
         assert_eq!(said, Verdict::Proven);
+        // One that has a checkpoint and no row, and may have lost them all.
+        let (said, _) = proofs(&[(0, 9), (1, 3), (2, 7)], &[]);
+        assert_eq!(said, Verdict::Open);
+        assert_eq!(proofs(&[(0, 9), (1, 3), (2, -1)], &[]).0, Verdict::Proven);
+        // A log that the checkpoint does not name, and one that calls them all otherwise.
+        assert_eq!(proofs(&[(0, 9)], &[]).0, Verdict::Open);
+        assert_eq!(proofs(&[(5, 9)], &[(5, 3)]).0, Verdict::Open);
+    });
+}
+
+#[test]
+fn logs_that_are_named_and_not_there_are_asked_for() {
+    let none = Evidence::default();
+    let proofs =
+        |window: &Window| judge(&none, &none, &request(Look::Auto, window), &Standing::default()).expect("fits");
+    let said = |window: &Window| verdict(&proofs(window), &Evidence::default(), &Evidence::default(), false);
+    assert_eq!(said(&Window::default()), Verdict::Open);
+    let mut window = Window { only: vec!["orders/3".to_owned()], ..Window::default() };
+    assert_eq!((said(&window), proofs(&window).len()), (Verdict::Open, 1));
+    window.from.all = Some(0);
+    window.to.all = Some(999);
+    assert_eq!((said(&window), proofs(&window)[0].missing()), (Verdict::Broken, 1000));
+    let to = Ends { all: None, own: BTreeMap::from([("orders/3".to_owned(), 9)]) };
+    assert_eq!(said(&Window { to, ..Window::default() }), Verdict::Open);
+}
+
+#[test]
+fn what_comes_while_tables_are_looked_at_is_no_gap() {
+    run(async {
+        let bench = Bench::new();
+        let (plan, _) = bench.plan(&[file((0, 0), [0, 1, 2, 3, 7])], &BTreeSet::new()).await;
+        let (refused, _) = bench.plan(&[file((0, 0), [4, 20])], &BTreeSet::new()).await;
+        let (mut rows, mut rejects) = (Evidence::default(), Evidence::default());
+        let asked = request(Look::Always, &Window::default());
+        rows.add(&plan, &asked).await.expect("readable");
+        rejects.add(&refused, &asked).await.expect("readable");
+        let said = |now: Option<i64>, latest: Option<i64>, scope: Scope| {
+            let at = |offset: Option<i64>| offset.map(|offset| (name(0, 0), offset)).into_iter().collect();
+            let standing = Standing { now: at(now), latest: at(latest), scope, ..Standing::default() };
+            let proofs = judge(&rows, &rejects, &asked, &standing).expect("fits");
+            (verdict(&proofs, &rows, &rejects, false), proofs[0].missing(), proofs[0].rejected)
+        };
+        // The tables were looked at when the anchor was at 4, and it is at 8 now.
+        assert_eq!(said(Some(4), Some(8), Scope::All), (Verdict::Proven, 0, 1));
+        assert_eq!(said(Some(5), Some(8), Scope::All), (Verdict::Broken, 1, 1));
+        assert_eq!(said(Some(4), Some(6), Scope::All).0, Verdict::Broken, "a row above");
+        // One table: its rows and its checkpoint are of one moment.
+        assert_eq!(said(Some(7), Some(7), Scope::One), (Verdict::Broken, 2, 1));
+        // One of several.
+        assert_eq!(said(Some(7), Some(7), Scope::Part), (Verdict::Open, 0, 1));
+        // Without a checkpoint nothing says whether the last reject is newer than the rows.
+        assert_eq!(said(None, None, Scope::One).0, Verdict::Broken);
+        let (plan, _) = bench.plan(&[file((0, 0), 0..4)], &BTreeSet::new()).await;
+        let mut rows = Evidence::default();
+        rows.add(&plan, &asked).await.expect("readable");
+        let proofs = judge(&rows, &rejects, &asked, &Standing::default()).expect("fits");
+        assert_eq!((verdict(&proofs, &rows, &rejects, false), proofs[0].missing()), (Verdict::Open, 0));
+    });
+}
+
+#[test]
+fn a_manifest_that_says_any_number_of_rows_takes_no_memory() {
+    run(async {
+        let bench = Bench::new();
+        let (mut plan, _) = bench.plan(&[file((0, 0), 0..4)], &BTreeSet::new()).await;
+        for bounds in plan.bounds.values_mut() {
+            bounds.offsets = Some((0, (1 << 34) - 1));
+        }
+        plan.live.data[0].rows = 1 << 34;
+        let added = Evidence::default().add(&plan, &request(Look::Auto, &Window::default())).await;
+        let error = added.expect_err("too large").to_string();
+        assert!(error.contains(&plan.live.data[0].location) && error.contains("memory"), "{error}");
     });
 }
 
@@ -489,14 +564,21 @@ fn rejected_rows_and_holes_of_the_log_are_no_gaps() {
         let window = Window::default();
         rows.add(&plan, &request(Look::Auto, &window)).await.expect("readable");
         rejects.add(&refused, &request(Look::Always, &window)).await.expect("readable");
-        let mut proofs = judge(&rows, &rejects, &window, &Standing::default());
+        let mut proofs = judge(&rows, &rejects, &request(Look::Auto, &window), &Standing::default()).expect("fits");
         assert_eq!((proofs[0].rejected, proofs[0].missing()), (1, 4));
-        let asked = judge::Asked { records: [6].into_iter().collect(), removed: [3].into_iter().collect() };
+        let set = |offsets: &[u64]| offsets.iter().copied().collect();
+        let asked = judge::Asked { records: set(&[6]), removed: set(&[3]), ..judge::Asked::default() };
         proofs[0].take(&asked);
         assert_eq!((proofs[0].holes, proofs[0].removed), (2, 1));
         assert_eq!(proofs[0].gaps().collect::<Vec<_>>(), [(3, 3), (6, 6)]);
         assert_eq!(verdict(&proofs, &rows, &rejects, false), Verdict::Broken);
         proofs[0].take(&judge::Asked::default());
         assert_eq!(verdict(&proofs, &rows, &rejects, false), Verdict::Proven);
+
+        // What a transaction that is open has there may be rows.
+        let mut proofs = judge(&rows, &rejects, &request(Look::Auto, &window), &Standing::default()).expect("fits");
+        proofs[0].take(&judge::Asked { untold: set(&[5, 6, 7]), ..judge::Asked::default() });
+        assert_eq!((proofs[0].holes, proofs[0].missing()), (1, 0));
+        assert_eq!(verdict(&proofs, &rows, &rejects, false), Verdict::Open);
     });
 }

@@ -1,6 +1,6 @@
 //! The part of the logs that is looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use crate::model::checkpoint::{Position, Positions};
@@ -46,8 +46,16 @@ impl Ends {
 impl Window {
     /// Whether a log is looked at.
     pub fn has(&self, log: &str) -> bool {
-        let named = |only: &String| only == log || log.rsplit_once('/').is_some_and(|(_, last)| only == last);
-        self.only.is_empty() || self.only.iter().any(named)
+        self.only.is_empty() || self.only.iter().any(|only| is_meant(only, log))
+    }
+
+    /// The logs that are named and are none of these: what is asked of them is not answered by silence.
+    pub(super) fn unmatched(&self, logs: &BTreeSet<&String>) -> Vec<&String> {
+        let ends = self.from.own.keys().chain(self.to.own.keys()).filter(|log| self.has(log) && !logs.contains(log));
+        let ends: Vec<&String> = ends.collect();
+        let any = |only: &&String| logs.iter().chain(&ends).any(|log| is_meant(only, log));
+        let only: Vec<&String> = self.only.iter().filter(|only| !any(only)).collect();
+        ends.into_iter().chain(only).collect()
     }
 
     /// The offsets of a log that are looked at; none of one that is not.
@@ -62,6 +70,11 @@ impl Window {
         let to = self.to.all.map_or(u64::MAX, |all| self.to.own.values().copied().fold(all, u64::max));
         from..=to
     }
+}
+
+/// Whether `only` is a log's name, or what follows the last `/` of it.
+fn is_meant(only: &str, log: &str) -> bool {
+    only == log || log.rsplit_once('/').is_some_and(|(_, last)| only == last)
 }
 
 #[cfg(test)]

@@ -94,6 +94,76 @@ fn a_window_may_be_of_some_logs_offsets_or_what_came_since() {
     assert!(never.2.contains("no such snapshot"), "{never:?}");
 }
 
+/// A record of many partitions stands in the manifest list, where its summary only says so.
+#[test]
+fn a_table_of_many_partitions_is_proven_and_has_a_past() {
+    let config = SHOP.replace("VERSION", "2").replace("partitions = 2", "partitions = 250").replace("20000", "8");
+    let world =
+        World::new(&config.replace("create = { partition = [\"log\"], ", "create = { ").replace("= 400", "= 9000"));
+    world.start(&[]).ends().with(0, &["committed"]);
+    let answer = proven(&world, &["shop.orders"]);
+    assert_eq!(answer["logs"].as_array().map(Vec::len), Some(250), "{answer}");
+    let history = world.json(&["table", "history", "shop.orders"]);
+    let snapshots = history["snapshots"].as_array().expect("snapshots");
+    for at in [snapshots.first(), snapshots.last()] {
+        let id = at.expect("a snapshot")["snapshot-id"].to_string();
+        let (code, since, said) = verify(&world, &["shop.orders", "--since", &id]);
+        assert!(code == Some(0) || code == Some(6), "{since} {said}");
+    }
+}
+
+#[test]
+fn what_nothing_matches_is_never_proven() {
+    let world = shop(2);
+    let columns = ["--partition-column", "log", "--offset-column", "at"];
+    for (words, code) in [
+        (&["--partition", "7", "--from", "0", "--to", "999"][..], 5),
+        (&["--partition", "7"][..], 6),
+        (&["--from", "7=5"][..], 6),
+        (&["--to", "7=5"][..], 6),
+        (&["--pipeline", "order"][..], 6),
+    ] {
+        let words: Vec<&str> = ["shop.orders"].iter().chain(&columns).chain(words).copied().collect();
+        let (said, answer, error) = verify(&world, &words);
+        assert_eq!(said, Some(code), "{words:?}: {answer} {error}");
+    }
+    let (code, _, said) = verify(&world, &["shop.orders", "--branch", "mian"]);
+    assert!(code == Some(4) || code == Some(1), "{code:?} {said}");
+    assert!(said.contains("no branch \"mian\""), "{said}");
+}
+
+#[test]
+fn a_window_that_does_not_fit_into_memory_is_refused() {
+    let world = shop(2);
+    let (code, answer, said) = verify(&world, &["shop.orders", "--to", "8000000000", "--max-memory", "64MiB"]);
+    assert!(code == Some(1) && said.contains("--max-memory"), "{code:?} {answer} {said}");
+}
+
+/// What one of the tables of a stream lacks may be in the others.
+#[test]
+fn one_table_of_several_is_not_judged_by_what_it_lacks() {
+    let world = World::new(
+        r#"
+[pipeline.lines]
+source = "in"
+table = "lake.shop.t_{kind}"
+anchor = "lake.shop.anchor"
+create = { columns = ["id long", "kind string"] }
+metadata = { file = "origin", line = "number" }
+"#,
+    );
+    world.put("a.ndjson", "{\"id\":1,\"kind\":\"a\"}\n{\"id\":2,\"kind\":\"b\"}\n{\"id\":3,\"kind\":\"a\"}\n");
+    world.run_to_end(&[]).with(0, &["committed"]);
+    proven(&world, &["--pipeline", "lines"]);
+    let columns = ["--topic-column", "file", "--offset-column", "line"];
+    for words in [&columns[..], &["--pipeline", "lines"][..]] {
+        let words: Vec<&str> = ["shop.t_a"].iter().chain(words).copied().collect();
+        let (code, answer, said) = verify(&world, &words);
+        assert_eq!((code, answer["verdict"].as_str()), (Some(6), Some("not-proven")), "{answer} {said}");
+        assert_eq!(answer["logs"][0]["missing"], 0, "{answer}");
+    }
+}
+
 #[test]
 fn rejects_are_counted_and_lines_that_nobody_can_tell_are_said() {
     let world = World::new(
