@@ -13,10 +13,11 @@ use crate::config::{Config, KafkaConfig, SourceConfig};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::migrate::connector::Connector;
-use crate::migrate::control::{ControlRecord, Stop, committed, stopped};
+use crate::migrate::control::{ControlRecord, Heard, Stop, committed, sinks, stopped};
 use crate::migrate::note::Note;
 use crate::migrate::translate::{Translation, Wish, translate};
 use crate::model::ids::{MAIN, TableName};
+use crate::model::table::TableState;
 use crate::source::kafka_probe::{Probe, Told};
 
 pub(crate) fn kafka_connect(flags: &Flags, own: &ImportConnect) -> Result<Exit> {
@@ -81,16 +82,17 @@ fn write(flags: &Flags, toml: &str) -> Result<()> {
 
 /// Where the connector stopped.
 async fn asked(config: &Config, connector: &Connector) -> Result<Stop> {
+    connector.tells_where_it_stopped()?;
     let env = Env::system();
     let kafka = config.sources.values().find_map(|source| match source {
         SourceConfig::Kafka(kafka) => Some(kafka),
         _ => None,
     });
     let Some(kafka) = kafka else { return Ok(Stop::default()) };
-    let group = connector.group();
-    let theirs = KafkaConfig { group: group.clone(), ..kafka.as_ref().clone() };
+    let (group, topic, events) = (connector.consumer_group(), connector.control_topic(), connector.group());
     let (topics, pattern) = (kafka.topics.clone(), kafka.pattern()?);
-    let found = Probe::new(&theirs, &env)?.group(topics, pattern, connector.control_topic()).await?;
+    let keep = move |told: Told| ControlRecord::read(&events, (told.partition, told.offset), told.key, &told.value);
+    let found = Probe::new(&KafkaConfig { group: group.clone(), ..kafka.as_ref().clone() }, &env)?.group(topics, pattern, topic, keep).await?;
     if found.members > 0 {
         let what = format!(
             "the connector still runs: its group {group} has {}",
@@ -104,23 +106,30 @@ async fn asked(config: &Config, connector: &Connector) -> Result<Stop> {
         let catalog = wiring::catalog(config, &pipeline.catalog, &env).await?;
         let table: TableName = pipeline.table.parse()?;
         let upto = match catalog.load(&table).await {
-            Ok(state) => {
-                let branch = connector.branch(&pipeline.table).unwrap_or_else(|| MAIN.to_owned());
-                committed(&state, &branch, &connector.control_topic(), &group)?
-            }
+            Ok(state) => upto(&state, &pipeline.table, connector, !found.offsets.is_empty())?,
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(error.within(format!("pipeline {name}"))),
         };
         tables.insert(pipeline.table.clone(), upto);
     }
-    let record = |told: Told| ControlRecord {
-        partition: told.partition,
-        offset: told.offset,
-        sender: told.key,
-        event: told.value,
-    };
-    let records: Vec<ControlRecord> = found.records.into_iter().map(record).collect();
-    stopped(&records, &group, found.offsets, &tables)
+    let heard = Heard { records: found.records, begins: found.begins };
+    stopped(&heard, &group, found.offsets, &tables)
+}
+
+/// Up to where a table has the connector's files. What its snapshots say of another sink is none of them, but shows a wrong name where
+/// the group has nothing.
+fn upto(
+    state: &TableState,
+    table: &str,
+    connector: &Connector,
+    has_offsets: bool,
+) -> Result<Option<BTreeMap<i32, i64>>> {
+    let branch = connector.branch(table).unwrap_or_else(|| MAIN.to_owned());
+    let upto = committed(state, &branch, &connector.control_topic(), &connector.group())?;
+    if upto.is_none() {
+        connector.is_named(table, &sinks(state, &branch)?, has_offsets)?;
+    }
+    Ok(upto)
 }
 
 fn report(flags: &Flags, translated: &Translation, stop: Option<&Stop>) -> Result<()> {
