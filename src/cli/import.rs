@@ -66,6 +66,12 @@ fn hinted(error: Error, translated: &Translation) -> Error {
     error.with_hint(format!("set {} to what the connector has, or give --offline", variables.join(", ")))
 }
 
+/// The connector's own view of the brokers. Its control topic is told by committed records alone, as the sink reads it, however it read
+/// its rows: an answer that was aborted counts for nothing.
+fn theirs(kafka: &KafkaConfig, group: &str) -> KafkaConfig {
+    KafkaConfig { group: group.to_owned(), read_uncommitted: false, ..kafka.clone() }
+}
+
 fn write(flags: &Flags, toml: &str) -> Result<()> {
     let Some(path) = &flags.global.config else {
         // The report is the answer then.
@@ -92,7 +98,7 @@ async fn asked(config: &Config, connector: &Connector) -> Result<Stop> {
     let (group, topic, events) = (connector.consumer_group(), connector.control_topic(), connector.group());
     let (topics, pattern) = (kafka.topics.clone(), kafka.pattern()?);
     let keep = move |told: Told| ControlRecord::read(&events, (told.partition, told.offset), told.key, &told.value);
-    let found = Probe::new(&KafkaConfig { group: group.clone(), ..kafka.as_ref().clone() }, &env)?.group(topics, pattern, topic, keep).await?;
+    let found = Probe::new(&theirs(kafka, &group), &env)?.group(topics, pattern, topic, keep).await?;
     if found.members > 0 {
         let what = format!(
             "the connector still runs: its group {group} has {}",
@@ -139,4 +145,22 @@ fn report(flags: &Flags, translated: &Translation, stop: Option<&Stop>) -> Resul
     }
     output::note(answer.text.trim_end());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_control_topic_is_read_without_what_was_aborted() {
+        let text = "[source.a]\ntype = \"kafka\"\nbrokers = [\"127.0.0.1:1\"]\ngroup = \"ours\"\ntopics = [\"t\"]\n\
+                    isolation = \"read_uncommitted\"\ntls.enabled = \"off\"\n\
+                    [catalog.lake]\ntype = \"rest\"\nuri = \"http://127.0.0.1:1\"\n\
+                    [pipeline.a]\nsource = \"a\"\ntable = \"lake.d.t\"\n";
+        let config = from_text("a", text.to_owned(), &[]).map_err(Error::from).expect("a configuration").config;
+        let Some(SourceConfig::Kafka(kafka)) = config.sources.values().next() else { panic!("a source") };
+        let theirs = theirs(kafka, "connect-a");
+        assert!(kafka.read_uncommitted && !theirs.read_uncommitted);
+        assert_eq!(theirs.group, "connect-a");
+    }
 }
