@@ -86,10 +86,25 @@ pub fn committed(state: &TableState, branch: &str, topic: &str, group: &str) -> 
     let key = format!("{KEY}{topic}.{group}");
     let chain = Chain::of(state, branch)?;
     let said = |at: &SnapshotRef| at.summary().additional_properties.get(&key).cloned();
-    let Some(text) = chain.snapshots.iter().find_map(said) else { return Ok(None) };
-    let corrupt = || format!("table {}: {key}", state.name);
-    let offsets: BTreeMap<i32, i64> = serde_json::from_str(&text).context(ErrorKind::Corrupt, corrupt)?;
-    Ok(Some(offsets))
+    merged(chain.snapshots.iter().filter_map(said))
+        .map_err(|error| error.within(format!("table {}: {key}", state.name)))
+}
+
+/// What snapshots say, newest first, as one: a coordinator writes the partitions that it has read since it was started, no others.
+/// Where offsets go back, the topic was made anew, and what is older is of another one.
+fn merged(said: impl Iterator<Item = String>) -> Result<Option<BTreeMap<i32, i64>>> {
+    let mut all: Option<BTreeMap<i32, i64>> = None;
+    for text in said {
+        let own: BTreeMap<i32, i64> = serde_json::from_str(&text).context(ErrorKind::Corrupt, || "no offsets")?;
+        let all = all.get_or_insert_default();
+        if own.iter().any(|(partition, offset)| all.get(partition).is_some_and(|newer| newer < offset)) {
+            break;
+        }
+        own.into_iter().for_each(|(partition, offset)| {
+            all.entry(partition).or_insert(offset);
+        });
+    }
+    Ok(all)
 }
 
 /// The control topics and groups, as `TOPIC.GROUP`, of all sinks that the snapshots of a branch name.

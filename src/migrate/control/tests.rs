@@ -177,3 +177,14 @@ fn a_group_without_offsets_of_what_was_read_is_refused() {
     // A connector that never had a row.
     assert_eq!(ask(&Heard::default(), &[], None), Ok(Stop::default()));
 }
+
+#[test]
+fn snapshots_say_together_what_a_table_has() {
+    let of = |said: &[&str]| merged(said.iter().map(|text| (*text).to_owned())).expect("offsets");
+    assert_eq!(of(&[]), None);
+    // The coordinator was started anew, and has read partition 0 since.
+    assert_eq!(of(&[r#"{"0":500}"#, r#"{"0":400,"1":300}"#]), Some(BTreeMap::from([(0, 500), (1, 300)])));
+    // The topic was made anew in between.
+    assert_eq!(of(&[r#"{"0":5}"#, r#"{"0":3}"#, r#"{"0":400,"1":300}"#]), Some(BTreeMap::from([(0, 5)])));
+    assert!(merged(["[1]".to_owned()].into_iter()).is_err());
+}
