@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::cli::flags::{Flags, ImportConnect};
 use crate::cli::import_report::said;
 use crate::cli::{Exit, block_on, output, wiring};
-use crate::config::load::from_text;
+use crate::config::load::{environment, from_text};
 use crate::config::{Config, KafkaConfig, SourceConfig};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -36,7 +36,10 @@ pub(crate) fn kafka_connect(flags: &Flags, own: &ImportConnect) -> Result<Exit> 
     let mut stop = None;
     if accepted && !own.offline {
         let config = from_text("the new configuration", translated.toml.clone(), &[]).map_err(Error::from);
-        let config = config.map_err(|error| hinted(error, &translated))?;
+        let variables = environment();
+        let unset =
+            translated.secrets.iter().map(|(name, _)| name.as_str()).filter(|name| !variables.contains_key(*name));
+        let config = config.map_err(|error| hinted(error, &unset.collect::<Vec<_>>()))?;
         let Some(found) = block_on(config.config.limits.workers, asked(&config.config, &connector))? else {
             return Ok(Exit::Interrupted);
         };
@@ -57,13 +60,12 @@ pub(crate) fn kafka_connect(flags: &Flags, own: &ImportConnect) -> Result<Exit> 
     Ok(Exit::Done)
 }
 
-/// What a secret that is not set comes to.
-fn hinted(error: Error, translated: &Translation) -> Error {
-    let variables: Vec<&str> = translated.secrets.iter().map(|(variable, _)| variable.as_str()).collect();
-    if variables.is_empty() {
+/// What secrets that are not set come to; every other problem has its own way out.
+fn hinted(error: Error, unset: &[&str]) -> Error {
+    if unset.is_empty() {
         return error;
     }
-    error.with_hint(format!("set {} to what the connector has, or give --offline", variables.join(", ")))
+    error.with_hint(format!("set {} to what the connector has, or give --offline", unset.join(", ")))
 }
 
 /// The connector's own view of the brokers. Its control topic is told by committed records alone, as the sink reads it, however it read
@@ -162,5 +164,12 @@ mod tests {
         let theirs = theirs(kafka, "connect-a");
         assert!(kafka.read_uncommitted && !theirs.read_uncommitted);
         assert_eq!(theirs.group, "connect-a");
+    }
+
+    #[test]
+    fn a_problem_keeps_its_own_way_out_where_all_secrets_are_set() {
+        let problem = || Error::new(ErrorKind::Config, "wrong").with_hint("its own");
+        assert_eq!(hinted(problem(), &[]).hint(), Some("its own"));
+        assert_eq!(hinted(problem(), &["A"]).hint(), Some("set A to what the connector has, or give --offline"));
     }
 }

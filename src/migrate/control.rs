@@ -176,8 +176,8 @@ struct Response {
 
 impl Response {
     fn stop(all: Vec<Self>, mut offsets: BTreeMap<String, i64>) -> Result<Stop> {
-        let again =
-            "start the connector once more, without new rows, until it has committed; then delete it and import again";
+        let again = "start the connector once more until it has committed to each of its tables, which needs a new row in each where \
+                     nothing is left to commit; then hold its topics still, delete it, and import again";
         let refused = |what: String| Err(Error::new(ErrorKind::Conflict, what).with_hint(again));
         let half = all.iter().find_map(|own| own.inside.first().zip(own.outside.first()));
         if let Some((inside, outside)) = half {
