@@ -140,6 +140,7 @@ pub fn stopped(
     for ControlRecord { partition, offset, sender, event } in &heard.records {
         let (Event::Written { commit, .. } | Event::Complete { commit, .. }) = event;
         let own = responses.entry((sender, commit)).or_default();
+        own.partition = *partition;
         match event {
             Event::Written { table, .. } => {
                 let upto = tables.get(table).and_then(|own| own.as_ref()?.get(partition).copied());
@@ -161,12 +162,14 @@ pub fn stopped(
     if let Some(log) = logs.find(|log| !offsets.contains_key(*log)) {
         return Err(without_offsets(group, &format!(" of {log}"), "the control topic has answers with rows of it"));
     }
-    Response::stop(responses.into_values().collect(), offsets)
+    Response::stop(responses.into_values().collect(), offsets, &heard.begins)
 }
 
 /// What one worker answered to one call for a commit.
 #[derive(Debug, Clone, Default)]
 struct Response {
+    /// The partition of the control topic that it is in: one has all events of a worker, in order.
+    partition: i32,
     /// The offsets behind its last rows; nothing of logs of which it had none.
     offsets: BTreeMap<String, i64>,
     /// Tables that have its files, and those that have not.
@@ -175,7 +178,7 @@ struct Response {
 }
 
 impl Response {
-    fn stop(all: Vec<Self>, mut offsets: BTreeMap<String, i64>) -> Result<Stop> {
+    fn stop(all: Vec<Self>, mut offsets: BTreeMap<String, i64>, begins: &BTreeMap<i32, i64>) -> Result<Stop> {
         let again = "start the connector once more until it has committed to each of its tables, which needs a new row in each where \
                      nothing is left to commit; then hold its topics still, delete it, and import again";
         let refused = |what: String| Err(Error::new(ErrorKind::Conflict, what).with_hint(again));
@@ -195,11 +198,20 @@ impl Response {
                 return refused(format!("rows of {log} are in a table, and older ones are not"));
             }
             let before = &own[..first];
-            let Some((start, _)) = before.last() else {
+            let Some((start, last)) = before.last() else {
                 return refused(format!(
                     "rows of {log} are in files that no table has, and nothing says where they begin"
                 ));
             };
+            // Another partition may have had the true predecessor, unless it reaches back further than this one.
+            let reaches = |at: &i32| before.iter().any(|(_, own)| own.partition == *at);
+            let lost = begins.iter().find(|(at, begin)| **begin > 0 && **at != last.partition && !reaches(at));
+            if let Some((at, begin)) = lost {
+                return refused(format!(
+                    "rows of {log} are in files that no table has, and records before {begin} of partition {at} of the control topic, \
+                     which may say where they begin, are gone"
+                ));
+            }
             offsets.insert(log.clone(), *start);
         }
         Ok(Stop { offsets, pending: all.iter().filter(|own| !own.outside.is_empty()).count() })

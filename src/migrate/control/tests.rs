@@ -188,3 +188,22 @@ fn snapshots_say_together_what_a_table_has() {
     assert_eq!(of(&[r#"{"0":5}"#, r#"{"0":3}"#, r#"{"0":400,"1":300}"#]), Some(BTreeMap::from([(0, 5)])));
     assert!(merged(["[1]".to_owned()].into_iter()).is_err());
 }
+
+#[test]
+fn an_answer_is_no_predecessor_where_another_partition_may_have_had_it() {
+    let answer = |partition, offset, commit, end| {
+        let events = [written(commit, "d.a"), complete("connect-a", commit, &[(0, Some(end))])];
+        (offset..).zip(events).filter_map(move |(offset, event)| record(partition, offset, &event))
+    };
+    let ask = |begin, also: &[ControlRecord]| {
+        let records = answer(0, 10, 1, 10).chain(answer(0, 12, 2, 20)).chain(also.iter().cloned()).collect();
+        let heard = Heard { records, begins: BTreeMap::from([(0, 10), (1, begin)]) };
+        let tables = BTreeMap::from([("d.a".to_owned(), Some(BTreeMap::from([(0, 12), (1, 40)])))]);
+        stopped(&heard, "connect-a", group(&[(0, 20)]), &tables)
+    };
+    assert_eq!(ask(0, &[]).expect("nothing is gone").offsets, group(&[(0, 10)]));
+    let error = ask(40, &[]).expect_err("partition 1 may have had rows 10 to 15");
+    assert!(error.to_string().contains("records before 40 of partition 1"), "{error}");
+    let before: Vec<ControlRecord> = answer(1, 30, 3, 5).collect();
+    assert_eq!(ask(30, &before).expect("it reaches back further").offsets, group(&[(0, 10)]));
+}
