@@ -135,13 +135,16 @@ impl Draft<'_> {
                 }
             }
             "OAUTHBEARER" => {
-                let uri = self.consumer("sasl.oauthbearer.token.endpoint.url", &sasl).unwrap_or_default();
+                let property = "sasl.oauthbearer.token.endpoint.url";
+                let found = self.connector.consumer(property).unwrap_or_default();
+                let uri = self.url(&found.0, &found.1);
+                self.consumer(property, &sasl);
                 let id = part("clientId").unwrap_or_default();
                 let secret = self.secret("KAFKA_CLIENT_SECRET", "sasl.jaas.config");
                 let scope = part("scope").map(|scope| format!(", scope = {}", text(&scope))).unwrap_or_default();
                 self.line(&format!(
                     "sasl = {{ mechanism = \"OAUTHBEARER\", token_uri = {}, client_id = {}, client_secret = {secret}{scope} }}",
-                    text(&uri),
+                    uri,
                     text(&id)
                 ));
             }
