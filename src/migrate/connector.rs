@@ -68,6 +68,11 @@ impl Connector {
         self.peek(property).or_else(|| self.worker.get(property).cloned())
     }
 
+    /// The text of a property, be it blank.
+    pub(super) fn given(&self, property: &str) -> Option<String> {
+        self.properties.get(property).cloned()
+    }
+
     /// A property of the sink's consumer: the connector's own, else the worker's.
     pub(super) fn consumer(&self, property: &str) -> Option<(String, String)> {
         let own = format!("consumer.override.{property}");

@@ -117,11 +117,16 @@ impl Draft<'_> {
         self.connector.taken("iceberg.tables", "pipeline.NAME.table");
         let base = plain(&self.connector.name);
         let many = tables.len() > 1;
-        let named = |table: String| {
+        let mut named: Vec<(String, String)> = Vec::new();
+        for table in tables {
             let name = if many { format!("{base}-{}", plain(&table)) } else { base.clone() };
-            (name, table)
-        };
-        tables.into_iter().map(named).collect()
+            // Tables whose names differ only in what a pipeline's may not have.
+            let taken = |name: &String| named.iter().any(|(held, _)| held == name);
+            let other =
+                (2..).map(|number| format!("{name}-{number}")).find(|name| !taken(name)).filter(|_| taken(&name));
+            named.push((other.unwrap_or(name), table));
+        }
+        named
     }
 
     fn pipeline(&mut self, name: &str, table: &str, rows: &Rows) {
@@ -313,5 +318,14 @@ mod tests {
         ] {
             assert_eq!(bare(url), (bare_url.to_owned(), user.map(str::to_owned)), "{url}");
         }
+    }
+
+    #[test]
+    fn pipelines_of_tables_with_like_names_have_names_of_their_own() {
+        let json =
+            r#"{"name": "a", "connector.class": "IcebergSinkConnector", "iceberg.tables": "d.b-c, d.b.c, d-b.c, d.e"}"#;
+        let translated = translate(&Connector::read(json, None).expect("a connector"), &Wish::default());
+        let names: Vec<&str> = translated.toml.lines().filter_map(|line| line.strip_prefix("[pipeline.")).collect();
+        assert_eq!(names, ["a-d-b-c]", "a-d-b-c-2]", "a-d-b-c-3]", "a-d-e]"]);
     }
 }
