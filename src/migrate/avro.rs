@@ -9,12 +9,16 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A schema or a value that is nested deeper is none of ours.
 const DEPTH_MAX: u32 = 64;
+/// As many values may be in the fewest bytes.
+const VALUES_MIN: usize = 4_096;
 
 /// A value that is being read.
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
     /// Schemas by their full names.
     known: BTreeMap<String, Value>,
+    /// Values that may still come: most take bytes, and those that take none are few.
+    left: usize,
 }
 
 fn broken(what: &str) -> Error {
@@ -23,19 +27,20 @@ fn broken(what: &str) -> Error {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes, known: BTreeMap::new() }
+        Self { rest: bytes, known: BTreeMap::new(), left: bytes.len().saturating_mul(4).saturating_add(VALUES_MIN) }
     }
 
     /// The next value of this schema. Bytes and fixed values are hexadecimal text.
     ///
     /// # Errors
-    /// `Corrupt` when it ends early, or the schema is none.
+    /// `Corrupt` when it ends early, has more values than its bytes can hold, or the schema is none.
     pub(super) fn value(&mut self, schema: &Value) -> Result<Value> {
         self.of(schema, "", DEPTH_MAX)
     }
 
     fn of(&mut self, schema: &Value, space: &str, depth: u32) -> Result<Value> {
         let below = depth.checked_sub(1).ok_or_else(|| broken("is nested too deep"))?;
+        self.left = self.left.checked_sub(1).ok_or_else(|| broken("has more values than its bytes can hold"))?;
         match schema {
             Value::String(kind) => match self.plain(kind)? {
                 Some(value) => Ok(value),
@@ -171,4 +176,28 @@ impl<'a> Reader<'a> {
 
 fn full_name(name: &str, space: &str) -> String {
     if name.contains('.') || space.is_empty() { name.to_owned() } else { format!("{space}.{name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_that_take_no_bytes_do_not_fill_the_memory() {
+        // 1,000,000 items, and a byte behind them.
+        let bytes = [0x80, 0x89, 0x7a, 0];
+        for items in [json!("null"), json!({"type": "record", "name": "e", "fields": []})] {
+            let error = Reader::new(&bytes).value(&json!({"type": "array", "items": items})).expect_err("too many");
+            assert!(error.to_string().contains("more values"), "{error}");
+        }
+        // Records of two records each, sixteen deep.
+        let mut kind = json!({"type": "record", "name": "r0", "fields": []});
+        for depth in 1..16 {
+            let fields = json!([{"name": "a", "type": kind}, {"name": "b", "type": format!("r{}", depth - 1)}]);
+            kind = json!({"type": "record", "name": format!("r{depth}"), "fields": fields});
+        }
+        assert!(Reader::new(&[]).value(&kind).is_err());
+    }
 }

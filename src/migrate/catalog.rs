@@ -29,7 +29,10 @@ impl Draft<'_> {
         self.line("\n[catalog.lake]\ntype = \"rest\"");
         let found = self.connector.peek(&own("uri")).filter(|_| rest);
         match uri.map(str::to_owned).or(found) {
-            Some(uri) => self.line(&format!("uri = {}", text(uri.trim_end_matches("/v1")))),
+            Some(uri) => {
+                let uri = self.url(&own("uri"), uri.trim_end_matches("/v1"));
+                self.line(&format!("uri = {uri}"));
+            }
             None => {
                 self.line("uri = \"https://catalog.invalid\" # name the REST endpoint of the catalog");
                 self.connector.missing(&own("uri"), true, "name the REST endpoint of the catalog with --uri");
@@ -70,7 +73,8 @@ impl Draft<'_> {
             let parts = [("oauth2-server-uri", "oauth2.server_uri"), ("scope", "oauth2.scope")];
             for (name, setting) in parts {
                 if let Some(value) = self.connector.peek(&own(name)) {
-                    self.line(&format!("{setting} = {}", text(&value)));
+                    let value = if name == "scope" { text(&value) } else { self.url(&own(name), &value) };
+                    self.line(&format!("{setting} = {value}"));
                     self.connector.taken(&own(name), &format!("catalog.lake.{setting}"));
                 }
             }
@@ -104,7 +108,7 @@ impl Draft<'_> {
         let mut lines = Vec::new();
         for (name, option) in plain {
             if let Some(value) = self.connector.peek(&own(name)) {
-                let line = format!("{option} = {}", text(&value));
+                let line = format!("{option} = {}", self.url(&own(name), &value));
                 if !lines.iter().any(|held: &String| held.starts_with(&format!("{option} "))) {
                     lines.push(line);
                 }

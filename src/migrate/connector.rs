@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::migrate::control::without_offsets;
 use crate::migrate::note::{Fate, Note};
 
 /// Classes of the sink: Apache's, and the one that it came from.
@@ -16,6 +17,7 @@ const CLASSES: [&str; 2] =
 pub struct Connector {
     /// Its name.
     pub name: String,
+    class: String,
     properties: BTreeMap<String, String>,
     worker: BTreeMap<String, String>,
     seen: BTreeSet<String>,
@@ -53,7 +55,7 @@ impl Connector {
         })?;
         properties.remove("name");
         let worker = worker.map(properties_of).unwrap_or_default();
-        Ok(Self { name, properties, worker, ..Self::default() })
+        Ok(Self { name, class, properties, worker, ..Self::default() })
     }
 
     /// The text of a property; the caller says what becomes of it.
@@ -64,6 +66,11 @@ impl Connector {
     /// The same, of the worker where the connector says nothing.
     pub(super) fn or_worker(&self, property: &str) -> Option<String> {
         self.peek(property).or_else(|| self.worker.get(property).cloned())
+    }
+
+    /// The text of a property, be it blank.
+    pub(super) fn given(&self, property: &str) -> Option<String> {
+        self.properties.get(property).cloned()
     }
 
     /// A property of the sink's consumer: the connector's own, else the worker's.
@@ -119,9 +126,60 @@ impl Connector {
         notes
     }
 
-    /// The consumer group of the sink's tasks.
+    /// The group that the sink's events and snapshots name.
     pub fn group(&self) -> String {
-        self.peek("iceberg.connect.group-id").unwrap_or_else(|| format!("connect-{}", self.name))
+        self.peek("iceberg.connect.group-id").unwrap_or_else(|| self.own_group())
+    }
+
+    /// The consumer group that its tasks are members of and commit to: it is the worker's to say, not the sink's.
+    pub fn consumer_group(&self) -> String {
+        self.peek("consumer.override.group.id").unwrap_or_else(|| self.own_group())
+    }
+
+    fn own_group(&self) -> String {
+        format!("connect-{}", self.name)
+    }
+
+    /// The group that Tabular's sink keeps its offsets in.
+    pub fn tabular_group(&self) -> String {
+        self.peek("iceberg.control.group-id").unwrap_or_else(|| format!("cg-control-{}", self.name))
+    }
+
+    /// Whether it is told here where such a sink stopped.
+    ///
+    /// # Errors
+    /// `Unsupported` for Tabular's class, which keeps its offsets elsewhere.
+    pub fn tells_where_it_stopped(&self) -> Result<()> {
+        if self.class.starts_with("io.tabular.") { Err(self.is_tabular(&self.class)) } else { Ok(()) }
+    }
+
+    /// Whether a table without a commit of this sink has none because it is called otherwise. `sinks` are the control topics and groups
+    /// that its snapshots name, as `TOPIC.GROUP`; `has_offsets` whether the consumer group has any.
+    ///
+    /// # Errors
+    /// `Conflict` where others fed the table and this one has no offsets; `Unsupported` where Tabular's class did under its name.
+    pub fn is_named(&self, table: &str, sinks: &BTreeSet<String>, has_offsets: bool) -> Result<()> {
+        if sinks.contains(&format!("{}.{}", self.control_topic(), self.tabular_group())) {
+            return Err(self.is_tabular(&format!("table {table} has commits of group {}", self.tabular_group())));
+        }
+        match sinks.first() {
+            Some(other) if !has_offsets => {
+                let what =
+                    format!("table {table} has commits of a connector whose control topic and group are {other}");
+                Err(without_offsets(&self.consumer_group(), "", &what))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The refusal of Tabular's offsets. `what` shows that they are.
+    fn is_tabular(&self, what: &str) -> Error {
+        let hint = format!(
+            "hold its topics still until the tables have all rows, and delete it; then write the configuration with --offline, and set \
+             start_offsets to the offsets that group {} has of the topics",
+            self.tabular_group()
+        );
+        Error::new(ErrorKind::Unsupported, format!("{what}: where Tabular's sink stopped is not read")).with_hint(hint)
     }
 
     /// The topic of the sink's own events.
@@ -150,4 +208,48 @@ pub(super) fn list(text: &str) -> Vec<String> {
 fn properties_of(text: &str) -> BTreeMap<String, String> {
     let lines = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', '!']));
     lines.filter_map(|line| line.split_once('=')).map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connector(more: &str) -> Connector {
+        let text = format!(r#"{{"name": "a", "connector.class": "IcebergSinkConnector"{more}}}"#);
+        Connector::read(&text, None).expect("a connector")
+    }
+
+    #[test]
+    fn the_group_of_the_tasks_is_the_workers_and_that_of_events_the_sinks() {
+        let own = connector(r#", "iceberg.connect.group-id": "events", "consumer.override.group.id": "tasks""#);
+        assert_eq!((own.group().as_str(), own.consumer_group().as_str()), ("events", "tasks"));
+        let own = connector("");
+        assert_eq!((own.group().as_str(), own.consumer_group().as_str()), ("connect-a", "connect-a"));
+    }
+
+    #[test]
+    fn a_table_that_another_sink_fed_shows_a_wrong_name_where_the_group_has_nothing() {
+        let own = connector("");
+        let sinks = BTreeSet::from(["control-iceberg.connect-b".to_owned()]);
+        own.is_named("d.t", &sinks, true).expect("beside another");
+        own.is_named("d.t", &BTreeSet::new(), false).expect("a new table");
+        let error = own.is_named("d.t", &sinks, false).expect_err("a wrong name");
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(error.to_string().contains("control-iceberg.connect-b"), "{error}");
+    }
+
+    #[test]
+    fn where_tabulars_sink_stopped_is_not_told() {
+        let text = r#"{"name": "a", "connector.class": "io.tabular.iceberg.connect.IcebergSinkConnector"}"#;
+        let own = Connector::read(text, None).expect("a connector");
+        let error = own.tells_where_it_stopped().expect_err("it keeps them elsewhere");
+        assert!(
+            error.hint().is_some_and(|hint| hint.contains("--offline") && hint.contains("cg-control-a")),
+            "{error:?}"
+        );
+        connector("").tells_where_it_stopped().expect("Apache's, unless its tables say otherwise");
+        let sinks = BTreeSet::from(["control-iceberg.cg-control-a".to_owned()]);
+        let error = connector("").is_named("d.t", &sinks, true).expect_err("Tabular's by a short name");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+    }
 }

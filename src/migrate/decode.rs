@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::migrate::connector::list;
 use crate::migrate::note::Fate;
-use crate::migrate::translate::{Draft, text};
+use crate::migrate::translate::{Draft, bare, text};
 
 const CONVERTER: &str = "value.converter";
 
@@ -81,12 +81,14 @@ impl Draft<'_> {
             self.connector.missing(&own("schema.registry.url"), true, "name the registry in [registry.schemas]");
             return false;
         };
-        let urls = list(&url);
-        self.line(&format!("\n[registry.schemas]\nurl = {}", text(urls.first().map_or("", String::as_str))));
+        let (url, within) = bare(list(&url).first().map_or("", String::as_str));
+        self.line(&format!("\n[registry.schemas]\nurl = {}", text(&url)));
         self.connector.taken(&own("schema.registry.url"), "registry.schemas.url");
-        if let Some(user) = self.connector.or_worker(&own("basic.auth.user.info")) {
-            let name = user.split(':').next().unwrap_or_default().to_owned();
-            let secret = self.secret("REGISTRY_PASSWORD", &own("basic.auth.user.info"));
+        // Who asks stands in a property of its own, or else within the URL, where Confluent's converters look first.
+        let apart = self.connector.or_worker(&own("basic.auth.user.info")).map(|user| ("basic.auth.user.info", user));
+        if let Some((property, user)) = apart.or(within.map(|user| ("schema.registry.url", user))) {
+            let name = user.split_once(':').map_or("", |(name, _)| name).to_owned();
+            let secret = self.secret("REGISTRY_PASSWORD", &own(property));
             self.line(&format!("user = {}\npassword = {secret}", text(&name)));
             self.connector.taken(&own("basic.auth.user.info"), "registry.schemas.user and password");
         }

@@ -135,18 +135,24 @@ impl Draft<'_> {
                 }
             }
             "OAUTHBEARER" => {
-                let uri = self.consumer("sasl.oauthbearer.token.endpoint.url", &sasl).unwrap_or_default();
+                let property = "sasl.oauthbearer.token.endpoint.url";
+                let found = self.connector.consumer(property).unwrap_or_default();
+                let uri = self.url(&found.0, &found.1);
+                self.consumer(property, &sasl);
                 let id = part("clientId").unwrap_or_default();
                 let secret = self.secret("KAFKA_CLIENT_SECRET", "sasl.jaas.config");
                 let scope = part("scope").map(|scope| format!(", scope = {}", text(&scope))).unwrap_or_default();
                 self.line(&format!(
                     "sasl = {{ mechanism = \"OAUTHBEARER\", token_uri = {}, client_id = {}, client_secret = {secret}{scope} }}",
-                    text(&uri),
+                    uri,
                     text(&id)
                 ));
             }
             other => {
-                let hint = format!("{other} is not spoken here: PLAIN, SCRAM or OAUTHBEARER");
+                let hint = format!(
+                    "{other} is not spoken here: name brokers and a user of PLAIN, SCRAM or OAUTHBEARER in a copy of the connector's JSON \
+                     (consumer.override.sasl.mechanism, consumer.override.sasl.jaas.config; --brokers)"
+                );
                 self.connector.missing("sasl.mechanism", true, &hint);
             }
         }
@@ -160,16 +166,24 @@ impl Draft<'_> {
                 self.line(&format!("tls.{setting} = {}", text(&path)));
                 if setting == "certificate" {
                     self.line(&format!("tls.key = {}", text(&path)));
+                    if let Some((locked, _)) = self.connector.consumer("ssl.key.password") {
+                        let secret = self.secret("KAFKA_KEY_PASSWORD", &locked);
+                        self.line(&format!("tls.key_password = {secret}"));
+                        self.connector.taken(&locked, &format!("{tls}.key_password"));
+                    }
                 }
             } else {
-                let hint =
-                    format!("{path} is {kind}: write its certificates as PEM, and name the file in {tls}.{setting}");
+                let hint = format!(
+                    "{path} is {kind}: write its certificates as PEM, and name the file in a copy of the connector's JSON \
+                     (consumer.override.{property}, consumer.override.{} = PEM): it becomes {tls}.{setting}",
+                    property.replace("location", "type")
+                );
                 self.connector.missing(&format!("{property} (as {kind})"), false, &hint);
             }
         }
         for property in ["ssl.truststore.password", "ssl.keystore.password", "ssl.key.password", "ssl.protocol"] {
             for prefix in PREFIXES {
-                self.connector.say(&format!("{prefix}{property}"), Fate::Idle("PEM files have none"));
+                self.connector.say(&format!("{prefix}{property}"), Fate::Idle("PEM files need none"));
             }
         }
     }
@@ -177,9 +191,13 @@ impl Draft<'_> {
     fn properties(&mut self) {
         let mut lines = Vec::new();
         for (theirs, ours) in SAME {
-            if let Some(value) = self.connector.peek(&format!("consumer.override.{theirs}")) {
-                let value =
-                    if theirs.ends_with("algorithm") && value.trim().is_empty() { "none".to_owned() } else { value };
+            if let Some(value) = self.connector.given(&format!("consumer.override.{theirs}")) {
+                let value = match value.trim() {
+                    // A blank one means that the name is not looked at.
+                    "" if theirs.ends_with("algorithm") => "none".to_owned(),
+                    "" => continue,
+                    _ => value,
+                };
                 lines.push(format!("{} = {}", text(ours), text(&value)));
                 self.connector.taken(&format!("consumer.override.{theirs}"), "source properties");
             }

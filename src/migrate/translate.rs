@@ -77,6 +77,19 @@ impl Draft<'_> {
         format!("{{ env = {} }}", text(&variable))
     }
 
+    /// A URL as it is written: what names a user within it is left out, and said to be.
+    pub(super) fn url(&mut self, property: &str, value: &str) -> String {
+        let (url, user) = bare(value);
+        if user.is_some() {
+            self.connector.missing(
+                property,
+                false,
+                "the user and password within it are left out: no setting takes them",
+            );
+        }
+        text(&url)
+    }
+
     /// Names of pipelines and their tables; none where rows go by what is in them.
     fn pipelines(&mut self) -> Vec<(String, String)> {
         let tables = self.connector.tables();
@@ -104,11 +117,16 @@ impl Draft<'_> {
         self.connector.taken("iceberg.tables", "pipeline.NAME.table");
         let base = plain(&self.connector.name);
         let many = tables.len() > 1;
-        let named = |table: String| {
+        let mut named: Vec<(String, String)> = Vec::new();
+        for table in tables {
             let name = if many { format!("{base}-{}", plain(&table)) } else { base.clone() };
-            (name, table)
-        };
-        tables.into_iter().map(named).collect()
+            // Tables whose names differ only in what a pipeline's may not have.
+            let taken = |name: &String| named.iter().any(|(held, _)| held == name);
+            let other =
+                (2..).map(|number| format!("{name}-{number}")).find(|name| !taken(name)).filter(|_| taken(&name));
+            named.push((other.unwrap_or(name), table));
+        }
+        named
     }
 
     fn pipeline(&mut self, name: &str, table: &str, rows: &Rows) {
@@ -228,6 +246,19 @@ impl Draft<'_> {
     }
 }
 
+/// A URL without the user and the password within it, and these as they stand there.
+pub(super) fn bare(url: &str) -> (String, Option<String>) {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (&url[..scheme.len() + 3], rest));
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    // A password may have a slash of its own: what follows the colon is no port then.
+    let is_port = |text: &str| text.chars().all(|c| c.is_ascii_digit()) || text.ends_with(']');
+    let cut = host.rsplit_once(':').is_some_and(|(_, port)| !is_port(port));
+    match host.rfind('@').or_else(|| rest.rfind('@').filter(|_| cut)) {
+        Some(at) => (format!("{scheme}{}", &rest[at + 1..]), Some(rest[..at].to_owned())),
+        None => (url.to_owned(), None),
+    }
+}
+
 /// A name of what pipelines may be called.
 fn plain(name: &str) -> String {
     let name: String =
@@ -273,5 +304,28 @@ mod tests {
         let all: Vec<String> =
             fields("days(ts), region,bucket(id, 16),truncate(name,4)").iter().map(|field| transform(field)).collect();
         assert_eq!(all, ["day(ts)", "region", "bucket(16, id)", "truncate(4, name)"]);
+    }
+    #[test]
+    fn a_url_is_told_from_who_is_named_within_it() {
+        for (url, bare_url, user) in [
+            ("http://sr:8081/a", "http://sr:8081/a", None),
+            ("https://me:se%40cret@sr:8081/a@b", "https://sr:8081/a@b", Some("me:se%40cret")),
+            ("http://me:se/cret@sr", "http://sr", Some("me:se/cret")),
+            ("http://me:se@cret@sr/", "http://sr/", Some("me:se@cret")),
+            ("http://sr:8081/a@b", "http://sr:8081/a@b", None),
+            ("http://[::1]:8081/a@b", "http://[::1]:8081/a@b", None),
+            ("me:secret@sr:1", "sr:1", Some("me:secret")),
+        ] {
+            assert_eq!(bare(url), (bare_url.to_owned(), user.map(str::to_owned)), "{url}");
+        }
+    }
+
+    #[test]
+    fn pipelines_of_tables_with_like_names_have_names_of_their_own() {
+        let json =
+            r#"{"name": "a", "connector.class": "IcebergSinkConnector", "iceberg.tables": "d.b-c, d.b.c, d-b.c, d.e"}"#;
+        let translated = translate(&Connector::read(json, None).expect("a connector"), &Wish::default());
+        let names: Vec<&str> = translated.toml.lines().filter_map(|line| line.strip_prefix("[pipeline.")).collect();
+        assert_eq!(names, ["a-d-b-c]", "a-d-b-c-2]", "a-d-b-c-3]", "a-d-e]"]);
     }
 }

@@ -23,8 +23,8 @@ const REQUEST: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
 /// Gaps that are no further from one another are read at one go.
 const NEAR: u64 = 1_000;
-/// Bytes of records that are kept.
-const TOLD_BYTES_MAX: u64 = 1 << 30;
+/// Records that are kept of a topic.
+const KEPT_MAX: usize = 10_000_000;
 
 /// Ranges of offsets of one log, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,13 +71,15 @@ pub struct Told {
 
 /// A consumer group of others.
 #[derive(Debug, Clone, Default)]
-pub struct Group {
+pub struct Group<T> {
     /// Its members now.
     pub members: usize,
     /// What it has committed, by `topic/partition`.
     pub offsets: BTreeMap<String, i64>,
-    /// The records of the topic beside it.
-    pub records: Vec<Told>,
+    /// What was kept of the topic beside it.
+    pub records: Vec<T>,
+    /// The first offset that each partition of that topic still has.
+    pub begins: BTreeMap<i32, i64>,
 }
 
 /// A client that asks.
@@ -108,16 +110,29 @@ impl Probe {
         env.offload(move || gaps.iter().map(|gaps| self.held(gaps)).collect()).await?
     }
 
-    /// What a group of others has, and every record of a topic that goes with it.
+    /// What a group of others has, and what `keep` takes of the records of a topic that goes with it: each is given once, in the
+    /// order of its partition, and dropped where nothing comes of it.
     ///
     /// # Errors
-    /// As [`Probe::records_at`]; `Unsupported` when the topic holds more than is kept in memory.
-    pub async fn group(self, topics: Vec<String>, pattern: Option<Regex>, beside: String) -> Result<Group> {
+    /// As [`Probe::records_at`], and those of `keep`; `Unsupported` when more is kept than fits into memory.
+    pub async fn group<T: Send + 'static>(
+        self,
+        topics: Vec<String>,
+        pattern: Option<Regex>,
+        beside: String,
+        mut keep: impl FnMut(Told) -> Result<Option<T>> + Send + 'static,
+    ) -> Result<Group<T>> {
         let env = self.env.clone();
-        env.offload(move || self.asked(&topics, pattern.as_ref(), &beside)).await?
+        env.offload(move || self.asked(&topics, pattern.as_ref(), &beside, &mut keep)).await?
     }
 
-    fn asked(&self, topics: &[String], pattern: Option<&Regex>, beside: &str) -> Result<Group> {
+    fn asked<T>(
+        &self,
+        topics: &[String],
+        pattern: Option<&Regex>,
+        beside: &str,
+        keep: &mut impl FnMut(Told) -> Result<Option<T>>,
+    ) -> Result<Group<T>> {
         let groups = self.client.fetch_group_list(Some(&self.group), REQUEST);
         let groups = groups.map_err(|error| self.said(&self.group, &error))?;
         let own = groups.groups().iter().filter(|own| own.name() == self.group);
@@ -140,33 +155,40 @@ impl Probe {
             _ => None,
         };
         let offsets = committed.elements().into_iter().filter_map(offset).collect();
-        let mut records = Vec::new();
+        let (mut records, mut begins) = (Vec::new(), BTreeMap::new());
         for own in metadata.topics().iter().filter(|own| own.name() == beside).flat_map(|own| own.partitions()) {
-            self.records(beside, own.id(), &mut records)?;
+            begins.insert(own.id(), self.records(beside, own.id(), &mut records, keep)?);
         }
-        Ok(Group { members, offsets, records })
+        Ok(Group { members, offsets, records, begins })
     }
 
-    /// Every committed record of a partition.
-    fn records(&self, topic: &str, partition: i32, records: &mut Vec<Told>) -> Result<()> {
+    /// Gives each committed record of a partition; answers its first offset.
+    fn records<T>(
+        &self,
+        topic: &str,
+        partition: i32,
+        records: &mut Vec<T>,
+        keep: &mut impl FnMut(Told) -> Result<Option<T>>,
+    ) -> Result<i64> {
         let ends = self.client.fetch_watermarks(topic, partition, REQUEST);
-        let (low, high) = ends.map_err(|error| self.said(topic, &error))?;
-        let (low, high) = (u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0));
-        let mut bytes: u64 = records.iter().map(|own| own.value.len() as u64).sum();
+        let (begin, high) = ends.map_err(|error| self.said(topic, &error))?;
+        let (low, high) = (u64::try_from(begin).unwrap_or(0), u64::try_from(high).unwrap_or(0));
         let take = |record: &BorrowedMessage<'_>| {
-            let value = record.payload().unwrap_or_default().to_vec();
-            bytes = bytes.saturating_add(value.len() as u64);
-            if bytes > TOLD_BYTES_MAX {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    format!("topic {topic} holds more than can be looked through"),
-                ));
+            let (key, value) = (record.key().unwrap_or_default(), record.payload().unwrap_or_default());
+            let told = Told { partition, offset: record.offset(), key: key.to_vec(), value: value.to_vec() };
+            let kept = keep(told).map_err(|error| error.within(topic))?;
+            if records.len() >= KEPT_MAX && kept.is_some() {
+                let what = format!("topic {topic} holds more than can be looked through");
+                return Err(Error::new(ErrorKind::Unsupported, what)
+                    .with_hint("let its records expire earlier (retention.ms), and ask again"));
             }
-            let key = record.key().unwrap_or_default().to_vec();
-            records.push(Told { partition, offset: record.offset(), key, value });
+            records.extend(kept);
             Ok(())
         };
-        if low < high { self.each(&(topic.to_owned(), partition), low, high, take) } else { Ok(()) }
+        if low < high {
+            self.each(&(topic.to_owned(), partition), low, high, take)?;
+        }
+        Ok(begin)
     }
 
     fn held(&self, gaps: &Gaps) -> Result<Held> {

@@ -69,9 +69,16 @@ fn complete(group: &str, commit: u8, offsets: &[(i32, Option<i64>)]) -> Vec<u8> 
 }
 
 /// The records of partition 0, all by one worker, unless their events say otherwise.
-fn records(events: Vec<Vec<u8>>) -> Vec<ControlRecord> {
-    let record = |(offset, event)| ControlRecord { partition: 0, offset, sender: b"w".to_vec(), event };
-    (0..).zip(events).map(record).collect()
+fn records(events: Vec<Vec<u8>>) -> Heard {
+    Heard {
+        records: (0..).zip(events).filter_map(|(offset, event)| record(0, offset, &event)).collect(),
+        ..Heard::default()
+    }
+}
+
+fn record(partition: i32, offset: i64, event: &[u8]) -> Option<ControlRecord> {
+    let sender = format!("w{partition}").into_bytes();
+    ControlRecord::read("connect-a", (partition, offset), sender, event).expect("readable")
 }
 
 fn group(offsets: &[(i32, i64)]) -> BTreeMap<String, i64> {
@@ -134,6 +141,69 @@ fn events_of_other_connectors_say_nothing() {
     ]);
     let stop = stopped(&history, "connect-a", group(&[(0, 5)]), &upto(&[])).expect("told");
     assert_eq!(stop, Stop { offsets: group(&[(0, 5)]), pending: 0 });
-    let broken = records(vec![b"\x00\x01".to_vec()]);
-    assert!(stopped(&broken, "connect-a", group(&[]), &upto(&[])).is_err());
+}
+
+#[test]
+fn what_is_no_event_is_passed_over_and_a_broken_event_is_not() {
+    for foreign in [&b""[..], b"\x00\x01", b"{}", b"\xC2"] {
+        assert_eq!(record(0, 0, foreign), None);
+    }
+    let cut = &written(1, "d.a")[..40];
+    let error = ControlRecord::read("connect-a", (1, 7), Vec::new(), cut).expect_err("cut off");
+    assert!(error.to_string().starts_with("partition 1, offset 7: "), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("--offline")));
+}
+
+#[test]
+fn a_group_without_offsets_of_what_was_read_is_refused() {
+    let history = records(vec![written(1, "d.a"), complete("connect-a", 1, &[(0, Some(10)), (1, Some(7))])]);
+    let ask = |history: &Heard, offsets: &[(i32, i64)], at| {
+        stopped(history, "connect-a", group(offsets), &upto(&[("d.a", at)])).map_err(|error| {
+            assert!(error.kind() == ErrorKind::Conflict && error.hint().is_some_and(|hint| hint.contains("--offline")));
+            error.to_string()
+        })
+    };
+    let nothing = "consumer group connect-a has no offset";
+    assert_eq!(
+        ask(&Heard::default(), &[], Some(2)),
+        Err(format!("{nothing}, and table d.a has commits of the connector"))
+    );
+    assert_eq!(ask(&history, &[], None), Err(format!("{nothing}, and the control topic has answers of the connector")));
+    assert_eq!(
+        ask(&history, &[(0, 10)], Some(2)),
+        Err(format!("{nothing} of t/1, and the control topic has answers with rows of it"))
+    );
+    assert_eq!(ask(&history, &[(0, 10), (1, 7)], Some(2)).map(|stop| stop.pending), Ok(0));
+    // A connector that never had a row.
+    assert_eq!(ask(&Heard::default(), &[], None), Ok(Stop::default()));
+}
+
+#[test]
+fn snapshots_say_together_what_a_table_has() {
+    let of = |said: &[&str]| merged(said.iter().map(|text| (*text).to_owned())).expect("offsets");
+    assert_eq!(of(&[]), None);
+    // The coordinator was started anew, and has read partition 0 since.
+    assert_eq!(of(&[r#"{"0":500}"#, r#"{"0":400,"1":300}"#]), Some(BTreeMap::from([(0, 500), (1, 300)])));
+    // The topic was made anew in between.
+    assert_eq!(of(&[r#"{"0":5}"#, r#"{"0":3}"#, r#"{"0":400,"1":300}"#]), Some(BTreeMap::from([(0, 5)])));
+    assert!(merged(["[1]".to_owned()].into_iter()).is_err());
+}
+
+#[test]
+fn an_answer_is_no_predecessor_where_another_partition_may_have_had_it() {
+    let answer = |partition, offset, commit, end| {
+        let events = [written(commit, "d.a"), complete("connect-a", commit, &[(0, Some(end))])];
+        (offset..).zip(events).filter_map(move |(offset, event)| record(partition, offset, &event))
+    };
+    let ask = |begin, also: &[ControlRecord]| {
+        let records = answer(0, 10, 1, 10).chain(answer(0, 12, 2, 20)).chain(also.iter().cloned()).collect();
+        let heard = Heard { records, begins: BTreeMap::from([(0, 10), (1, begin)]) };
+        let tables = BTreeMap::from([("d.a".to_owned(), Some(BTreeMap::from([(0, 12), (1, 40)])))]);
+        stopped(&heard, "connect-a", group(&[(0, 20)]), &tables)
+    };
+    assert_eq!(ask(0, &[]).expect("nothing is gone").offsets, group(&[(0, 10)]));
+    let error = ask(40, &[]).expect_err("partition 1 may have had rows 10 to 15");
+    assert!(error.to_string().contains("records before 40 of partition 1"), "{error}");
+    let before: Vec<ControlRecord> = answer(1, 30, 3, 5).collect();
+    assert_eq!(ask(30, &before).expect("it reaches back further").offsets, group(&[(0, 10)]));
 }
