@@ -204,9 +204,12 @@ impl<'a> Case<'a> {
         let glob = glob.context(ErrorKind::Config, || format!("table {:?}", fed.table))?.compile_matcher();
         for name in tables_below(&self.catalog, &[]).await? {
             let text = name.to_string();
-            if glob.is_match(&text) && text != anchor && !text.ends_with(SUFFIX) {
+            if glob.is_match(&text) && !text.ends_with(SUFFIX) {
                 let own = self.load(&name).await?;
-                if pipelines(&own.state, &self.branch).contains(pipeline) {
+                // An anchor may have rows of its own; one that never had any has no columns for them.
+                let schema = own.state.metadata.current_schema();
+                let fed = text != anchor || schema.field_by_name(&self.names.offset).is_some();
+                if fed && pipelines(&own.state, &self.branch).contains(pipeline) {
                     found.push(own);
                 }
             }

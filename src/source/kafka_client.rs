@@ -174,7 +174,9 @@ impl ConsumerContext for Callbacks {
             }
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
                 self.note(Ownership::Lost(places));
-                client.incremental_unassign(partitions)
+                // A member that was put out of its group has nothing to give up step by step; what is not given up is waited for
+                // without end when the client is closed.
+                client.incremental_unassign(partitions).or_else(|_| client.unassign())
             }
             code => Err(KafkaError::Rebalance(code.into())),
         };

@@ -139,6 +139,24 @@ fn a_window_that_does_not_fit_into_memory_is_refused() {
     assert!(code == Some(1) && said.contains("--max-memory"), "{code:?} {answer} {said}");
 }
 
+#[test]
+fn rows_that_the_anchor_has_itself_are_there() {
+    let world = World::new(
+        r#"
+[pipeline.lines]
+source = "in"
+table = "lake.shop.t_{kind}"
+anchor = "lake.shop.t_a"
+create = { columns = ["id long", "kind string"] }
+metadata = { file = "origin", line = "number" }
+"#,
+    );
+    world.put("a.ndjson", "{\"id\":1,\"kind\":\"a\"}\n{\"id\":2,\"kind\":\"b\"}\n{\"id\":3,\"kind\":\"a\"}\n");
+    world.run_to_end(&[]).with(0, &["committed"]);
+    let answer = proven(&world, &["--pipeline", "lines"]);
+    assert_eq!(answer["logs"][0]["rows"], 3, "{answer}");
+}
+
 /// What one of the tables of a stream lacks may be in the others.
 #[test]
 fn one_table_of_several_is_not_judged_by_what_it_lacks() {
