@@ -309,7 +309,7 @@ fn secured(folder: &Path, namespace: &str, password: &str) -> Daemon {
 
 #[test]
 fn topics_by_a_pattern_go_to_a_table_each_over_tls_and_a_wrong_password_is_told() {
-    let namespace = format!("shop{}", std::process::id());
+    let namespace = format!("topics{}", std::process::id());
     let folder = scratch(&namespace);
     for topic in ["orders", "lines"] {
         create(&format!("{namespace}.{topic}"), 2);
