@@ -6,7 +6,8 @@ import time
 import inputs
 import process
 
-IDLE = """
+# A folder of files into tables beside it.
+ROWS = """
 state_dir = "{folder}/state"
 [catalog.local]
 type = "embedded"
@@ -15,22 +16,17 @@ warehouse = "{folder}/warehouse"
 [source.rows]
 type = "files"
 path = "{folder}/in"
+"""
+
+IDLE = ROWS + """
 [pipeline.rows]
 source = "rows"
 table = "local.bench.rows"
 """
 
 PARTITIONS = """
-state_dir = "{folder}/state"
 limits = {{ memory = "{budget}MiB", workers = {threads} }}
-[catalog.local]
-type = "embedded"
-path = "{folder}/catalog.db"
-warehouse = "{folder}/warehouse"
-[source.rows]
-type = "files"
-path = "{folder}/in"
-until_end = true
+""" + ROWS + """until_end = true
 [pipeline.rows]
 source = "rows"
 table = "local.bench.rows"
@@ -39,16 +35,8 @@ commit = {{ freshness = "1h" }}
 """
 
 TABLES = """
-state_dir = "{folder}/state"
 limits = {{ tables = 1100, workers = {threads} }}
-[catalog.local]
-type = "embedded"
-path = "{folder}/catalog.db"
-warehouse = "{folder}/warehouse"
-[source.rows]
-type = "files"
-path = "{folder}/in"
-until_end = true
+""" + ROWS + """until_end = true
 [pipeline.rows]
 source = "rows"
 table = "local.bench.t{{grp}}"

@@ -357,14 +357,7 @@ fn string(texts: &mut Texts, kind: scan::Kind, scanner: &mut Scanner<'_>) -> Res
 }
 
 fn integer(scalar: &Scalar<'_>) -> Option<i64> {
-    let number = scalar.number()?;
-    if number.integer {
-        return number.text.parse().ok();
-    }
-    match number::scaled(number.text, 0)? {
-        (value, true) => i64::try_from(value).ok(),
-        (_, false) => None,
-    }
+    number::integer(scalar.number()?)
 }
 
 /// A double; as strings also `NaN`, `Infinity` and `-Infinity`, which JSON has no numbers for.

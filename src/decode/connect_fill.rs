@@ -263,8 +263,8 @@ fn not_of(shown: &str, plan: &Plan) -> Fault {
 #[allow(clippy::cast_precision_loss)] // to the nearest: what a float column means
 fn number(step: &Step, plan: &Plan, values: &mut Values, number: scan::Number<'_>) -> Result<(), Fault> {
     let none = || not_of(excerpt(number.text).trim_matches('"'), plan);
-    let long = || integer(number).ok_or_else(none);
-    let int = || integer(number).and_then(|value| i32::try_from(value).ok()).ok_or_else(none);
+    let long = || number::integer(number).ok_or_else(none);
+    let int = || number::integer(number).and_then(|value| i32::try_from(value).ok()).ok_or_else(none);
     let double = || number.text.parse::<f64>().ok().filter(|value| value.is_finite()).ok_or_else(none);
     match (step, values) {
         (Step::I32 | Step::I64AsI32, Values::I32(values)) => values.push(int()?),
@@ -288,16 +288,6 @@ fn number(step: &Step, plan: &Plan, values: &mut Values, number: scan::Number<'_
         _ => return Err(unexpected(scan::Kind::Number, "another value")),
     }
     Ok(())
-}
-
-fn integer(number: scan::Number<'_>) -> Option<i64> {
-    if number.integer {
-        return number.text.parse().ok();
-    }
-    match number::scaled(number.text, 0)? {
-        (value, true) => i64::try_from(value).ok(),
-        (_, false) => None,
-    }
 }
 
 /// Appends what is a string in JSON.
@@ -408,7 +398,9 @@ fn scaled_decimal(plan: &Plan, values: &mut Values, scanner: &mut Scanner<'_>) -
         first = false;
         let key = scanner.key()?.unescape()?;
         match (key.as_ref(), scanner.peek()?) {
-            ("scale", scan::Kind::Number) => scale = integer(scanner.number()?).and_then(|n| i32::try_from(n).ok()),
+            ("scale", scan::Kind::Number) => {
+                scale = number::integer(scanner.number()?).and_then(|n| i32::try_from(n).ok())
+            }
             ("value", scan::Kind::String) => {
                 bytes = Some(base64(&scanner.string()?.unescape()?).map_err(|fault| fault.in_field("value"))?);
             }

@@ -1,5 +1,18 @@
 //! Numbers from their text, exactly.
 
+use crate::decode::scan::Number;
+
+/// A whole number, however it is written; `None` when it is none, or does not fit.
+pub(crate) fn integer(number: Number<'_>) -> Option<i64> {
+    if number.integer {
+        return number.text.parse().ok();
+    }
+    match scaled(number.text, 0)? {
+        (value, true) => i64::try_from(value).ok(),
+        (_, false) => None,
+    }
+}
+
 /// `text` × 10^`scale`, rounded towards negative infinity, and whether nothing was lost. `text` is a number by JSON's
 /// grammar. `None` when the result does not fit 38 digits.
 pub(crate) fn scaled(text: &str, scale: i32) -> Option<(i128, bool)> {
