@@ -1,6 +1,5 @@
 """Daemons of one group on one table, whose catalog takes 0.3 s for each answer: attempts of their commits, and how old rows are."""
 
-import json
 import os
 import statistics
 import subprocess
@@ -82,13 +81,8 @@ class Fleet:
 
     def told(self, number):
         """What a daemon's log says of its commits: attempts, seconds from seal to answer, age of the oldest row."""
-        lines = (self.folder / f"d{number:02}.log").read_text(encoding="utf-8").splitlines()
-        told = [json.loads(line) for line in lines if '"message":"committed"' in line]
+        told = process.commits(self.folder / f"d{number:02}.log")
         return [(one["attempts"], one["ms"] / 1000, one["oldest_ms"] / 1000) for one in told]
-
-
-def percentile(values, share):
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
 def run(place, sizes):
@@ -116,8 +110,8 @@ def run(place, sizes):
 
 def lines(fleet, size, freshness, wanted):
     attempts, took, oldest = zip(*fleet.commits)
-    slowest, age = percentile(took, 0.95), percentile(oldest, 0.95)
-    most = percentile(attempts, 0.99)
+    slowest, age = process.percentile(took, 0.95), process.percentile(oldest, 0.95)
+    most = process.percentile(attempts, 0.99)
     verdict = ""
     if wanted:
         good = most <= ATTEMPTS and age <= freshness + COMMITS * slowest

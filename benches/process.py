@@ -1,6 +1,7 @@
 """Child processes and what they cost, as the system itself counts it."""
 
 import contextlib
+import json
 import subprocess
 import sys
 import threading
@@ -69,3 +70,13 @@ def resident(pid):
             if key in ("VmRSS", "VmHWM"):
                 sizes[key] = int(value.split()[0]) / 1024
     return sizes["VmRSS"], sizes["VmHWM"]
+
+
+def commits(log):
+    """What a daemon's log says of its commits so far."""
+    with open(log, encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines if '"message":"committed"' in line and line.endswith("\n")]
+
+
+def percentile(values, share):
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]

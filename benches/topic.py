@@ -35,7 +35,7 @@ COLUMNS = (
 CONFIGURATION = """
 instance = "bench"
 state_dir = "{folder}/state"
-limits = {{ workers = {threads} }}
+limits = {{ workers = {threads}{limits} }}
 
 [catalog.lake]
 type = "rest"
@@ -56,9 +56,9 @@ topics = ["{topic}"]
 
 [pipeline.rows]
 source = "rows"
-table = "lake.bench.{name}"
-commit = {{ freshness = "30s" }}
+commit = {{ freshness = "{freshness}s" }}
 """
+TABLE = 'table = "lake.bench.{name}"\n'
 
 
 def call(method, uri, body=None):
@@ -70,45 +70,55 @@ def call(method, uri, body=None):
 
 
 class Servers:
-    """The broker, the store, the catalog and the worker, with the topic filled."""
+    """The broker, the store and the catalog with one component more, and the topic of events filled."""
 
-    def __init__(self, place, sizes):
+    def __init__(self, place, sizes, more):
         run = component.Run.from_environment()
-        self.parts = [component.load(name, run) for name in ("seaweedfs", "apache-rest", "kafka", "connect")]
+        self.parts = [component.load(name, run) for name in ("seaweedfs", "apache-rest", "kafka", more)]
         self.folder, self.threads, self.frazil = place.folder, place.threads, place.frazil
         for part in self.parts:
             part.start()
             vars(self).update({key.lower(): value for key, value in part.environment().items()})
-        self.worker = self.parts[-1].pid()
         self.topic, self.rows = f"events-{sizes.rows}", sizes.rows
         source = inputs.events(place.inputs, sizes.rows)
         self.bytes = source.stat().st_size
-        home = self.parts[2].home
-        java = ["java", "-Xmx512m", "-cp", f"{home}/lib/*"]
-        make = ["org.apache.kafka.tools.TopicCommand", "--bootstrap-server", self.kafka_brokers, "--create"]
-        make += ["--topic", self.topic, "--partitions", str(PARTITIONS), "--config", "retention.ms=-1"]
-        subprocess.run([*java, *make], check=True, capture_output=True)
-        send = ["org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", self.kafka_brokers, "--topic", self.topic]
-        for setting in ("compression.type=zstd", "linger.ms=50", "batch.size=262144"):
-            send += ["--command-property", setting]
-        with open(source, "rb") as rows:
-            subprocess.run([*java, *send], stdin=rows, check=True, capture_output=True)
+        self.fill(self.topic, PARTITIONS, source, "batch.size=262144")
         try:
             call("POST", f"{self.apache_rest_uri}/v1/namespaces", {"namespace": ["bench"], "properties": {}})
         except urllib.error.HTTPError as error:
             if error.code != 409:
                 raise
 
+    def java(self, tool, *words):
+        """The words that start one of Kafka's own tools."""
+        return ["java", "-Xmx512m", "-cp", f"{self.parts[2].home}/lib/*", f"org.apache.kafka.tools.{tool}", *words]
+
+    def topic_of(self, topic, partitions):
+        make = ["--create", "--topic", topic, "--partitions", str(partitions), "--config", "retention.ms=-1"]
+        words = self.java("TopicCommand", "--bootstrap-server", self.kafka_brokers, *make)
+        subprocess.run(words, check=True, capture_output=True)
+
+    def fill(self, topic, partitions, source, *settings):
+        """A new topic of the file's lines."""
+        self.topic_of(topic, partitions)
+        send = self.java("ConsoleProducer", "--bootstrap-server", self.kafka_brokers, "--topic", topic)
+        for setting in ("compression.type=zstd", "linger.ms=50", *settings):
+            send += ["--command-property", setting]
+        with open(source, "rb") as rows:
+            subprocess.run(send, stdin=rows, check=True, capture_output=True)
+
     def stop(self):
         for part in reversed(self.parts):
             part.stop()
 
-    def create(self, name):
+    def create(self, name, spec=None):
         fields = [
             {"id": number, "name": column, "type": kind, "required": False}
             for number, (column, kind) in enumerate(COLUMNS, 1)
         ]
         table = {"name": name, "schema": {"type": "struct", "schema-id": 0, "fields": fields}}
+        if spec:
+            table["partition-spec"] = {"spec-id": 0, "fields": spec}
         table["properties"] = {"write.parquet.compression-codec": "zstd", "format-version": "2"}
         call("POST", f"{self.apache_rest_uri}/v1/namespaces/bench/tables", table)
 
@@ -149,29 +159,32 @@ def spent(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def ours(servers, number):
-    name = f"frazil_{os.getpid()}_{number}"
-    servers.create(name)
+def started(servers, name, topic, pipeline=TABLE, limits="", freshness=30):
+    """A daemon that reads the topic: what runs it, until the block ends."""
     folder = servers.folder / name
     folder.mkdir()
     settings = folder / "frazil.toml"
     values = {
         "folder": folder, "threads": servers.threads, "catalog": servers.apache_rest_uri, "bucket": servers.s3_bucket,
         "endpoint": servers.s3_endpoint, "key": servers.s3_access_key_id, "secret": servers.s3_secret_access_key,
-        "region": servers.s3_region, "brokers": servers.kafka_brokers, "name": name, "topic": servers.topic,
+        "region": servers.s3_region, "brokers": servers.kafka_brokers, "name": name, "topic": topic, "limits": limits,
+        "freshness": freshness,
     }
-    settings.write_text(CONFIGURATION.format(**values), encoding="utf-8")
-    with process.running([servers.frazil, "run", "-c", settings], folder / "log") as child:
+    settings.write_text((CONFIGURATION + pipeline).format(**values), encoding="utf-8")
+    return process.running([servers.frazil, "run", "-c", settings], folder / "log")
+
+
+def ours(servers, number):
+    name = f"frazil_{os.getpid()}_{number}"
+    servers.create(name)
+    with started(servers, name, servers.topic) as child:
         return Run(servers, name, child.pid)
 
 
 def theirs(servers, number):
     name = f"connect_{os.getpid()}_{number}"
     servers.create(name)
-    home = servers.parts[2].home
-    make = ["org.apache.kafka.tools.TopicCommand", "--bootstrap-server", servers.kafka_brokers, "--create"]
-    make += ["--topic", f"control-{name}", "--partitions", "1"]
-    subprocess.run(["java", "-cp", f"{home}/lib/*", *make], check=True, capture_output=True)
+    servers.topic_of(f"control-{name}", 1)
     settings = {
         "connector.class": "org.apache.iceberg.connect.IcebergSinkConnector",
         "tasks.max": str(servers.threads),
@@ -193,17 +206,18 @@ def theirs(servers, number):
         "iceberg.catalog.s3.secret-access-key": servers.s3_secret_access_key,
         "iceberg.catalog.client.region": servers.s3_region,
     }
-    before = spent(servers.worker)
+    worker = servers.parts[-1].pid()
+    before = spent(worker)
     connector = f"{servers.connect_uri}/connectors/{name}"
     call("PUT", f"{connector}/config", settings)
     try:
-        return Run(servers, name, servers.worker, before)
+        return Run(servers, name, worker, before)
     finally:
         call("DELETE", connector)
 
 
 def run(place, sizes):
-    servers = Servers(place, sizes)
+    servers = Servers(place, sizes, "connect")
     try:
         pairs = []
         for number in range(sizes.pairs + 1):
