@@ -1,15 +1,12 @@
 //! Rows to the bytes of a Parquet file: columns are encoded by themselves, and so side by side.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
-use futures::future;
-use parquet::arrow::arrow_writer::{
-    ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, ArrowWriter, ArrowWriterOptions, compute_leaves,
-};
+use parquet::arrow::arrow_writer::{ArrowRowGroupWriterFactory, ArrowWriter, ArrowWriterOptions};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::WriterProperties;
@@ -17,11 +14,16 @@ use parquet::file::writer::SerializedFileWriter;
 
 use crate::env::Env;
 use crate::error::{Context, ErrorKind, Result};
+use crate::write::columns::{Column, Columns};
 use crate::write::metrics::NanCounts;
+use crate::write::pending;
 use crate::write::shape::FileShape;
 
 /// What a column of an open row group costs beside what its encoder counts, in bytes: measured, mostly its compressor.
 const COLUMN_OVERHEAD: u64 = 22 * 1024;
+
+/// A row group may be so many times as long as its rows are in memory: until then nobody looks how long it is.
+const ROOM: u64 = 2;
 
 /// Bytes of the pieces in which a row group goes to storage: no longer than most pages, in whose place they come in memory. With
 /// pieces of 1 MiB a row group is there twice when it is closed.
@@ -62,41 +64,6 @@ impl std::io::Write for Pieces {
     }
 }
 
-/// One column of the open row group, with all that lies below it.
-struct Column {
-    at: usize,
-    leaves: Vec<ArrowColumnWriter>,
-    nans: NanCounts,
-}
-
-impl Column {
-    fn write(&mut self, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<(), ParquetError> {
-        let field = schema.field(self.at);
-        for batch in batches {
-            let values = batch.column(self.at);
-            self.nans.add(field, values);
-            for (leaf, values) in self.leaves.iter_mut().zip(compute_leaves(field, values)?) {
-                leaf.write(&values)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn close(self) -> Result<(NanCounts, Vec<ArrowColumnChunk>), ParquetError> {
-        let chunks: Result<_, _> = self.leaves.into_iter().map(ArrowColumnWriter::close).collect();
-        Ok((self.nans, chunks?))
-    }
-
-    /// Bytes that it will have, about.
-    fn bytes(&self) -> usize {
-        self.leaves.iter().map(ArrowColumnWriter::get_estimated_total_bytes).sum()
-    }
-
-    fn memory(&self) -> usize {
-        self.leaves.iter().map(ArrowColumnWriter::memory_size).sum()
-    }
-}
-
 /// A complete file: what its footer says, its NaN, the bytes that are not in storage yet, and how many it has in all.
 pub(crate) struct Encoded {
     pub(crate) footer: ParquetMetaData,
@@ -114,7 +81,7 @@ pub(crate) struct Encoder {
     leaves: Vec<usize>,
     nans: Vec<NanCounts>,
     /// The open row group's; none before its first row.
-    columns: Vec<Column>,
+    columns: Option<Columns>,
     rows: usize,
     row_group_bytes: usize,
     concurrency: usize,
@@ -143,7 +110,7 @@ impl Encoder {
             schema: Arc::clone(&shape.schema),
             leaves,
             nans: shape.schema.fields().iter().map(|field| NanCounts::new(field)).collect(),
-            columns: Vec::new(),
+            columns: None,
             rows: 0,
             row_group_bytes: shape.layout.properties.row_group_bytes.max(1),
             concurrency,
@@ -157,7 +124,7 @@ impl Encoder {
     pub(crate) async fn write(mut self, env: &Env, batches: Vec<RecordBatch>) -> Result<Self> {
         let mut left: VecDeque<RecordBatch> = batches.into_iter().filter(|batch| batch.num_rows() > 0).collect();
         while !left.is_empty() {
-            let fits = self.next_fit(&mut left);
+            let fits = self.next_fit(&mut left).await?;
             if fits.is_empty() {
                 self = self.close_row_group(env).await?;
             } else {
@@ -169,9 +136,16 @@ impl Encoder {
 
     /// Takes as many rows of `left` as still fit into the open row group, going by how large those in it have become: at least
     /// one batch into an empty one, and nothing when it is full.
-    fn next_fit(&self, left: &mut VecDeque<RecordBatch>) -> Vec<RecordBatch> {
-        let bytes = self.bytes_in_progress();
-        let Some(row_bytes) = bytes.checked_div(self.rows) else { return left.pop_front().into_iter().collect() };
+    async fn next_fit(&self, left: &mut VecDeque<RecordBatch>) -> Result<Vec<RecordBatch>> {
+        let Some(columns) = &self.columns else { return Ok(left.pop_front().into_iter().collect()) };
+        let coming: u64 = left.iter().map(pending::weight).sum();
+        let may_become = ROOM * (columns.bytes() as u64 + columns.queued() + coming);
+        if may_become < self.row_group_bytes as u64 {
+            return Ok(left.drain(..).collect());
+        }
+        columns.idle().await?;
+        let bytes = columns.bytes();
+        let Some(row_bytes) = bytes.checked_div(self.rows) else { return Ok(left.pop_front().into_iter().collect()) };
         let spare = self.row_group_bytes.saturating_sub(bytes);
         let mut room = if spare == 0 { 0 } else { spare.checked_div(row_bytes).unwrap_or(usize::MAX) };
         let mut fits = Vec::new();
@@ -187,18 +161,19 @@ impl Encoder {
             room -= rows;
             fits.push(next);
         }
-        fits
+        Ok(fits)
     }
 
     async fn add(&mut self, env: &Env, batches: Vec<RecordBatch>) -> Result<()> {
-        if self.columns.is_empty() {
-            self.columns = self.open_row_group()?;
-        }
         self.rows += batches.iter().map(RecordBatch::num_rows).sum::<usize>();
-        let schema = Arc::clone(&self.schema);
-        let write = move |mut column: Column| column.write(&schema, &batches).map(|()| column);
-        self.columns = side_by_side(env, self.concurrency, std::mem::take(&mut self.columns), write).await?;
-        Ok(())
+        if self.columns.is_none() {
+            let columns = self.open_row_group()?;
+            self.columns = Some(Columns::new(env, &self.schema, columns, self.concurrency));
+        }
+        match &self.columns {
+            Some(columns) => columns.push(batches).await,
+            None => Ok(()),
+        }
     }
 
     fn open_row_group(&mut self) -> Result<Vec<Column>> {
@@ -213,12 +188,8 @@ impl Encoder {
     }
 
     async fn close_row_group(mut self, env: &Env) -> Result<Self> {
-        let columns = std::mem::take(&mut self.columns);
-        if columns.is_empty() {
-            return Ok(self);
-        }
-        let closed = side_by_side(env, self.concurrency, columns, Column::close).await?;
-        let (nans, chunks): (_, Vec<_>) = closed.into_iter().unzip();
+        let Some(columns) = self.columns.take() else { return Ok(self) };
+        let (nans, chunks): (_, Vec<_>) = columns.close().await?.into_iter().unzip();
         let mut file = self.file;
         let append = move || -> Result<_, ParquetError> {
             let mut group = file.next_row_group()?;
@@ -255,8 +226,8 @@ impl Encoder {
 
     /// Bytes in memory, but for those that [`Encoder::take`] gives.
     pub(crate) fn memory(&self) -> u64 {
-        let held: usize = self.columns.iter().map(Column::memory).sum();
-        held as u64 + self.leaves.iter().sum::<usize>() as u64 * COLUMN_OVERHEAD
+        let held = self.columns.as_ref().map_or(0, Columns::memory);
+        held + self.leaves.iter().sum::<usize>() as u64 * COLUMN_OVERHEAD
     }
 
     /// Bytes of the file so far, those of the open row group estimated.
@@ -265,39 +236,8 @@ impl Encoder {
     }
 
     fn bytes_in_progress(&self) -> usize {
-        self.columns.iter().map(Column::bytes).sum()
+        self.columns.as_ref().map_or(0, Columns::bytes)
     }
-}
-
-/// Does `work` to each column on so many threads, the largest first, so that none is alone with it at the end. The answers
-/// are in the order of the columns.
-async fn side_by_side<T: Send + 'static>(
-    env: &Env,
-    concurrency: usize,
-    mut columns: Vec<Column>,
-    work: impl Fn(Column) -> Result<T, ParquetError> + Send + Sync + 'static,
-) -> Result<Vec<T>> {
-    columns.sort_by_key(Column::bytes);
-    let threads = concurrency.clamp(1, columns.len().max(1));
-    let (work, columns) = (Arc::new(work), Arc::new(Mutex::new(columns)));
-    let threads = (0..threads).map(|_| {
-        let (work, columns) = (Arc::clone(&work), Arc::clone(&columns));
-        env.offload(move || {
-            let mut done = Vec::new();
-            loop {
-                let next = columns.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                let Some(column) = next else { return Ok(done) };
-                done.push((column.at, work(column)?));
-            }
-        })
-    });
-    let mut done = Vec::new();
-    for own in future::join_all(threads).await {
-        let own: Result<Vec<(usize, T)>, ParquetError> = own?;
-        done.extend(own.context(ErrorKind::Internal, || "encode")?);
-    }
-    done.sort_by_key(|(at, _)| *at);
-    Ok(done.into_iter().map(|(_, answer)| answer).collect())
 }
 
 impl std::fmt::Debug for Encoder {

@@ -6,6 +6,7 @@
 
 mod align;
 pub mod budget;
+mod columns;
 mod dictionary;
 mod encoder;
 pub mod layout;

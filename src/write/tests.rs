@@ -136,6 +136,11 @@ impl TableLayout {
     }
 }
 
+/// Columns are encoded beside the work: that needs a runtime.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+}
+
 pub(crate) fn env() -> Env {
     Env::simulated(Arc::new(SystemClock), 7)
 }
@@ -157,7 +162,7 @@ pub(crate) fn written(layout: TableLayout, options: WriterOptions, batches: Vec<
         }
         writer.finish().await.expect("finished")
     };
-    let staged = work.now_or_never().expect("nothing waits");
+    let staged = runtime().block_on(work);
     assert_eq!(budget.used(), 0);
     Written { staged, files, rejected }
 }
@@ -250,7 +255,7 @@ fn partitions_with_few_rows_wait_without_a_parquet_writer_however_many_they_are(
         let (files, budget) = (MemoryFiles::default(), Budget::new(1 << 30));
         let options = WriterOptions { gather_bytes_max: 1, encode_bytes, ..WriterOptions::default() };
         let mut writer = EpochWriter::new(layout.clone(), files.files(), &budget, env(), options).expect("layout");
-        writer.write(batch.clone()).now_or_never().expect("nothing waits").expect("written");
+        runtime().block_on(writer.write(batch.clone())).expect("written");
         *files.created.lock().expect("lock")
     };
     assert_eq!((begun_by(1 << 20), begun_by(1)), (0, 500));
@@ -264,12 +269,13 @@ fn a_writer_that_nobody_seals_holds_no_more_than_it_may() {
     let (files, budget) = (MemoryFiles::default(), Budget::new(1 << 30));
     let options = WriterOptions { held_bytes_max: 100_000, ..WriterOptions::default() };
     let mut writer = EpochWriter::new(layout, files.files(), &budget, env(), options).expect("layout");
+    let runtime = runtime();
     for batch in &batches {
-        writer.write(batch.clone()).now_or_never().expect("nothing waits").expect("written");
+        runtime.block_on(writer.write(batch.clone())).expect("written");
         assert!(writer.memory() <= 100_000, "{}", writer.memory());
     }
     let early = *files.created.lock().expect("lock");
-    let staged = writer.finish().now_or_never().expect("nothing waits").expect("written");
+    let staged = runtime.block_on(writer.finish()).expect("written");
     assert!(early > 0 && staged.files.len() > 50, "{early} of {}", staged.files.len());
     let mut read: Vec<String> = staged.files.iter().flat_map(|file| rows_of(&files.read(file))).collect();
     let mut expected = rows_of(&batches);
@@ -649,7 +655,7 @@ fn an_epoch_goes_on_under_an_evolved_schema() {
         writer.write(new).await.expect("a batch made before the column was");
         writer.finish().await.expect("finished")
     };
-    let staged = work.now_or_never().expect("nothing waits");
+    let staged = runtime().block_on(work);
     assert_eq!((staged.files.len(), staged.rows, &staged.schema), (2, 2, &after.schema));
     assert_eq!(staged.files[1].null_value_counts().get(&4), Some(&1));
     assert_eq!(Staged::from_json(&staged.to_json().expect("document")).expect("reads back"), staged);
@@ -668,7 +674,7 @@ fn a_discarded_epoch_leaves_nothing_behind() {
         assert_eq!(files.complete.lock().expect("lock").len(), 1, "the third file closed the largest");
         writer.discard().await.expect("discarded");
     };
-    work.now_or_never().expect("nothing waits");
+    runtime().block_on(work);
     assert_eq!((files.complete.lock().expect("lock").len(), *files.aborted.lock().expect("lock")), (0, 2));
     assert_eq!(budget.used(), 0);
 }
@@ -684,7 +690,7 @@ fn a_storage_error_keeps_its_kind_and_the_files_are_removed() {
         writer.write(rows).await.expect("rows wait");
         writer.finish().await.expect_err("full")
     };
-    let error = work.now_or_never().expect("nothing waits");
+    let error = runtime().block_on(work);
     assert_eq!(error.kind(), ErrorKind::Denied);
     assert!(error.to_string().contains("disk full") && error.to_string().contains("kind=k"), "{error}");
     assert_eq!((files.complete.lock().expect("lock").len(), *files.aborted.lock().expect("lock")), (0, 3));
