@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::ReplayConfig;
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::batch::{RawBatch, RawRow};
 use crate::model::checkpoint::{Checkpoint, Position, Range};
 use crate::model::ids::PartitionId;
@@ -36,6 +37,13 @@ pub struct ReplaySource {
     logs: Vec<Log>,
     turn: usize,
     pace: Pace,
+    making: Option<Making>,
+}
+
+/// Rows that are generated on another thread.
+struct Making {
+    log: usize,
+    rows: AbortOnDropHandle<Result<(Bytes, Vec<RawRow>)>>,
 }
 
 /// One partition.
@@ -71,6 +79,7 @@ impl ReplaySource {
             logs,
             turn: 0,
             pace: Pace { since_ms: env.now_ms(), given: 0 },
+            making: None,
             env,
         }
     }
@@ -81,6 +90,19 @@ impl ReplaySource {
         let count = self.logs.len();
         let found = (0..count).map(|step| (self.turn + step) % count).find(|&log| self.logs[log].next < end)?;
         Some(found)
+    }
+
+    /// Begins the next batch, as soon as rows may be given; false when there are none.
+    async fn make(&mut self) -> bool {
+        let Some(index) = self.next_log() else { return false };
+        let allowed = self.allowance().await;
+        let log = &self.logs[index];
+        let left = self.rows.map_or(u64::MAX, |rows| rows.saturating_sub(log.next));
+        let (shop, number, first, rows) = (self.shop.clone(), log.number, log.next, allowed.min(left));
+        let env = self.env.clone();
+        let rows = tokio::spawn(async move { env.offload(move || generate(&shop, number, first, rows)).await });
+        self.making = Some(Making { log: index, rows: AbortOnDropHandle::new(rows) });
+        true
     }
 
     /// How many rows may be given now; waits until it is at least one.
@@ -130,19 +152,21 @@ impl Source for ReplaySource {
             };
         }
         self.turn = 0;
+        self.making = None;
         self.pace = Pace { since_ms: self.env.now_ms(), given: 0 };
         Ok(())
     }
 
-    /// State moves only once a batch is made: a dropped call makes the same batch again.
+    /// State moves only once a batch is made: after a dropped call the same batch is given.
     async fn next(&mut self) -> Result<SourceEvent> {
-        let Some(index) = self.next_log() else { return Ok(SourceEvent::End) };
-        let allowed = self.allowance().await;
-        let log = &self.logs[index];
-        let left = self.rows.map_or(u64::MAX, |rows| rows.saturating_sub(log.next));
-        let (shop, number, first, rows) = (self.shop.clone(), log.number, log.next, allowed.min(left));
-        let (data, rows) = self.env.offload(move || generate(&shop, number, first, rows)).await?;
-
+        if self.making.is_none() && !self.make().await {
+            return Ok(SourceEvent::End);
+        }
+        let Some(making) = &mut self.making else { return Ok(SourceEvent::End) };
+        let made = (&mut making.rows).await;
+        let index = making.log;
+        self.making = None;
+        let (data, rows) = made.context(ErrorKind::Internal, || "generate rows")??;
         let count = rows.len() as u64;
         let log = &mut self.logs[index];
         let from = log.next.checked_sub(1).map(offset).transpose()?;
@@ -152,6 +176,10 @@ impl Source for ReplaySource {
             RawBatch { partition: log.id.clone(), range, origin: log.origin.clone(), data, rows, rejects: vec![] };
         self.turn = index + 1;
         self.pace.given = self.pace.given.saturating_add(count);
+        if self.rate.is_none() {
+            // The next ones are made while these are written.
+            self.make().await;
+        }
         Ok(SourceEvent::Batch(batch))
     }
 
