@@ -132,6 +132,13 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// The bytes of any value, which are looked into.
+    pub(crate) fn slice(&mut self, kind: &AvroType) -> Result<&'a [u8], Fault> {
+        let from = self.at;
+        self.skip(kind)?;
+        self.bytes.get(from..self.at).ok_or_else(|| self.short())
+    }
+
     /// Reads any value; says whether it holds something: is neither null nor empty all the way down.
     pub(crate) fn skip(&mut self, kind: &AvroType) -> Result<bool, Fault> {
         match kind {
@@ -144,8 +151,10 @@ impl<'a> Cursor<'a> {
             AvroType::Float => drop(self.array::<4>()?),
             AvroType::Double => drop(self.array::<8>()?),
             AvroType::String | AvroType::Uuid | AvroType::Moment(_) => drop(self.text()?),
-            AvroType::Bytes | AvroType::Decimal { width: None, .. } => drop(self.bytes()?),
-            AvroType::ScaledDecimal(_) => {
+            AvroType::Bytes | AvroType::Decimal { width: None, .. } | AvroType::ScaledDecimal(Some(_)) => {
+                self.bytes()?;
+            }
+            AvroType::ScaledDecimal(None) => {
                 self.int()?;
                 self.bytes()?;
             }
@@ -195,5 +204,18 @@ impl<'a> Cursor<'a> {
             }
         }
         Ok(true)
+    }
+}
+
+/// What a value is behind the choices of unions; none where it is null, or malformed.
+pub(crate) fn present<'t, 'a>(kind: &'t AvroType, value: &'a [u8]) -> Option<(&'t AvroType, &'a [u8])> {
+    match kind {
+        AvroType::Null => None,
+        AvroType::Union(branches) => {
+            let mut cursor = Cursor::new(value);
+            let branch = branches.get(cursor.index(branches.len()).ok()?)?;
+            present(&branch.kind, value.get(cursor.at..)?)
+        }
+        kind => Some((kind, value)),
     }
 }

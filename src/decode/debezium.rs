@@ -39,6 +39,11 @@ const SOURCE: &[(&str, PrimitiveType)] = &[
     ("ord", PrimitiveType::Long),
 ];
 
+/// Whether a field of an event's source is kept.
+pub(crate) fn is_source_field(name: &str) -> bool {
+    SOURCE.iter().any(|(known, _)| *known == name)
+}
+
 /// One change, as rows are made of it.
 #[derive(Debug, Default)]
 pub(crate) struct Change<'a> {

@@ -2,13 +2,14 @@
 
 use crate::config::OnChange;
 use crate::decode::columns::{Column, Columns, Values, offset};
-use crate::decode::convert::{append, moment, narrow, none, other_type, times};
-use crate::decode::fault::{Fault, excerpt};
+use crate::decode::convert::{append, append_fixed, append_uuid, moment, narrow, none, other_type, times};
+use crate::decode::fault::Fault;
 use crate::decode::plan::{Kind, Plan, StructPlan};
 use crate::decode::proto_cursor::{BLOCK, Cursor, GROUP, VARINT};
 use crate::decode::proto_fit::{End, FieldStep, MessageStep, Step, To};
 use crate::decode::proto_json;
 use crate::decode::proto_schema::Whole;
+use crate::decode::tally::Tally;
 use crate::decode::temporal;
 
 /// The zero of every type: a varint, a number of 8 bytes, a length.
@@ -21,14 +22,10 @@ const MERGED_MAX: usize = 32;
 /// Values that a row's lists and maps may fill. Two bytes are an element that fills all columns below it.
 const VALUES_MAX: usize = 1 << 24;
 
-/// Fills columns; remembers what became of rows beside them.
+/// Fills columns.
 pub(crate) struct Filler {
-    /// What fields without a column do.
-    pub(crate) on_change: OnChange,
-    /// Required columns that were given NULL in the row. It does not stay.
-    pub(crate) nulls: Vec<i32>,
-    /// Fields with a value that were left out, and those that the schema does not have.
-    pub(crate) ignored: u64,
+    /// Fields that the schema does not have are among those that were left out.
+    pub(crate) tally: Tally,
     /// Values that a row's lists and maps may fill; as many as it has bytes they always may.
     pub(crate) values_max: usize,
     /// What is left of them for the row.
@@ -39,12 +36,12 @@ pub(crate) struct Filler {
 
 impl Filler {
     pub(crate) fn new(on_change: OnChange) -> Self {
-        Self { on_change, nulls: Vec::new(), ignored: 0, values_max: VALUES_MAX, values_left: 0, again_left: 0 }
+        Self { tally: Tally::new(on_change), values_max: VALUES_MAX, values_left: 0, again_left: 0 }
     }
 
     /// Begins a row of so many bytes.
     pub(crate) fn begin(&mut self, bytes: usize) {
-        self.nulls.clear();
+        self.tally.begin();
         self.values_left = self.values_max.max(bytes);
         self.again_left = bytes.saturating_mul(MERGED_MAX);
     }
@@ -86,7 +83,7 @@ impl Filler {
                     Some(index) => index,
                     None => {
                         cursor.skip(number, wire)?;
-                        self.ignored += 1;
+                        self.tally.ignored += 1;
                         continue;
                     }
                 },
@@ -156,11 +153,7 @@ impl Filler {
             To::Nothing => cursor.skip(field.number, wire)?,
             To::Extra { obstacle } => {
                 cursor.skip(field.number, wire)?;
-                match (self.on_change, obstacle) {
-                    (OnChange::Quarantine, _) => return Err(Fault::value("the table has no such column")),
-                    (OnChange::Evolve, Some(obstacle)) => return Err(Fault::value(obstacle.clone())),
-                    _ => self.ignored += 1,
-                }
+                self.tally.extra(obstacle.as_ref())?;
             }
             To::Refused(reason) => {
                 cursor.skip(field.number, wire)?;
@@ -291,26 +284,10 @@ impl Filler {
                 };
                 self.value(step, plan, column, &mut Cursor::new(&ZERO))
             }
-            End::Null => self.null(plan, column),
+            End::Null => self.tally.null(plan, column, "missing"),
             End::Required => Err(Fault::value("missing, and its message requires it")),
-            End::Absent => match &plan.default {
-                Some(default) => column.constant(default),
-                None => self.null(plan, column),
-            },
+            End::Absent => self.tally.absent(plan, column),
         }
-    }
-
-    /// Appends NULL.
-    #[inline]
-    fn null(&mut self, plan: &Plan, column: &mut Column) -> Result<(), Fault> {
-        if plan.required {
-            if self.on_change != OnChange::Evolve {
-                return Err(Fault::value("missing, and the column is required"));
-            }
-            self.nulls.push(plan.id);
-        }
-        column.placeholder(plan);
-        Ok(())
     }
 
     /// Appends the value that comes next.
@@ -463,18 +440,8 @@ fn rarer(step: &Step, values: &mut Values, cursor: &mut Cursor<'_>) -> Result<()
         (Step::F32AsF64, Values::F64(values)) => values.push(f32::from_le_bytes(cursor.array()?).into()),
         (Step::F64AsF32, Values::F32(values)) => values.push(narrow(f64::from_le_bytes(cursor.array()?))?),
         (Step::Binary, Values::Binary(offsets, bytes)) => append(offsets, bytes, cursor.block()?)?,
-        (Step::BinaryAsFixed, Values::Fixed(width, bytes)) => {
-            let value = cursor.block()?;
-            if value.len() != *width {
-                return Err(Fault::value(format!("{} bytes where {width} are expected", value.len())));
-            }
-            bytes.extend(value);
-        }
-        (Step::UuidText, Values::Fixed(16, bytes)) => {
-            let text = cursor.text()?;
-            let uuid = uuid::Uuid::try_parse(text);
-            bytes.extend(uuid.map_err(|_| Fault::value(format!("{} is no uuid", excerpt(text))))?.as_bytes());
-        }
+        (Step::BinaryAsFixed, Values::Fixed(width, bytes)) => append_fixed(*width, bytes, cursor.block()?)?,
+        (Step::UuidText, Values::Fixed(16, bytes)) => append_uuid(bytes, cursor.text()?)?,
         (Step::Moment(kind), Values::I32(values)) => {
             let text = cursor.text()?;
             values.push(temporal::date(text).ok_or_else(|| none(text, kind))?);

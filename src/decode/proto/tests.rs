@@ -1,5 +1,6 @@
 //! What Protobuf's own library encodes is read back, bad rows leave no trace, and schemas ask for the columns that they need.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 
 use proptest::prelude::*;
@@ -11,11 +12,13 @@ use serde_json::json;
 
 use super::*;
 use crate::decode::avro::tests::{held, raw};
+use crate::decode::plan::StructPlan;
 use crate::decode::proto_schema::described;
 use crate::decode::registry::Registry;
 use crate::decode::registry::tests::{Shelf, config, serve};
 use crate::decode::type_text::{schema_of, type_text};
 use crate::env::Env;
+use crate::error::ErrorKind;
 
 const ROW: &str = r#"
 syntax = "proto3";
