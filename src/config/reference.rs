@@ -342,7 +342,7 @@ const FIELDS: &[Field] = &[
         "pipeline.*.decode.envelope",
         Choice(&["none", "connect", "debezium"]),
         Is("none"),
-        "What JSON rows are wrapped in: nothing; `{\"schema\", \"payload\"}` of Kafka Connect's JSON converter, whose schema says the types; or Debezium's change events, with Connect's envelope around them or without: one row for each",
+        "What rows are wrapped in: nothing; `{\"schema\", \"payload\"}` of Kafka Connect's JSON converter, whose schema says the types; or Debezium's change events, in JSON with Connect's envelope around them or without, in Avro, or in JSON behind the id of a schema: one row for each",
     ),
     field(
         "pipeline.*.decode.debezium.columns",
