@@ -132,7 +132,7 @@ impl Sink for Run<'_> {
             Some((held, fitted)) if *held == id => fitted.clone()?,
             _ => self.last.insert((id, decoder.fitted(id))).1.clone()?,
         };
-        self.filler.tally.begin();
+        self.filler.tally.begin(datum.len());
         let mut cursor = Cursor::new(datum);
         let done = self.filler.record(&fitted.root, &decoder.target.plan, &mut self.columns, &mut cursor);
         let done = done.and_then(|()| cursor.end());

@@ -174,7 +174,12 @@ impl<'a> Cursor<'a> {
                         0 => return Ok(holds),
                         count => {
                             for _ in 0..count {
+                                let before = self.at;
                                 holds |= self.skip(item)?;
+                                // Nor do the others take bytes: nothing limits how many they are said to be.
+                                if self.at == before {
+                                    break;
+                                }
                             }
                         }
                     }

@@ -124,6 +124,7 @@ impl Filler {
                         break;
                     }
                     for _ in 0..count {
+                        self.tally.budget.fills(plan.fills)?;
                         let at = element.len() - from;
                         self.value(step, plan, element, cursor).map_err(|fault| fault.in_element(at))?;
                     }
@@ -158,6 +159,7 @@ impl Filler {
                 break;
             }
             for _ in 0..count {
+                self.tally.budget.fills(1 + plan.fills)?;
                 let key = cursor.text()?;
                 let Values::Text(texts) = &mut keys.values else { return Err(other_type()) };
                 texts.text.push_str(key);

@@ -149,6 +149,7 @@ impl JsonFiller {
                 scanner.open()?;
                 let mut count = 0;
                 while scanner.more(b']', count == 0)? {
+                    self.tally.budget.fills(plan.fills)?;
                     self.value(step, plan, element, scanner).map_err(|fault| fault.in_element(count))?;
                     count += 1;
                 }
@@ -191,6 +192,7 @@ impl JsonFiller {
         scanner.open()?;
         let from = keys.len();
         while scanner.more(b'}', keys.len() == from)? {
+            self.tally.budget.fills(1 + plan.fills)?;
             let name = scanner.key()?.unescape()?;
             let Values::Text(texts) = &mut keys.values else { return Err(other_type()) };
             texts.text.push_str(&name);

@@ -203,6 +203,11 @@ impl<'a> Change<'a> {
         Self { image: Some((field, row)), ..Self::default() }
     }
 
+    /// How many bytes its rows have.
+    pub(crate) fn bytes(&self) -> usize {
+        self.image.map_or(0, |(_, image)| image.len()) + self.before.map_or(0, str::len)
+    }
+
     /// Whether the event says where it comes from.
     pub(crate) fn has_source(&self) -> bool {
         self.source.is_some()

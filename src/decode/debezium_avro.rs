@@ -170,7 +170,7 @@ impl Sink for Run<'_> {
         };
         let event = laid.schema.read(datum)?;
         let change = decoder.format.change(&decoder.table.beside, &event.parts())?;
-        self.filler.tally.begin();
+        self.filler.tally.begin(datum.len());
         let done = self.fill(&laid, &event, &change, length);
         if self.filler.tally.on_change == OnChange::Evolve {
             if !laid.needs.is_settled() && self.noted.insert(id) {

@@ -328,7 +328,7 @@ impl EnvelopeDecoder {
     }
 
     fn typed(&self, run: &mut Run<'_>, laid: &Laid, change: &Change<'_>) -> Result<(), Fault> {
-        run.filler.tally.begin();
+        run.filler.tally.begin(change.bytes());
         let done = self.fill_typed(run, laid, change);
         if run.filler.tally.on_change == OnChange::Evolve {
             if !laid.needs.is_settled() && run.noted.insert(laid.number) {
@@ -403,6 +403,7 @@ impl EnvelopeDecoder {
     fn fill_inferred(&self, run: &mut Run<'_>, change: &Change<'_>) -> Result<(), Fault> {
         let mut unavailable = Vec::new();
         let Run { columns, appender, length, .. } = run;
+        appender.budget.begin(change.bytes());
         match change.image {
             Some((field, image)) => {
                 let blanked = self.blank(image, "", &mut unavailable)?;

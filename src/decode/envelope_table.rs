@@ -92,6 +92,7 @@ impl EnvelopeTable {
     ) -> Result<(), Fault> {
         let names = (!unavailable.is_empty()).then(|| serde_json::Value::from(unavailable.to_vec()).to_string());
         let EnvelopeColumns { beside, metadata, .. } = columns;
+        metadata.budget.begin(0);
         for ((plan, what), column) in self.beside.plan.fields.iter().zip(&self.beside.holds).zip(&mut beside.columns) {
             match (what, change.text(*what, names.as_deref())) {
                 (DebeziumColumn::Before, _) => before(plan, column),

@@ -29,6 +29,7 @@ mod avro_cursor;
 mod avro_fill;
 mod avro_fit;
 mod avro_schema;
+mod budget;
 mod columns;
 mod connect_fill;
 mod connect_schema;

@@ -19,47 +19,23 @@ const ZERO: [u8; 8] = [0; 8];
 /// within each other would double the work with each level.
 const MERGED_MAX: usize = 32;
 
-/// Values that a row's lists and maps may fill. Two bytes are an element that fills all columns below it.
-const VALUES_MAX: usize = 1 << 24;
-
 /// Fills columns.
 pub(crate) struct Filler {
     /// Fields that the schema does not have are among those that were left out.
     pub(crate) tally: Tally,
-    /// Values that a row's lists and maps may fill; as many as it has bytes they always may.
-    pub(crate) values_max: usize,
-    /// What is left of them for the row.
-    values_left: usize,
     /// Bytes of the row that may be read again.
     again_left: usize,
 }
 
 impl Filler {
     pub(crate) fn new(on_change: OnChange) -> Self {
-        Self { tally: Tally::new(on_change), values_max: VALUES_MAX, values_left: 0, again_left: 0 }
+        Self { tally: Tally::new(on_change), again_left: 0 }
     }
 
     /// Begins a row of so many bytes.
     pub(crate) fn begin(&mut self, bytes: usize) {
-        self.tally.begin();
-        self.values_left = self.values_max.max(bytes);
+        self.tally.begin(bytes);
         self.again_left = bytes.saturating_mul(MERGED_MAX);
-    }
-
-    /// Takes `count` of the values that the row may fill.
-    #[inline]
-    fn fills(&mut self, count: usize) -> Result<(), Fault> {
-        match self.values_left.checked_sub(count) {
-            Some(left) => self.values_left = left,
-            None => return Err(self.too_many()),
-        }
-        Ok(())
-    }
-
-    #[cold]
-    fn too_many(&self) -> Fault {
-        let most = self.values_max;
-        Fault::value(format!("the row's lists and maps fill more than {most} values: send fewer elements in one row"))
     }
 
     /// Appends the message that is the rest of `cursor` to columns that hold `length` values each. On a fault they hold part of
@@ -123,7 +99,7 @@ impl Filler {
                     }
                 }
             }
-            To::List { column: index, step, packs, fills } => {
+            To::List { column: index, step, packs } => {
                 let (plan, column) = at(plan, columns, *index)?;
                 let (Values::List(offsets, element), Kind::List(plan)) = (&mut column.values, &plan.kind) else {
                     return Err(other_type());
@@ -136,18 +112,17 @@ impl Filler {
                         self.value(step, plan, element, &mut block).map_err(|fault| fault.in_element(at))?;
                     }
                 } else {
-                    self.fills(*fills)?;
+                    self.tally.budget.fills(plan.fills)?;
                     let at = element.len() - from;
                     let done = self.single(field, step, plan, element, wire, cursor);
                     done.map_err(|fault| fault.in_element(at))?;
                 }
             }
-            To::Map { column: index, key, value, fills } => {
+            To::Map { column: index, key, value } => {
                 let (plan, column) = at(plan, columns, *index)?;
                 if wire != BLOCK {
                     return Err(cursor.other_wire(wire, BLOCK));
                 }
-                self.fills(*fills)?;
                 self.entry((key, value), plan, column, cursor.within()?)?;
             }
             To::Nothing => cursor.skip(field.number, wire)?,
@@ -236,6 +211,7 @@ impl Filler {
         let (Values::Map(_, keys, values), Kind::Map(key_plan, value_plan)) = (&mut column.values, &plan.kind) else {
             return Err(other_type());
         };
+        self.tally.budget.fills(key_plan.fills + value_plan.fills)?;
         let (mut at_key, mut at_value) = (Cursor::new(&ZERO), Cursor::new(&ZERO));
         while let Some((number, wire)) = entry.tag()? {
             let (held, expected) = match number {

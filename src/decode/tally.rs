@@ -2,6 +2,7 @@
 //! column.
 
 use crate::config::OnChange;
+use crate::decode::budget::Budget;
 use crate::decode::columns::{Column, Columns};
 use crate::decode::fault::Fault;
 use crate::decode::plan::{Plan, StructPlan};
@@ -16,15 +17,18 @@ pub(crate) struct Tally {
     pub(crate) ignored: u64,
     /// The same before the row.
     before: u64,
+    /// What the row may fill.
+    pub(crate) budget: Budget,
 }
 
 impl Tally {
     pub(crate) fn new(on_change: OnChange) -> Self {
-        Self { on_change, nulls: Vec::new(), ignored: 0, before: 0 }
+        Self { on_change, nulls: Vec::new(), ignored: 0, before: 0, budget: Budget::new() }
     }
 
-    /// Begins a row.
-    pub(crate) fn begin(&mut self) {
+    /// Begins a row of so many bytes.
+    pub(crate) fn begin(&mut self, bytes: usize) {
+        self.budget.begin(bytes);
         self.nulls.clear();
         self.before = self.ignored;
     }

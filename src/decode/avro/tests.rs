@@ -612,6 +612,16 @@ fn a_count_of_items_that_are_not_there_is_refused_at_once() {
 }
 
 #[test]
+fn items_that_take_no_bytes_are_stepped_over_at_once_however_many_they_are_said_to_be() {
+    let text = record(&[field("w", json!({ "type": "array", "items": "null" })), field("v", json!("int"))]);
+    let decoder = decoder(&one_column(PrimitiveType::Int, false), &text, &AvroOptions::default());
+    // Each block says that half a million items are in it: one by one they would take minutes.
+    let row = [[0x80, 0x80, 0x40].repeat(1 << 15), vec![0; 1 << 20]].concat();
+    let (batch, _) = decoder.decode_observed(&raw(&[row]));
+    assert!(batch.rejects[0].reason.contains("bytes more than the schema has fields for"), "{:?}", batch.rejects);
+}
+
+#[test]
 fn fields_beyond_the_limits_or_of_one_name_become_no_columns_and_the_others_do() {
     let mut deep = json!("int");
     for level in 0..5 {

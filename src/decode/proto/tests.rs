@@ -637,7 +637,7 @@ fn a_row_fills_as_many_values_as_one_may() {
     let fitted = fit(&schema_message(&writers), &plan, JsonOptions::default().epoch);
     let row = |values_max: usize, row: &[u8]| {
         let mut filler = Filler::new(OnChange::Evolve);
-        filler.values_max = values_max;
+        filler.tally.budget.most = values_max;
         filler.begin(row.len());
         let filled = filler.message(&fitted.root, &plan, &mut Columns::new(&plan, 1), 0, Cursor::new(row));
         filled.map_err(|fault| format!("{}: {}", fault.path, fault.reason))
