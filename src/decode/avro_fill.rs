@@ -206,24 +206,72 @@ impl Filler {
     }
 }
 
-/// Values without parts that are not met in every row.
+/// Where a number is read from.
+pub(crate) trait Numbers {
+    fn int(&mut self) -> Result<i32, Fault>;
+    fn long(&mut self) -> Result<i64, Fault>;
+    fn float(&mut self) -> Result<f32, Fault>;
+    fn double(&mut self) -> Result<f64, Fault>;
+}
+
+impl Numbers for Cursor<'_> {
+    #[inline]
+    fn int(&mut self) -> Result<i32, Fault> {
+        Cursor::int(self)
+    }
+
+    #[inline]
+    fn long(&mut self) -> Result<i64, Fault> {
+        Cursor::long(self)
+    }
+
+    #[inline]
+    fn float(&mut self) -> Result<f32, Fault> {
+        Ok(f32::from_le_bytes(self.array()?))
+    }
+
+    #[inline]
+    fn double(&mut self) -> Result<f64, Fault> {
+        Ok(f64::from_le_bytes(self.array()?))
+    }
+}
+
+/// Appends the number that comes next, as the column counts; answers whether the step is one of a number.
 #[allow(clippy::cast_precision_loss)] // to the nearest: what a float column means
-fn single(step: &Step, values: &mut Values, cursor: &mut Cursor<'_>) -> Result<(), Fault> {
+pub(crate) fn append_number(step: &Step, values: &mut Values, from: &mut impl Numbers) -> Result<bool, Fault> {
     match (step, values) {
-        (Step::I32AsF32, Values::F32(values)) => values.push(cursor.int()? as f32),
-        (Step::I32AsF64, Values::F64(values)) => values.push(cursor.int()?.into()),
-        (Step::I32Times(power), Values::I64(values)) => values.push(times(cursor.int()?.into(), *power)?),
+        (Step::I32, Values::I32(values)) => values.push(from.int()?),
         (Step::I64AsI32, Values::I32(values)) => {
-            let value = cursor.long()?;
+            let value = from.long()?;
             values.push(i32::try_from(value).map_err(|_| Fault::value(format!("{value} is no int")))?);
         }
-        (Step::I64AsF32, Values::F32(values)) => values.push(cursor.long()? as f32),
-        (Step::I64AsF64, Values::F64(values)) => values.push(cursor.long()? as f64),
-        (Step::TimeMillis, Values::I64(values)) => values.push(time(times(cursor.int()?.into(), 1000)?)?),
-        (Step::TimeMicros, Values::I64(values)) => values.push(time(cursor.long()?)?),
-        (Step::TimeNanos, Values::I64(values)) => values.push(time(cursor.long()?.div_euclid(1000))?),
-        (Step::F32AsF64, Values::F64(values)) => values.push(f32::from_le_bytes(cursor.array()?).into()),
-        (Step::F64AsF32, Values::F32(values)) => values.push(narrow(f64::from_le_bytes(cursor.array()?))?),
+        (Step::I32AsI64, Values::I64(values)) => values.push(from.int()?.into()),
+        (Step::I64, Values::I64(values)) => values.push(from.long()?),
+        (Step::I32Times(power), Values::I64(values)) => values.push(times(from.int()?.into(), *power)?),
+        (Step::I64Times(power), Values::I64(values)) => values.push(times(from.long()?, *power)?),
+        (Step::I64Cut(power), Values::I64(values)) => values.push(from.long()?.div_euclid(*power)),
+        (Step::TimeMillis, Values::I64(values)) => values.push(time(times(from.int()?.into(), 1000)?)?),
+        (Step::TimeMicros, Values::I64(values)) => values.push(time(from.long()?)?),
+        (Step::TimeNanos, Values::I64(values)) => values.push(time(from.long()?.div_euclid(1000))?),
+        (Step::I32AsF32, Values::F32(values)) => values.push(from.int()? as f32),
+        (Step::I64AsF32, Values::F32(values)) => values.push(from.long()? as f32),
+        (Step::F32, Values::F32(values)) => values.push(from.float()?),
+        (Step::F64AsF32, Values::F32(values)) => values.push(narrow(from.double()?)?),
+        (Step::I32AsF64, Values::F64(values)) => values.push(from.int()?.into()),
+        (Step::I64AsF64, Values::F64(values)) => values.push(from.long()? as f64),
+        (Step::F32AsF64, Values::F64(values)) => values.push(from.float()?.into()),
+        (Step::F64, Values::F64(values)) => values.push(from.double()?),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Values without parts that are not met in every row.
+fn single(step: &Step, values: &mut Values, cursor: &mut Cursor<'_>) -> Result<(), Fault> {
+    if append_number(step, values, cursor)? {
+        return Ok(());
+    }
+    match (step, values) {
         (Step::Binary, Values::Binary(offsets, bytes)) => append(offsets, bytes, cursor.bytes()?)?,
         (Step::FixedAsBinary(size), Values::Binary(offsets, bytes)) => append(offsets, bytes, cursor.take(*size)?)?,
         (Step::Fixed(size), Values::Fixed(width, bytes)) if size == width => bytes.extend(cursor.take(*size)?),

@@ -4,10 +4,11 @@ use base64::Engine;
 
 use crate::config::OnChange;
 use crate::decode::append::BASE64;
+use crate::decode::avro_fill::{Numbers, append_number};
 use crate::decode::avro_fit::{Decimal, Extra, FieldStep, Step, StructStep};
 use crate::decode::columns::{Column, Columns, Values, offset};
 use crate::decode::convert::{
-    append, append_decimal, append_fixed, append_moment, append_uuid, narrow, other_type, time, times, unscaled,
+    append, append_decimal, append_fixed, append_moment, append_uuid, narrow, other_type, unscaled,
 };
 use crate::decode::decimal_text::decimal_text;
 use crate::decode::fault::{Fault, excerpt};
@@ -220,35 +221,48 @@ fn not_of(shown: &str, plan: &Plan) -> Fault {
     }
 }
 
-/// Appends what is a number in JSON.
-#[allow(clippy::cast_precision_loss)] // to the nearest: what a float column means
-fn number(step: &Step, plan: &Plan, values: &mut Values, number: scan::Number<'_>) -> Result<(), Fault> {
-    let none = || not_of(excerpt(number.text).trim_matches('"'), plan);
-    let long = || number::integer(number).ok_or_else(none);
-    let int = || number::integer(number).and_then(|value| i32::try_from(value).ok()).ok_or_else(none);
-    let double = || number.text.parse::<f64>().ok().filter(|value| value.is_finite()).ok_or_else(none);
-    match (step, values) {
-        (Step::I32 | Step::I64AsI32, Values::I32(values)) => values.push(int()?),
-        (Step::I64, Values::I64(values)) => values.push(long()?),
-        (Step::I32AsI64, Values::I64(values)) => values.push(int()?.into()),
-        (Step::I32AsF32 | Step::I64AsF32, Values::F32(values)) => values.push(long()? as f32),
-        (Step::I32AsF64 | Step::I64AsF64, Values::F64(values)) => values.push(long()? as f64),
-        (Step::I32Times(power), Values::I64(values)) => values.push(times(int()?.into(), *power)?),
-        (Step::I64Times(power), Values::I64(values)) => values.push(times(long()?, *power)?),
-        (Step::I64Cut(power), Values::I64(values)) => values.push(long()?.div_euclid(*power)),
-        (Step::TimeMillis, Values::I64(values)) => values.push(time(times(int()?.into(), 1000)?)?),
-        (Step::TimeMicros, Values::I64(values)) => values.push(time(long()?)?),
-        (Step::TimeNanos, Values::I64(values)) => values.push(time(long()?.div_euclid(1000))?),
-        (Step::F32, Values::F32(values)) => {
-            values.push(number.text.parse::<f32>().ok().filter(|value| value.is_finite()).ok_or_else(none)?);
-        }
-        (Step::F32AsF64 | Step::F64, Values::F64(values)) => values.push(double()?),
-        (Step::F64AsF32, Values::F32(values)) => values.push(narrow(double()?)?),
-        // Where the converter's `decimal.format` is NUMERIC.
-        (Step::Decimal(_) | Step::ScaledDecimal(_), values) => append_decimal(plan, values, number.text)?,
-        _ => return Err(unexpected(scan::Kind::Number, "another value")),
+/// A number in JSON, and the column that it goes to.
+struct Written<'a>(scan::Number<'a>, &'a Plan);
+
+impl Written<'_> {
+    fn finite<T: std::str::FromStr>(&self, is_finite: impl Fn(&T) -> bool) -> Result<T, Fault> {
+        self.0.text.parse().ok().filter(is_finite).ok_or_else(|| self.none())
     }
-    Ok(())
+
+    #[cold]
+    fn none(&self) -> Fault {
+        not_of(excerpt(self.0.text).trim_matches('"'), self.1)
+    }
+}
+
+impl Numbers for Written<'_> {
+    fn int(&mut self) -> Result<i32, Fault> {
+        i32::try_from(self.long()?).map_err(|_| self.none())
+    }
+
+    fn long(&mut self) -> Result<i64, Fault> {
+        number::integer(self.0).ok_or_else(|| self.none())
+    }
+
+    fn float(&mut self) -> Result<f32, Fault> {
+        self.finite(|value: &f32| value.is_finite())
+    }
+
+    fn double(&mut self) -> Result<f64, Fault> {
+        self.finite(|value: &f64| value.is_finite())
+    }
+}
+
+/// Appends what is a number in JSON.
+fn number(step: &Step, plan: &Plan, values: &mut Values, number: scan::Number<'_>) -> Result<(), Fault> {
+    // The text has the digits of a double.
+    let step = if matches!(step, Step::F32AsF64) { &Step::F64 } else { step };
+    match step {
+        // Where the converter's `decimal.format` is NUMERIC.
+        Step::Decimal(_) | Step::ScaledDecimal(_) => append_decimal(plan, values, number.text),
+        step if append_number(step, values, &mut Written(number, plan))? => Ok(()),
+        _ => Err(unexpected(scan::Kind::Number, "another value")),
+    }
 }
 
 /// Appends what is a string in JSON.
