@@ -2,6 +2,7 @@
 
 use crate::decode::avro_schema::{AvroType, Union};
 use crate::decode::fault::Fault;
+use crate::decode::varint::{self, NoNumber};
 
 /// Reads one datum.
 pub(crate) struct Cursor<'a> {
@@ -62,18 +63,17 @@ impl<'a> Cursor<'a> {
     /// A `long`: zig-zag, seven bits a byte.
     #[inline]
     pub(crate) fn long(&mut self) -> Result<i64, Fault> {
-        let (mut value, mut shift) = (0_u64, 0_u32);
-        loop {
-            let Some(byte) = self.bytes.get(self.at).copied() else { return Err(self.short()) };
-            self.at += 1;
-            if shift == 63 && byte > 1 {
-                return Err(self.wrong("a number of more than 64 bits"));
-            }
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok((value >> 1).cast_signed() ^ -((value & 1).cast_signed()));
-            }
-            shift += 7;
+        match varint::read(self.bytes, &mut self.at) {
+            Ok(value) => Ok((value >> 1).cast_signed() ^ -((value & 1).cast_signed())),
+            Err(none) => Err(self.no_number(none)),
+        }
+    }
+
+    #[cold]
+    fn no_number(&self, none: NoNumber) -> Fault {
+        match none {
+            NoNumber::Short => self.short(),
+            NoNumber::Long => self.wrong("a number of more than 64 bits"),
         }
     }
 

@@ -67,6 +67,7 @@ pub mod scan;
 mod tally;
 pub mod temporal;
 pub mod type_text;
+mod varint;
 pub mod writers;
 
 /// What rows are. Clones share what is known of writers' schemas.

@@ -49,30 +49,46 @@ impl Filler {
         mut cursor: Cursor<'_>,
     ) -> Result<(), Fault> {
         let whole = cursor.clone();
-        // Fields mostly come by their numbers.
-        let mut slot = 0;
+        // Fields mostly come by their numbers: one above all that came was not there yet. Columns that such fields fill for good
+        // are counted: where these are all, none is looked at again.
+        let (mut slot, mut above, mut alone) = (0, 0, 0);
         let mut merged = Vec::new();
-        while let Some((number, wire)) = cursor.tag()? {
-            let index = match step.fields.get(slot) {
-                Some(field) if field.number == number => slot,
-                _ => match step.find(number) {
-                    Some(index) => index,
-                    None => {
+        while !cursor.is_done() {
+            let tag = cursor.varint()?;
+            let (index, wire) = match step.fields.get(slot) {
+                Some(field) if field.tag == tag => (slot, field.wire),
+                _ => {
+                    let (number, wire) = cursor.cut(tag)?;
+                    let Some(index) = step.find(number) else {
                         cursor.skip(number, wire)?;
                         self.tally.ignored += 1;
                         continue;
-                    }
-                },
+                    };
+                    (index, wire)
+                }
             };
             let Some(field) = step.fields.get(index) else { return Err(other_type()) };
             slot = index + usize::from(!matches!(field.to, To::List { .. } | To::Map { .. }));
+            let is_new = index >= above;
+            above = above.max(index + 1);
+            if let To::Column { column: index, step, others } = &field.to
+                && is_new
+                && others.is_empty()
+                && wire == field.wire
+                && wire != GROUP
+            {
+                let (plan, column) = at(plan, columns, *index)?;
+                self.value(step, plan, column, &mut cursor).map_err(|fault| fault.in_field(&field.name))?;
+                alone += 1;
+                continue;
+            }
             let done = self.field(field, plan, columns, length, wire, &mut cursor);
             if let Again::Yes = done.map_err(|fault| fault.in_field(&field.name))? {
                 let again = self.again(field, plan, columns, length, (wire, &mut cursor), &whole, &mut merged);
                 again.map_err(|fault| fault.in_field(&field.name))?;
             }
         }
-        self.ends(step, plan, columns, length)
+        if alone == plan.fields.len() { Ok(()) } else { self.ends(step, plan, columns, length) }
     }
 
     /// Takes one occurrence of a field; says where it stands when the field was there before.

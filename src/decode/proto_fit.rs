@@ -46,6 +46,8 @@ pub(crate) struct MessageStep {
 /// A field, and where it goes to.
 pub(crate) struct FieldStep {
     pub(crate) number: u32,
+    /// What stands before a value.
+    pub(crate) tag: u64,
     pub(crate) name: String,
     /// How one value is written.
     pub(crate) wire: u8,
@@ -164,7 +166,8 @@ impl Fitter {
                 }
             };
             let wire = if field.group { GROUP } else { wire_of(field) };
-            fields.push(FieldStep { number: field.number, name: field.name.clone(), wire, to });
+            let tag = u64::from(field.number) << 3 | u64::from(wire);
+            fields.push(FieldStep { number: field.number, tag, name: field.name.clone(), wire, to });
         }
         let highest = fields.iter().map(|field| field.number as usize).filter(|number| *number < DENSE).max();
         let mut dense = vec![0_u16; highest.map_or(1, |highest| highest + 1)];
