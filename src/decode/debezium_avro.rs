@@ -266,5 +266,3 @@ pub fn table_schema(format: &EnvelopeFormat, writers: &Writers, raw: &RawBatch, 
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-pub(crate) mod written;

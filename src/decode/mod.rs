@@ -40,6 +40,8 @@ pub mod debezium_avro;
 mod debezium_avro_marks;
 mod debezium_avro_parts;
 mod debezium_marks;
+#[cfg(test)]
+pub(crate) mod debezium_written;
 mod decimal_text;
 pub mod envelope;
 mod envelope_parts;

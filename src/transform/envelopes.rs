@@ -13,7 +13,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::config::{DebeziumColumn, DecodeConfig, Envelope, OnChange, RowFormat};
-use crate::decode::debezium_avro::written::{framed, in_avro};
+use crate::decode::debezium_written::{framed, in_avro};
 use crate::decode::envelope::EnvelopeFormat;
 use crate::decode::growth::GrowthLimits;
 use crate::decode::json::JsonOptions;

@@ -740,7 +740,8 @@ fn a_table_from_before_connects_names_were_heard_takes_what_it_took() {
     };
     let row = [&[14, 6, 2][..], b"z", &[2, b'u', 4, 0x27, 0x29, 4, 2, 5]].concat();
     let shown = |money| {
-        let batch = decoder(&of(money), &text, &AvroOptions::default()).decode_observed(&raw(&[row.clone()])).0;
+        let batch =
+            decoder(&of(money), &text, &AvroOptions::default()).decode_observed(&raw(std::slice::from_ref(&row))).0;
         assert!(batch.rejects.is_empty(), "{:?}", batch.rejects);
         let mut shown = String::new();
         for column in batch.rows.columns() {

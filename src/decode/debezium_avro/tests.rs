@@ -16,7 +16,7 @@ use crate::config::{DecodeConfig, Envelope, RowFormat};
 use crate::decode::append::BASE64;
 use crate::decode::avro::WriterSchema;
 use crate::decode::avro::tests::raw;
-use crate::decode::debezium_avro::written::{in_avro, schema_of, write};
+use crate::decode::debezium_written::{in_avro, schema_of, write};
 use crate::decode::envelope::EnvelopeDecoder;
 use crate::decode::growth::GrowthLimits;
 use crate::decode::json::JsonOptions;
@@ -136,6 +136,39 @@ fn events_of_every_kind_are_the_rows_and_rejects_that_they_are_in_json() {
     let said = array_value_to_string(source, 0).expect("shows");
     assert_eq!(said, "{ts_ms: 1970-01-01T00:00:00.001Z, snapshot: a \"b\"\n, db: d, lsn: 9}");
     same(&format(&[]), &rows[..3]);
+}
+
+#[test]
+fn an_event_that_apicurios_converter_wrote_is_a_row_with_the_types_of_the_database() {
+    let captured: Value =
+        serde_json::from_str(include_str!("../../../tests/golden/decode/debezium-avro.json")).expect("JSON");
+    let row = raw(&[BASE64.decode(captured["row"].as_str().expect("base64")).expect("bytes")]);
+    let (format, writers) = (format(&[]), writers(&captured["schema"]));
+    let table = Arc::new(table_schema(&format, &writers, &row, how()).expect("a table"));
+    let own = [
+        "id: int",
+        "name: string",
+        "price: decimal(10, 2)",
+        "any_scale: string",
+        "local_at: timestamp",
+        "zoned_at: timestamptz",
+        "day: date",
+        "at_noon: time",
+        "tags: list<string>",
+        "doc: string",
+        "uid: uuid",
+        "ratio: double",
+        "big: string",
+        "flag: boolean",
+    ];
+    assert_eq!(columns(&table)[..own.len()], own);
+    let decoder = EventDecoder::new(&table, format, writers, &options(OnChange::Evolve)).expect("valid");
+    let (batch, observed) = decoder.decode_observed(&row);
+    assert!(observed.is_settled() && batch.rejects.is_empty(), "{observed:?} {:?}", batch.rejects);
+    let values = "id=1 name=Ada \"é\" price=-5.50 any_scale=123456789012345678901234567890.125 \
+                  local_at=2026-01-02T03:04:05.678901 zoned_at=2026-01-02T01:04:05.678901Z day=1990-01-01 at_noon=12:00:00.000001 \
+                  tags=[a, , b,c] doc={\"k\": [1, null]} uid=67e5504410b1426f9247bb680e5fe0c8 ratio=NaN big=NULL flag=true _op=r";
+    assert!(shown(&batch)[0].starts_with(values), "{}", shown(&batch)[0]);
 }
 
 #[test]
