@@ -76,6 +76,35 @@ fn import(daemon: &Daemon, out: &str) -> Output {
     command.output().expect("run frazil")
 }
 
+/// Offsets that a group has of a topic, though no reader of it ever was.
+fn has_read(group: &str, topic: &str, offset: i64) {
+    let mut config = rdkafka::ClientConfig::new();
+    config.set("bootstrap.servers", value("KAFKA_BROKERS")).set("group.id", group);
+    let consumer: rdkafka::consumer::BaseConsumer = config.create().expect("a consumer");
+    let mut list = rdkafka::TopicPartitionList::new();
+    list.add_partition_offset(topic, 0, rdkafka::Offset::Offset(offset)).expect("valid");
+    rdkafka::consumer::Consumer::commit(&consumer, &list, rdkafka::consumer::CommitMode::Sync).expect("committed");
+}
+
+#[test]
+fn a_connector_of_tabulars_class_is_known_by_its_group_whatever_its_class_is_called() {
+    let name = format!("tabulars{}", std::process::id());
+    let (folder, topic) = (scratch(&name), format!("rows-of-{name}"));
+    create(&topic, 1);
+    let mut settings = connector(&name, &topic, &Table::of(&name, "rows"));
+    settings["connector.class"] = json!("IcebergSinkConnector");
+    fs::write(folder.join("connector.json"), settings.to_string()).expect("write the connector");
+    let looker = idle(&folder);
+    // A connector that never ran, and one whose commits no snapshot has any more.
+    let fresh = import(&looker, "fresh.toml");
+    assert!(fresh.status.success(), "{}", String::from_utf8_lossy(&fresh.stderr));
+    has_read(&format!("cg-control-{name}"), &topic, 0);
+    let refused = import(&looker, "refused.toml");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains(&format!("group cg-control-{name} has offsets")), "{said}");
+    assert!(said.contains("--offline") && !folder.join("refused.toml").exists(), "{said}");
+}
+
 #[test]
 fn a_topic_of_kafka_connects_sink_changes_hands_and_each_row_is_there_once() {
     if !is_there("Kafka Connect", "CONNECT_URI") {

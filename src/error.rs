@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 /// What every fallible function of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -13,6 +14,7 @@ pub struct Error {
     kind: ErrorKind,
     context: String,
     hint: Option<String>,
+    wait: Option<Duration>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -87,7 +89,7 @@ impl ErrorKind {
 impl Error {
     /// An error of `kind`; `context` is a sentence without a full stop that names the place.
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into(), hint: None, source: None }
+        Self { kind, context: context.into(), hint: None, wait: None, source: None }
     }
 
     /// The same error with the error that caused it.
@@ -101,6 +103,13 @@ impl Error {
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same error of a server that asks to wait for so long.
+    #[must_use]
+    pub fn with_wait(mut self, wait: Option<Duration>) -> Self {
+        self.wait = wait;
         self
     }
 
@@ -119,6 +128,11 @@ impl Error {
     /// The way out, where one is known.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+
+    /// How long a server asks to wait before it is asked again, where it does.
+    pub fn wait(&self) -> Option<Duration> {
+        self.wait
     }
 
     /// What a pipeline does about this error.

@@ -29,6 +29,8 @@ pub(crate) enum Fault {
     LyingNo,
     NotSent,
     Throttled,
+    /// Not done, says nobody: a gateway asks to come again after half a minute.
+    Busy,
     /// No answer now; applied when a later request comes.
     Late,
 }
@@ -121,6 +123,7 @@ impl Catalog for FaultyCatalog {
                 Outcome::Unknown(lost())
             }
             Fault::LostNo => Outcome::Unknown(lost()),
+            Fault::Busy => Outcome::Unknown(lost().with_wait(Some(Duration::from_secs(30)))),
             Fault::Refused => Outcome::Refused(Error::new(ErrorKind::Conflict, "no")),
             Fault::LyingNo => {
                 let _ = self.inner.commit(commit).await;
@@ -145,7 +148,7 @@ impl Catalog for FaultyCatalog {
                 let _ = self.inner.create(table).await;
                 Outcome::Refused(Error::new(ErrorKind::Conflict, "it exists already"))
             }
-            Fault::LostNo | Fault::NotSent | Fault::Late => Outcome::Unknown(lost()),
+            Fault::LostNo | Fault::NotSent | Fault::Busy | Fault::Late => Outcome::Unknown(lost()),
             Fault::Throttled => Outcome::Throttled(Duration::from_secs(1)),
             Fault::None | Fault::Refused => self.inner.create(table).await,
         }

@@ -178,7 +178,7 @@ fn of_transport(error: reqwest::Error) -> Lost {
 }
 
 fn retry_after(status: StatusCode, headers: &HeaderMap, now_ms: i64) -> Option<Duration> {
-    if status != StatusCode::TOO_MANY_REQUESTS {
+    if status != StatusCode::TOO_MANY_REQUESTS && status != StatusCode::SERVICE_UNAVAILABLE {
         return None;
     }
     let text = headers.get("retry-after")?.to_str().ok()?.trim();
@@ -223,6 +223,7 @@ mod tests {
         assert_eq!(wait(429, "Wed, 21 Oct 2015 07:27:00 GMT"), Some(Duration::ZERO));
         assert_eq!(wait(429, "99999999"), Some(RETRY_AFTER_MAX));
         assert_eq!(wait(429, "soon"), None);
-        assert_eq!(wait(503, "3"), None);
+        assert_eq!(wait(503, "3"), Some(Duration::from_secs(3)));
+        assert_eq!(wait(500, "3"), None);
     }
 }

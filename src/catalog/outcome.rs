@@ -90,7 +90,10 @@ pub(super) fn of_change(answer: Result<Answer, Lost>, place: &str) -> Result<Byt
     Err(match verdict(answer.status, problem.kind()) {
         Verdict::Refused(kind) => Outcome::Refused(problem.error(kind, place)),
         Verdict::Throttled => Outcome::Throttled(answer.retry_after.unwrap_or(THROTTLE_DEFAULT)),
-        Verdict::Unknown => Outcome::Unknown(problem.error(ErrorKind::Unavailable, place)),
+        // A gateway that has nobody to ask says so with 503, and when to come again; the commit may be done all the same.
+        Verdict::Unknown => {
+            Outcome::Unknown(problem.error(ErrorKind::Unavailable, place).with_wait(answer.retry_after))
+        }
     })
 }
 
@@ -111,7 +114,9 @@ pub(super) fn of_request(answer: Result<Answer, Lost>, place: &str) -> Result<By
     }
     Err(match verdict(answer.status, problem.kind()) {
         Verdict::Refused(kind) => problem.error(kind, place),
-        Verdict::Throttled | Verdict::Unknown => problem.error(ErrorKind::Unavailable, place),
+        Verdict::Throttled | Verdict::Unknown => {
+            problem.error(ErrorKind::Unavailable, place).with_wait(answer.retry_after)
+        }
     })
 }
 
@@ -222,11 +227,13 @@ mod tests {
             let told = match outcome {
                 Outcome::Refused(e) => Refused(e.kind()),
                 Outcome::Throttled(after) if after == Duration::from_secs(7) => Throttled,
-                Outcome::Unknown(e) if e.kind() == Unavailable => Unknown,
+                Outcome::Unknown(e) if e.kind() == Unavailable && e.wait() == Some(Duration::from_secs(7)) => Unknown,
                 other => panic!("{status} {kind:?}: {other:?}"),
             };
             assert_eq!(told, expected, "{status} {kind:?}");
-            assert_eq!(of_request(answer(), "load").expect_err("no success").kind(), of_load, "{status} {kind:?}");
+            let load = of_request(answer(), "load").expect_err("no success");
+            assert_eq!(load.kind(), of_load, "{status} {kind:?}");
+            assert_eq!(load.wait().is_some(), of_load == Unavailable, "{status} {kind:?}");
         }
     }
 

@@ -100,7 +100,7 @@ async fn asked(config: &Config, connector: &Connector) -> Result<Stop> {
     let (group, topic, events) = (connector.consumer_group(), connector.control_topic(), connector.group());
     let (topics, pattern) = (kafka.topics.clone(), kafka.pattern()?);
     let keep = move |told: Told| ControlRecord::read(&events, (told.partition, told.offset), told.key, &told.value);
-    let found = Probe::new(&theirs(kafka, &group), &env)?.group(topics, pattern, topic, keep).await?;
+    let found = Probe::new(&theirs(kafka, &group), &env)?.group(topics.clone(), pattern.clone(), topic, keep).await?;
     if found.members > 0 {
         let what = format!(
             "the connector still runs: its group {group} has {}",
@@ -108,6 +108,11 @@ async fn asked(config: &Config, connector: &Connector) -> Result<Stop> {
         );
         return Err(Error::new(ErrorKind::Conflict, what)
             .with_hint("stop and delete it, wait until it is gone, and import again"));
+    }
+    if connector.may_be_tabulars() && found.offsets.is_empty() {
+        let probe = Probe::new(&theirs(kafka, &connector.tabular_group()), &env)?;
+        let other = probe.group(topics, pattern, String::new(), |_| Ok(None::<()>)).await?;
+        connector.is_in_no_group_of_tabulars(other.offsets.len(), found.offsets.len())?;
     }
     let mut tables = BTreeMap::new();
     for (name, pipeline) in &config.pipelines {

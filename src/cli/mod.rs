@@ -20,6 +20,7 @@ pub mod output;
 mod process;
 mod table;
 mod verify;
+mod verify_lacks;
 pub mod verify_report;
 pub mod wiring;
 

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use globset::GlobBuilder;
 
 use crate::catalog::Catalog;
 use crate::catalog::listing::tables_below;
 use crate::cli::flags::{Flags, ReadFiles, TableChoice, Verify};
+use crate::cli::verify_lacks::Lacks;
 use crate::cli::verify_report::{Report, said};
 use crate::cli::{Exit, answer, compact, table, wiring, with_config};
 use crate::config::{Config, MetadataColumn, PipelineConfig, RejectsTo, SourceConfig};
@@ -36,28 +38,36 @@ pub(crate) fn verify(flags: &Flags, own: &Verify) -> Result<Exit> {
     })
 }
 
+/// Waits between looks at tables that lack a part of an epoch which their anchor has decided.
+const WAITS_MS: [u64; 4] = [500, 1_000, 2_000, 4_000];
+
 /// What is looked at, and how its columns are called.
-struct Case<'a> {
+pub(super) struct Case<'a> {
     config: &'a Config,
     env: Env,
     catalog_name: String,
     catalog: Arc<dyn Catalog>,
     pipeline: Option<(PipelineName, &'a PipelineConfig)>,
-    branch: String,
+    pub(super) branch: String,
     names: Names,
 }
 
 /// A table, and what reads it.
-struct Loaded {
-    state: TableState,
-    storage: Storage,
+pub(super) struct Loaded {
+    pub(super) state: TableState,
+    pub(super) storage: Storage,
+}
+
+/// The tables, as they were seen one after the other.
+struct Seen {
+    anchor: Option<Loaded>,
+    tables: Vec<Loaded>,
+    lacks: Vec<Lacks>,
 }
 
 async fn work(config: &Config, own: &Verify) -> Result<Report> {
     let case = Case::of(config, own).await?;
-    // Rows must be there as far as the anchor was before the other tables were looked at, and not further than it is after.
-    let anchor = if own.table.is_none() { case.anchor().await? } else { None };
-    let tables = case.tables(own).await?;
+    let Seen { anchor, tables, lacks } = case.look(own).await?;
     let standing = case.standing(own, &tables, anchor).await?;
     let notes = case.notes(own, &tables)?;
     let mut window = window(own)?;
@@ -78,6 +88,7 @@ async fn work(config: &Config, own: &Verify) -> Result<Report> {
         let gathered = rows.gather(case.subject(own, &case.names), &request).await;
         gathered.map_err(|error| error.within(format!("table {}", own.state.name)))?;
     }
+    lacks.iter().for_each(|own| rows.not_in(&own.table, own.rows));
     let quarantine = case.rejects().await?;
     if let Some(own) = &quarantine {
         case.gather_rejects(own, &request, &mut rejects).await?;
@@ -146,7 +157,25 @@ impl<'a> Case<'a> {
         Ok(Self { config, env, catalog_name, catalog, pipeline, branch: branch.unwrap_or(MAIN.to_owned()), names })
     }
 
-    async fn load(&self, name: &TableName) -> Result<Loaded> {
+    /// Loads all tables. Rows must be there as far as the anchor was before the other tables were looked at, and not further than
+    /// it is after. An epoch of several that is on its way is waited for a little.
+    async fn look(&self, own: &Verify) -> Result<Seen> {
+        let mut waits = WAITS_MS.into_iter();
+        loop {
+            let anchor = if own.table.is_none() { self.anchor().await? } else { None };
+            let tables = self.tables(own).await?;
+            let lacks = match self.owner(own, &tables) {
+                Some(pipeline) => self.lacks(&pipeline, anchor.as_ref(), &tables).await?,
+                None => Vec::new(),
+            };
+            match waits.next() {
+                Some(wait) if !lacks.is_empty() => self.env.sleep(Duration::from_millis(wait)).await,
+                _ => return Ok(Seen { anchor, tables, lacks }),
+            }
+        }
+    }
+
+    pub(super) async fn load(&self, name: &TableName) -> Result<Loaded> {
         let state = self.catalog.load(name).await.map_err(|error| match error.kind() {
             ErrorKind::NotFound => error.with_hint("`frazil table list` shows the tables there are"),
             _ => error,

@@ -1,5 +1,7 @@
 //! One change on its way into a table, and how that may end.
 
+use std::time::Duration;
+
 use crate::commit::drive::Turn;
 use crate::commit::gather;
 use crate::commit::proof::Leftover;
@@ -33,12 +35,40 @@ pub struct Commit {
     pub(super) refusal: Option<String>,
     /// Bodies sent.
     pub(super) attempts: u32,
+    /// What the catalog said to them beside yes.
+    pub(super) answers: Answers,
     /// No body is sent after this moment.
     pub(super) until_ms: Option<i64>,
     /// The table's last sequence number when its files were made, where another instance may have committed them since.
     pub(super) made_seq: Option<i64>,
     /// Numbers that a commit of it may have had and that no snapshot has, when its files were last looked for.
     pub(super) gone_seqs: i64,
+}
+
+/// What a catalog said on the way to an end, and how often: whoever commits goes by it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// It asked to wait.
+    pub throttled: u32,
+    /// How long at most.
+    pub wait: Duration,
+    /// It refused because the table had moved.
+    pub conflicts: u32,
+}
+
+impl Answers {
+    /// It asked to wait for so long.
+    pub(super) fn throttles(&mut self, wait: Duration) {
+        self.throttled = self.throttled.saturating_add(1);
+        self.wait = self.wait.max(wait);
+    }
+
+    /// The same with those of another commit.
+    pub fn add(&mut self, other: Self) {
+        self.throttled = self.throttled.saturating_add(other.throttled);
+        self.wait = self.wait.max(other.wait);
+        self.conflicts = self.conflicts.saturating_add(other.conflicts);
+    }
 }
 
 /// How a commit ended.
@@ -79,6 +109,7 @@ impl Commit {
             definite: true,
             refusal: None,
             attempts: 0,
+            answers: Answers::default(),
             until_ms: None,
             made_seq: None,
             gone_seqs: 0,
@@ -117,6 +148,11 @@ impl Commit {
     /// Bodies sent so far.
     pub fn attempts(&self) -> u32 {
         self.attempts
+    }
+
+    /// What the catalog said to them beside yes.
+    pub fn answers(&self) -> Answers {
+        self.answers
     }
 
     /// How many rows of an output of a replace were deleted by position since it was planned, and are deleted there now.
@@ -177,6 +213,14 @@ impl Commit {
         }
         self.renew(snapshot_id);
         None
+    }
+
+    /// How long a server that could not answer asks to wait: it is noted.
+    pub(super) fn asked_to_wait(&mut self, error: &Error) -> Duration {
+        if let Some(wait) = error.wait() {
+            self.answers.throttles(wait);
+        }
+        error.wait().unwrap_or_default()
     }
 
     /// Given back because a shutdown does not wait.

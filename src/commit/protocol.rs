@@ -21,7 +21,7 @@ use crate::commit::history::History;
 use crate::commit::load::{FROM_THE_PAST, STALE_MAX};
 use crate::commit::look::{Effect, Rebase, Seen, Verdict, look};
 use crate::commit::manifests;
-pub use crate::commit::pending::{Commit, Ending};
+pub use crate::commit::pending::{Answers, Commit, Ending};
 use crate::commit::proof::{self, Leftover, Proof, Reached, Wanted};
 use crate::commit::properties::CommitProperties;
 use crate::commit::replace;
@@ -289,7 +289,8 @@ impl Committer {
                     // A base to prepare on may be old by the time the store answers; submitting finds out.
                     drive.again(commit);
                     tracing::warn!(table = %self.table, attempt = drive.waits + 1, "waiting: {error}");
-                    return Ok(drive.wait(&self.env, commit, Duration::ZERO, || error.to_string()));
+                    let wait = commit.asked_to_wait(&error);
+                    return Ok(drive.wait(&self.env, commit, wait, || error.to_string()));
                 }
                 Err(error) => return Err(error),
             }
@@ -404,15 +405,18 @@ impl Committer {
             }
             Outcome::NotSent(error) => return self.unsent(commit, prepared, Duration::ZERO, error.to_string()),
             Outcome::Throttled(wait) => {
+                commit.answers.throttles(wait);
                 return self.unsent(commit, prepared, wait, "the catalog asks to wait".to_owned());
             }
             Outcome::Refused(error) => {
                 tracing::debug!(table = %self.table, "refused, to be looked at: {error}");
                 commit.refusal = Some(error.to_string());
-                (error.kind() == ErrorKind::Conflict, Turn::Conflict(Step::Look))
+                let conflict = error.kind() == ErrorKind::Conflict;
+                commit.answers.conflicts = commit.answers.conflicts.saturating_add(u32::from(conflict));
+                (conflict, Turn::Conflict(Step::Look))
             }
             Outcome::Unknown(error) => {
-                (false, Turn::Wait(Step::Look, Duration::ZERO, format!("outcome unknown: {error}")))
+                (false, Turn::Wait(Step::Look, commit.asked_to_wait(&error), format!("outcome unknown: {error}")))
             }
         };
         commit.definite &= definite;
@@ -451,7 +455,9 @@ impl Committer {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Unsupported) => {
                 return Err(error);
             }
-            Err(error) => return Ok(Turn::Wait(Step::Look, Duration::ZERO, format!("load failed: {error}"))),
+            Err(error) => {
+                return Ok(Turn::Wait(Step::Look, commit.asked_to_wait(&error), format!("load failed: {error}")));
+            }
         };
         let seen = match self.seen(commit, &head).await {
             Ok(seen) => seen,

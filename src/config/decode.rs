@@ -58,6 +58,28 @@ pub struct DecodeConfig {
     pub debezium: DebeziumConfig,
 }
 
+impl DecodeConfig {
+    /// Why rows of the format are in no such envelope, and the way out; none where they may be.
+    pub(crate) fn envelope_problem(&self) -> Option<(&'static str, &'static str)> {
+        Some(match (self.envelope, self.format) {
+            (Envelope::None, _) | (Envelope::Debezium, RowFormat::Json | RowFormat::Avro) => return None,
+            (Envelope::Connect, RowFormat::Json) if self.registry.is_none() => return None,
+            (Envelope::Connect, RowFormat::Json | RowFormat::Avro) => (
+                "rows with a schema of their own are in no envelope of Connect's",
+                "remove decode.envelope: the schema says the types, those of Connect and Debezium among them",
+            ),
+            (Envelope::Debezium, RowFormat::Protobuf) => (
+                "change events are read in JSON and Avro only",
+                "let the connector's value.converter write one of these, or remove decode.envelope",
+            ),
+            _ => (
+                "only JSON rows, and change events in Avro, have an envelope",
+                "set decode.format = \"json\", or remove decode.envelope",
+            ),
+        })
+    }
+}
+
 /// What rows are wrapped in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Envelope {

@@ -342,7 +342,7 @@ const FIELDS: &[Field] = &[
         "pipeline.*.decode.envelope",
         Choice(&["none", "connect", "debezium"]),
         Is("none"),
-        "What JSON rows are wrapped in: nothing; `{\"schema\", \"payload\"}` of Kafka Connect's JSON converter, whose schema says the types; or Debezium's change events, with Connect's envelope around them or without: one row for each",
+        "What rows are wrapped in: nothing; `{\"schema\", \"payload\"}` of Kafka Connect's JSON converter, whose schema says the types; or Debezium's change events, in JSON with Connect's envelope around them or without, in Avro, or in JSON behind the id of a schema: one row for each",
     ),
     field(
         "pipeline.*.decode.debezium.columns",
@@ -385,13 +385,13 @@ const FIELDS: &[Field] = &[
         "pipeline.*.commit.bytes_max",
         Bytes(MIB, 64 * TIB),
         Is("4GiB"),
-        "Bytes of files after which an epoch is sealed",
+        "Bytes of files after which an epoch is sealed, whatever the catalog says",
     ),
     field(
         "pipeline.*.commit.target_file_size",
         Bytes(MIB, 64 * GIB),
         Unset,
-        "Size at which a data file is closed; the table's `write.target-file-size-bytes` when unset",
+        "Size at which a data file is closed, and an epoch of no others sealed; the table's `write.target-file-size-bytes` when unset",
     ),
     field(
         "pipeline.*.rejects.to",
@@ -539,7 +539,7 @@ const FIELDS: &[Field] = &[
         "limits.open_files",
         Count(1, 100_000),
         Is("1000"),
-        "Files that one epoch keeps open for one table before the largest is closed",
+        "Files that one epoch keeps open for one table; rows of more partitions wait in memory",
     ),
     field("limits.tables", Count(1, 100_000), Is("1000"), "Tables that one pipeline may feed"),
     field("limits.store_requests", Count(1, 10_000), Is("64"), "Requests to stores under way at once"),

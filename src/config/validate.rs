@@ -144,7 +144,7 @@ impl Check<'_> {
             let message = format!("{} rows cannot be read without their schema", format.noun());
             self.problem(&own("format"), message, hint);
         }
-        if registry || format != RowFormat::Json {
+        if (registry || format != RowFormat::Json) && pipeline.decode.envelope == Envelope::None {
             self.without_fields(name, pipeline);
         }
         if format.has_schema() || (registry && format == RowFormat::Json) {
@@ -203,15 +203,7 @@ impl Check<'_> {
         if decode.envelope == Envelope::None {
             return;
         }
-        if decode.format != RowFormat::Json {
-            let hint = "set decode.format = \"json\", or remove decode.envelope";
-            self.problem(&["pipeline", name, "decode", "envelope"], "only JSON rows have an envelope", hint);
-            return;
-        }
-        if decode.registry.is_some() {
-            let hint =
-                "remove decode.envelope or decode.registry; the connector's converter may write plain JSON instead";
-            let message = "rows with the id of a schema are read without an envelope";
+        if let Some((message, hint)) = decode.envelope_problem() {
             self.problem(&["pipeline", name, "decode", "envelope"], message, hint);
             return;
         }

@@ -9,6 +9,7 @@ use crate::commit::protocol::{Commit, Ending};
 use crate::commit::standing::Standing;
 use crate::config::RejectsTo;
 use crate::config::quantity::show_duration;
+use crate::daemon::cadence::{Cadence, SealReason, Why};
 use crate::daemon::pipeline::{Epoch, Pipeline, since};
 use crate::daemon::rebuild;
 use crate::daemon::sealed::{self, STAGED_MAX_MS, Sealed, SealedPart};
@@ -230,6 +231,8 @@ impl Pipeline {
                 Ending::Unresolved(error) => ("unresolved", error),
                 Ending::Failed(error) => ("not done yet", error),
                 end => {
+                    self.answers.add(commit.answers());
+                    self.watch.met(handle.name(), commit.answers().conflicts);
                     self.watch.set(PipelineHealth::Running);
                     return Ok((*commit, end));
                 }
@@ -328,7 +331,7 @@ impl Pipeline {
     }
 
     fn report(&mut self, parts: &[(TableName, Weight)], epoch: &Epoch, took: Duration, attempts: u32) {
-        self.cadence.committed(took);
+        self.pace(took, epoch.reason);
         if let Some(window) = &mut self.window {
             window.add(self.shared.env.now_ms(), epoch.rows, epoch.rejects);
         }
@@ -342,6 +345,29 @@ impl Pipeline {
         let oldest_ms = since(epoch.opened_ms, self.shared.env.now_ms()).as_millis() as u64;
         let ms = took.as_millis() as u64;
         tracing::info!(pipeline = %self.name, rows, bytes, tables, rejects, attempts, ms, oldest_ms, "committed");
+    }
+
+    /// What a commit took, and what the catalog said to it, decides when the next epoch is sealed.
+    fn pace(&mut self, took: Duration, reason: Option<SealReason>) {
+        let before = self.cadence.interval().1;
+        self.cadence.committed(took, std::mem::take(&mut self.answers));
+        self.cadence.draw(self.shared.env.below(Cadence::CHANCE));
+        let (interval, now) = self.cadence.interval();
+        self.watch.paced(interval, self.cadence.why(reason));
+        if now == before {
+            return;
+        }
+        let (every, target) = (show_duration(interval), show_duration(self.config.commit.freshness));
+        let why = match now {
+            Why::Latency => "commits take long",
+            Why::Throttled => "the catalog asks to wait",
+            Why::Conflicts => "others commit to the same tables again and again",
+            _ => {
+                tracing::info!(pipeline = %self.name, target, "commits as its freshness target says again");
+                return;
+            }
+        };
+        tracing::warn!(pipeline = %self.name, every, target, "commits less often than its freshness target says: {why}");
     }
 
     /// Completes the files of every lane.

@@ -25,10 +25,15 @@ use crate::transform::metadata_columns::{self, MetadataColumns};
 use crate::write::layout::TableLayout;
 use crate::write::properties::WriteProperties;
 use crate::write::staged::Staged;
-use crate::write::{EpochWriter, WriterOptions};
+use crate::write::{EpochWriter, Fill, WriterOptions};
 
 /// Age at which credentials that came with a table are asked for again; catalogs give them for a quarter of an hour or more.
 const VENDED_MAX_MS: i64 = 5 * 60 * 1000;
+
+/// Rows that take as much in a file as in memory.
+const DENSE: u64 = 1000;
+/// Epochs of fewer bytes do not say what rows come to in files: these have footers too.
+const WEIGHED_MIN: u64 = 1024 * 1024;
 
 /// What a pipeline's lanes have in common.
 #[derive(Debug, Clone)]
@@ -79,6 +84,8 @@ pub(crate) struct Lane {
     /// Counts decoders: what an older one decoded ahead may have to be decoded again.
     version: u64,
     writer: Option<EpochWriter>,
+    /// Bytes that a thousand bytes of rows came to in the files of epochs before.
+    density: u64,
     /// When the catalog was last asked for the table.
     loaded_ms: i64,
     /// Where the table was ahead of the anchor when the lane was opened: it has the rows up to there.
@@ -102,6 +109,7 @@ impl Lane {
             metadata,
             version: 0,
             writer: None,
+            density: DENSE,
             held: Positions::new(),
         };
         lane.add_metadata_columns()?;
@@ -168,6 +176,11 @@ impl Lane {
     /// Bytes of files in the open epoch.
     pub(crate) fn bytes(&self) -> u64 {
         self.writer.as_ref().map_or(0, EpochWriter::bytes)
+    }
+
+    /// How far the files of the open epoch are.
+    pub(crate) fn fill(&self) -> Fill {
+        self.writer.as_ref().map(EpochWriter::fill).unwrap_or_default()
     }
 
     /// Whether a batch changes the schema in a way that the open epoch's files do not survive: seal before any row of it is
@@ -317,6 +330,7 @@ impl Lane {
             // Never reached while the budget seals first.
             held_bytes_max: self.shared.budget.limit(),
             sort_bytes_max: (self.shared.budget.limit() / 4).min(128 * 1024 * 1024),
+            density: self.density,
             ..WriterOptions::default()
         }
     }
@@ -366,7 +380,14 @@ impl Lane {
     /// Completes the epoch's files.
     pub(crate) async fn seal(&mut self) -> Result<Option<Staged>> {
         match self.writer.take() {
-            Some(writer) => writer.finish().await.map(Some),
+            Some(writer) => {
+                let weight = writer.weight();
+                let staged = writer.finish().await?;
+                if weight >= WEIGHED_MIN {
+                    self.density = (staged.bytes.saturating_mul(DENSE) / weight).clamp(1, DENSE);
+                }
+                Ok(Some(staged))
+            }
             None => Ok(None),
         }
     }

@@ -1,8 +1,8 @@
 //! The daemon: pipelines assembled from a configuration, run side by side, shut down in phases.
 
+pub mod cadence;
 pub(crate) mod counted;
 pub(crate) mod creation;
-pub mod driver;
 pub(crate) mod epoch;
 pub(crate) mod jobs;
 pub(crate) mod lane;
@@ -26,10 +26,11 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{Health, PipelineHealth};
 use crate::catalog::embedded::{Claim, EmbeddedCatalog};
 use crate::catalog::{Catalog, connect};
+use crate::commit::protocol::Answers;
 use crate::config::{CatalogConfig, Config, PipelineConfig, Role, RowFormat, SourceConfig};
+use crate::daemon::cadence::Cadence;
 use crate::daemon::counted::Counted;
 use crate::daemon::creation::Creation;
-use crate::daemon::driver::Cadence;
 use crate::daemon::jobs::Jobs;
 use crate::daemon::lane::LaneOptions;
 pub(crate) use crate::daemon::pipeline::REJECTS_SUFFIX;
@@ -382,6 +383,8 @@ fn pipeline(
 ) -> Result<Pipeline> {
     let route = route(config, name, settings)?;
     let anchor = anchor(name, settings, &route)?;
+    let mut cadence = Cadence::new(settings.commit.freshness);
+    cadence.draw(shared.env.below(Cadence::CHANCE));
     Ok(Pipeline {
         shared: shared.clone(),
         name: name.clone(),
@@ -396,7 +399,8 @@ fn pipeline(
         lanes: BTreeMap::new(),
         ahead: VecDeque::new(),
         epoch: Epoch::default(),
-        cadence: Cadence::default(),
+        cadence,
+        answers: Answers::default(),
         finished: Vec::new(),
         fresh: true,
         begun: Positions::new(),
@@ -411,6 +415,7 @@ fn pipeline(
 
 mod decoding;
 mod outage;
+mod paced;
 mod recovery;
 mod setbacks;
 #[cfg(test)]

@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::api::PipelineHealth;
+use crate::commit::protocol::Answers;
 use crate::config::{PipelineConfig, RejectsTo};
+use crate::daemon::cadence::{Cadence, OpenEpoch, SealReason};
 use crate::daemon::creation::Creation;
-use crate::daemon::driver::{self, Cadence, OpenEpoch};
 use crate::daemon::lane::{Lane, LaneOptions};
 use crate::daemon::table::Asker;
 use crate::daemon::tables::Shared;
@@ -28,6 +29,7 @@ use crate::quality::quarantine::RejectWindow;
 use crate::source::{Source, SourceEvent};
 use crate::storage::ledger::LedgerOwner;
 use crate::transform::route::Route;
+use crate::write::Fill;
 use crate::write::budget::Grant;
 
 /// Waits before a pipeline that failed begins again.
@@ -57,6 +59,8 @@ pub(crate) struct Pipeline {
     pub(crate) ahead: VecDeque<Ahead>,
     pub(crate) epoch: Epoch,
     pub(crate) cadence: Cadence,
+    /// What catalogs said since the last epoch that is in.
+    pub(crate) answers: Answers,
     /// Sealed objects that the next commit of the anchor drops.
     pub(crate) finished: Vec<String>,
     /// Whether it began at the beginning of its source: no checkpoint was found.
@@ -109,6 +113,8 @@ pub(crate) struct Epoch {
     pub(crate) opened_ms: i64,
     /// When the source says that its newest row was written.
     pub(crate) newest_ms: Option<i64>,
+    /// Why it is sealed; nothing at the end of the source, or before a change of columns.
+    pub(crate) reason: Option<SealReason>,
 }
 
 /// How a life ends that did not fail.
@@ -122,7 +128,7 @@ enum End {
 /// What the loop does next.
 enum Step {
     Stop,
-    Seal,
+    Seal(SealReason),
     Write,
     Event(Box<SourceEvent>),
     Wait,
@@ -184,6 +190,8 @@ impl Pipeline {
         }
         let checkpoint = self.start().await?;
         self.source.open(&checkpoint).await?;
+        let (interval, why) = self.cadence.interval();
+        self.watch.paced(interval, why);
         if !doubtful {
             self.watch.set(PipelineHealth::Running);
         }
@@ -191,7 +199,7 @@ impl Pipeline {
         loop {
             match self.step(stop).await? {
                 Step::Stop => return self.drain().await.map(|()| End::Done),
-                Step::Seal => self.seal().await?,
+                Step::Seal(reason) => self.seal_for(reason).await?,
                 Step::Write => {
                     self.write_next().await?;
                     self.seal_when_due().await?;
@@ -241,17 +249,18 @@ impl Pipeline {
             return Ok(if stop.is_cancelled() {
                 Step::Stop
             } else if self.epoch.rows > 0 {
-                Step::Seal
+                Step::Seal(SealReason::Memory)
             } else {
                 Step::Wait
             });
         }
-        let due = self.until_due();
+        let due = self.cadence.due(&self.open(), self.shared.env.now_ms());
+        let (wait, reason) = due.unwrap_or((Duration::ZERO, SealReason::Time));
         let room = self.ahead.len() < self.depth && !memory_low;
         tokio::select! {
             biased;
             () = stop.cancelled() => Ok(Step::Stop),
-            () = self.shared.env.sleep(due.unwrap_or(Duration::ZERO)), if due.is_some() => Ok(Step::Seal),
+            () = self.shared.env.sleep(wait), if due.is_some() => Ok(Step::Seal(reason)),
             ready = decoded(self.ahead.front_mut()), if !self.ahead.is_empty() => ready.map(|()| Step::Write),
             event = self.source.next(), if room => event.map(|event| Step::Event(Box::new(event))),
         }
@@ -345,30 +354,29 @@ impl Pipeline {
         }
     }
 
-    async fn seal_when_due(&mut self) -> Result<()> {
-        let open = OpenEpoch {
+    /// What is in the open epoch.
+    fn open(&self) -> OpenEpoch {
+        OpenEpoch {
             rows: self.epoch.rows,
             bytes: self.lanes.values().map(Lane::bytes).sum(),
+            fill: self.lanes.values().map(Lane::fill).fold(Fill::default(), Fill::and),
             opened_ms: self.epoch.opened_ms,
-        };
-        let now = self.shared.env.now_ms();
+        }
+    }
+
+    async fn seal_when_due(&mut self) -> Result<()> {
+        let (open, now) = (self.open(), self.shared.env.now_ms());
         self.watch.open(open.bytes, since(open.opened_ms, now));
-        match driver::seal(&open, &self.config.commit, &self.cadence, self.shared.budget.over(), now) {
-            Some(reason) => {
-                tracing::debug!(pipeline = %self.name, ?reason, rows = open.rows, bytes = open.bytes, "seals");
-                self.seal().await
-            }
+        match self.cadence.seals(&open, &self.config.commit, self.shared.budget.over(), now) {
+            Some(reason) => self.seal_for(reason).await,
             None => Ok(()),
         }
     }
 
-    /// How long the open epoch may still wait.
-    fn until_due(&self) -> Option<Duration> {
-        if self.epoch.rows == 0 {
-            return None;
-        }
-        let age = since(self.epoch.opened_ms, self.shared.env.now_ms());
-        Some(self.cadence.interval(self.config.commit.freshness).saturating_sub(age))
+    async fn seal_for(&mut self, reason: SealReason) -> Result<()> {
+        tracing::debug!(pipeline = %self.name, ?reason, rows = self.epoch.rows, "seals");
+        self.epoch.reason = Some(reason);
+        self.seal().await
     }
 
     /// Writes what was read and commits it.

@@ -134,11 +134,22 @@ impl Sealed {
     /// # Errors
     /// `Corrupt` when it is gone, unreadable or of another version: a decided epoch is finished or halts.
     pub(crate) async fn read(storage: &Storage, location: &str) -> Result<Self> {
-        let bytes = storage.read(location).await.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Error::new(ErrorKind::Corrupt, format!("the sealed epoch {location} is gone"))
-                .with_hint("restore the object, or compare the tables' rows and forget the epoch with `frazil checkpoint set --drop-sealed`"),
-            _ => error,
-        })?;
+        Self::find(storage, location).await?.ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, format!("the sealed epoch {location} is gone"))
+                .with_hint("restore the object, or compare the tables' rows and forget the epoch with `frazil checkpoint set --drop-sealed`")
+        })
+    }
+
+    /// The same, or nothing where the object is gone: the epoch was finished, and its anchor has moved on.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is unreadable or of another version.
+    pub(crate) async fn find(storage: &Storage, location: &str) -> Result<Option<Self>> {
+        let bytes = match storage.read(location).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let sealed: Self =
             serde_json::from_slice(&bytes).context(ErrorKind::Corrupt, || format!("the sealed epoch {location}"))?;
         if sealed.v != VERSION {
@@ -148,7 +159,7 @@ impl Sealed {
             )
             .with_hint("run the newer frazil that wrote it"));
         }
-        Ok(sealed)
+        Ok(Some(sealed))
     }
 
     /// Refuses to submit what foreign sweeps may have taken.

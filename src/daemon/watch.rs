@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::api::{Health, PipelineHealth};
+use crate::daemon::cadence::Why;
 use crate::model::batch::Reject;
 use crate::model::ids::{PipelineName, TableName};
 use crate::quality::quarantine;
@@ -39,6 +40,13 @@ impl Watch {
             told: Mutex::default(),
             lost: AtomicU64::new(0),
             newest_ms: Mutex::default(),
+        }
+    }
+
+    /// Others were faster in so many attempts of a commit.
+    pub(crate) fn met(&self, table: &TableName, conflicts: u32) {
+        if conflicts > 0 {
+            self.metrics.conflicts(&table.to_string(), "append", u64::from(conflicts));
         }
     }
 
@@ -117,6 +125,12 @@ impl Watch {
         self.metrics.commit_duration(&anchor.to_string(), took);
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.open(0, Duration::ZERO);
+    }
+
+    /// From now on epochs stay open for so long, and this says so.
+    pub(crate) fn paced(&self, interval: Duration, why: Why) {
+        let whys = Why::ALL.into_iter().map(|other| (other.word(), other == why));
+        self.metrics.cadence(self.pipeline.as_str(), interval, whys);
     }
 
     /// Epochs committed by this process.

@@ -9,6 +9,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use iceberg::spec::PrimitiveType;
 
 use crate::config::OnChange;
+use crate::decode::budget::Budget;
 use crate::decode::columns::{Column, Columns, Texts, Values, offset};
 use crate::decode::convert::{DAY_MICROS, Rescale, unscaled};
 use crate::decode::fault::{Fault, excerpt};
@@ -35,6 +36,8 @@ pub(crate) struct Appender {
     pub(crate) unknown: Vec<(Option<i32>, String, Shape)>,
     /// Unknown fields that were left out of the row.
     pub(crate) ignored: u64,
+    /// What the row may fill.
+    pub(crate) budget: Budget,
     /// Where to note what the schema lacks. Then values that would fit an evolved schema are no faults.
     pub(crate) observed: Option<Observed>,
 }
@@ -77,12 +80,13 @@ impl Scalar<'_> {
 
 impl Appender {
     pub(crate) fn new(on_change: OnChange, epoch: Epoch) -> Self {
-        Self { on_change, epoch, unknown: Vec::new(), ignored: 0, observed: None }
+        Self { on_change, epoch, unknown: Vec::new(), ignored: 0, budget: Budget::new(), observed: None }
     }
 
     /// Appends the object that is all of the text. On a fault the columns hold part of it.
     pub(crate) fn row(&mut self, plan: &StructPlan, columns: &mut Columns, text: &str) -> Result<(), Fault> {
         self.unknown.clear();
+        self.budget.begin(text.len());
         let mut scanner = Scanner::new(text);
         match scanner.peek() {
             Ok(scan::Kind::Object) => {}
@@ -215,6 +219,7 @@ impl Appender {
                 scanner.open()?;
                 let mut count = 0;
                 while scanner.more(b']', count == 0)? {
+                    self.budget.fills(inner.fills)?;
                     self.value(inner, element, scanner).map_err(|fault| fault.in_element(count))?;
                     count += 1;
                 }
@@ -243,6 +248,7 @@ impl Appender {
         scanner.open()?;
         let from = keys.len();
         while scanner.more(b'}', keys.len() == from)? {
+            self.budget.fills(key_plan.fills + value_plan.fills)?;
             let name = scanner.key()?.unescape()?;
             let scalar = match name.as_ref() {
                 "true" if *key_type == PrimitiveType::Boolean => Scalar::Boolean(true),

@@ -3,11 +3,9 @@
 //! A writer's schema is laid onto a table's columns once (`avro_fit`), then rows are read straight into them (`avro_fill`).
 //! What becomes of each type is in `avro_columns`, and in docs/decoders.md.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use arrow::datatypes::{Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
-use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::spec::{Schema, SchemaRef};
 
 pub use crate::decode::avro_schema::WriterSchema;
@@ -19,16 +17,13 @@ use crate::decode::avro_fill::Filler;
 use crate::decode::avro_fit::{Fitted, Terms, fit};
 use crate::decode::columns::Columns;
 use crate::decode::fault::Fault;
-use crate::decode::growth::{Growth, GrowthLimits, GrowthOrder};
+use crate::decode::growth::{self, GrowthLimits};
 use crate::decode::observe::Observed;
-use crate::decode::plan::StructPlan;
+use crate::decode::rows::{Laid, Sink, Target, append_all};
 use crate::decode::temporal::Epoch;
 use crate::decode::writers::{Framed, Writers};
-use crate::error::{Context, ErrorKind, Result};
-use crate::model::batch::{Batch, RawBatch, RawRow, Stage};
-
-/// Values that room is made for in advance; columns beyond it grow as they fill.
-const CAPACITY: usize = 8192;
+use crate::error::Result;
+use crate::model::batch::{Batch, RawBatch, RawRow};
 
 /// How Avro is read.
 #[derive(Debug, Clone)]
@@ -52,13 +47,12 @@ impl Default for AvroOptions {
 /// Decodes one Avro record per row to the columns of one table schema.
 #[derive(Debug)]
 pub struct AvroDecoder {
-    plan: StructPlan,
-    arrow: ArrowSchemaRef,
+    target: Target,
     on_change: OnChange,
     terms: Terms,
     writers: Writers,
     /// Writers' schemas laid onto this table's, by id; `None`: the configured one.
-    fitted: RwLock<HashMap<Option<u32>, Arc<Fitted>>>,
+    laid: Laid<Option<u32>, Fitted>,
 }
 
 impl std::fmt::Debug for Fitted {
@@ -72,6 +66,8 @@ type Lookup = Result<Arc<Fitted>, Fault>;
 
 /// One batch on its way.
 struct Run<'a> {
+    decoder: &'a AvroDecoder,
+    raw: &'a RawBatch,
     filler: Filler,
     columns: Columns,
     /// The last row's schema: mostly that of the next one.
@@ -79,7 +75,6 @@ struct Run<'a> {
     /// Schemas whose needs are noted.
     noted: BTreeSet<Option<u32>>,
     observed: Observed,
-    raw: &'a RawBatch,
 }
 
 impl AvroDecoder {
@@ -88,17 +83,12 @@ impl AvroDecoder {
     /// # Errors
     /// `Unsupported` when the schema has a column that no value can fill, such as a map with struct keys.
     pub fn new(schema: &SchemaRef, writers: Writers, options: &AvroOptions) -> Result<Self> {
-        let reserved: BTreeSet<String> = options.metadata.keys().cloned().collect();
-        let arrow = schema_to_arrow_schema(schema)
-            .context(ErrorKind::Unsupported, || "the table's schema has no Arrow form")?;
-        let fields: Vec<_> = arrow.fields().iter().filter(|f| !reserved.contains(f.name())).cloned().collect();
         Ok(Self {
-            plan: StructPlan::of_row(schema.as_struct().fields(), reserved)?,
-            arrow: Arc::new(ArrowSchema::new(fields)),
+            target: Target::new(schema, &options.metadata)?,
             on_change: options.on_change,
             terms: Terms { epoch: options.epoch, nanos: options.nanos, json: false },
             writers,
-            fitted: RwLock::default(),
+            laid: Laid::new(usize::MAX),
         })
     }
 
@@ -116,64 +106,52 @@ impl AvroDecoder {
     /// The same under another policy.
     pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
         let mut run = Run {
+            decoder: self,
+            raw,
             filler: Filler::new(on_change),
-            columns: Columns::new(&self.plan, raw.rows.len().min(CAPACITY)),
+            columns: self.target.columns(raw),
             last: None,
             noted: BTreeSet::new(),
             observed: Observed::default(),
-            raw,
         };
-        let mut source_rows = Vec::with_capacity(raw.rows.len());
-        let mut rejects = raw.rejects.clone();
-        for (index, row) in (0_u32..).zip(&raw.rows) {
-            match self.row(&mut run, *row) {
-                Ok(()) => source_rows.push(index),
-                Err(fault) => {
-                    run.columns.truncate(source_rows.len());
-                    rejects.push(raw.reject(*row, Stage::Decode, fault.path.clone(), fault.reason.clone()));
-                }
-            }
-        }
-        run.observed.ignored = run.filler.ignored;
-        let batch = run.columns.into_batch(&self.arrow, raw, source_rows, rejects);
-        (batch, run.observed)
+        let (source_rows, rejects) = append_all(raw, &mut run);
+        run.observed.ignored = run.filler.tally.ignored;
+        (run.columns.into_batch(&self.target.arrow, raw, source_rows, rejects), run.observed)
     }
 
-    /// Appends one row; the columns hold part of it after a fault.
-    fn row(&self, run: &mut Run<'_>, row: RawRow) -> Result<(), Fault> {
-        let Framed { id, datum } = self.writers.framed(run.raw.bytes(row))?;
-        let fitted = match &run.last {
+    fn fitted(&self, id: Option<u32>) -> Lookup {
+        self.laid.get(id, || Ok(fit(&self.writers.known(id)?.root, &self.target.plan, self.terms)))
+    }
+}
+
+impl Sink for Run<'_> {
+    fn row(&mut self, row: RawRow, _: usize) -> Result<(), Fault> {
+        let decoder = self.decoder;
+        let Framed { id, datum } = decoder.writers.framed(self.raw.bytes(row))?;
+        let fitted = match &self.last {
             Some((held, fitted)) if *held == id => fitted.clone()?,
-            _ => {
-                let fitted = self.fitted(id);
-                run.last = Some((id, fitted.clone()));
-                fitted?
-            }
+            _ => self.last.insert((id, decoder.fitted(id))).1.clone()?,
         };
-        let ignored = run.filler.ignored;
-        run.filler.nulls.clear();
+        self.filler.tally.begin(datum.len());
         let mut cursor = Cursor::new(datum);
-        let done = run.filler.record(&fitted.root, &self.plan, &mut run.columns, &mut cursor);
+        let done = self.filler.record(&fitted.root, &decoder.target.plan, &mut self.columns, &mut cursor);
         let done = done.and_then(|()| cursor.end());
-        if run.filler.on_change == OnChange::Evolve {
-            self.note(run, id, datum, &fitted, done.is_ok());
+        if self.filler.tally.on_change == OnChange::Evolve {
+            self.note(id, datum, &fitted, done.is_ok());
         }
-        let done = match done {
-            Ok(()) if !run.filler.nulls.is_empty() => {
-                Err(Fault::row("a value is missing or null, and its column is required"))
-            }
-            done => done,
-        };
-        if done.is_err() {
-            run.filler.ignored = ignored;
-        }
-        done
+        self.filler.tally.end(done)
     }
 
+    fn truncate(&mut self, length: usize) {
+        self.columns.truncate(length);
+    }
+}
+
+impl Run<'_> {
     /// Notes what a row's schema asks for, once for each; rows that are no Avro ask for nothing.
-    fn note(&self, run: &mut Run<'_>, id: Option<u32>, datum: &[u8], fitted: &Fitted, whole: bool) {
-        let unsettled = !fitted.needs.is_settled() && !run.noted.contains(&id);
-        if !unsettled && run.filler.nulls.is_empty() {
+    fn note(&mut self, id: Option<u32>, datum: &[u8], fitted: &Fitted, whole: bool) {
+        let unsettled = !fitted.needs.is_settled() && !self.noted.contains(&id);
+        if !unsettled && self.filler.tally.nulls.is_empty() {
             return;
         }
         if !whole {
@@ -183,21 +161,11 @@ impl AvroDecoder {
                 return;
             }
         }
-        run.observed.relaxed.extend(run.filler.nulls.iter().copied());
+        self.observed.relaxed.extend(self.filler.tally.nulls.iter().copied());
         if unsettled {
-            run.observed.merge(fitted.needs.clone());
-            run.noted.insert(id);
+            self.observed.merge(fitted.needs.clone());
+            self.noted.insert(id);
         }
-    }
-
-    fn fitted(&self, id: Option<u32>) -> Lookup {
-        if let Some(held) = self.fitted.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
-            return Ok(Arc::clone(held));
-        }
-        let writer = self.writers.known(id)?;
-        let fitted = Arc::new(fit(&writer.root, &self.plan, self.terms));
-        self.fitted.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&fitted));
-        Ok(fitted)
     }
 }
 
@@ -212,14 +180,7 @@ pub fn table_schema(
     limits: GrowthLimits,
     nanos: bool,
 ) -> Result<Schema> {
-    let invalid = || "the columns of the writer's schema make no schema";
-    let empty = Schema::builder().build().context(ErrorKind::Internal, invalid)?;
-    let mut growth = Growth::new(&empty, 0, limits, GrowthOrder::Appearance);
-    let reserved: BTreeSet<String> = metadata.keys().map(|name| name.to_lowercase()).collect();
-    let mut fields = avro_columns::fields_of(&writer.root, nanos);
-    fields.retain(|field| !reserved.contains(&field.name.to_lowercase()));
-    let fields = growth.typed_fields("", 0, &fields);
-    Schema::builder().with_fields(fields).build().context(ErrorKind::Internal, invalid)
+    growth::typed_schema(avro_columns::fields_of(&writer.root, nanos), metadata, limits)
 }
 
 #[cfg(test)]

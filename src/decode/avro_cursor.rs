@@ -2,6 +2,7 @@
 
 use crate::decode::avro_schema::{AvroType, Union};
 use crate::decode::fault::Fault;
+use crate::decode::varint::{self, NoNumber};
 
 /// Reads one datum.
 pub(crate) struct Cursor<'a> {
@@ -62,18 +63,17 @@ impl<'a> Cursor<'a> {
     /// A `long`: zig-zag, seven bits a byte.
     #[inline]
     pub(crate) fn long(&mut self) -> Result<i64, Fault> {
-        let (mut value, mut shift) = (0_u64, 0_u32);
-        loop {
-            let Some(byte) = self.bytes.get(self.at).copied() else { return Err(self.short()) };
-            self.at += 1;
-            if shift == 63 && byte > 1 {
-                return Err(self.wrong("a number of more than 64 bits"));
-            }
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok((value >> 1).cast_signed() ^ -((value & 1).cast_signed()));
-            }
-            shift += 7;
+        match varint::read(self.bytes, &mut self.at) {
+            Ok(value) => Ok((value >> 1).cast_signed() ^ -((value & 1).cast_signed())),
+            Err(none) => Err(self.no_number(none)),
+        }
+    }
+
+    #[cold]
+    fn no_number(&self, none: NoNumber) -> Fault {
+        match none {
+            NoNumber::Short => self.short(),
+            NoNumber::Long => self.wrong("a number of more than 64 bits"),
         }
     }
 
@@ -132,6 +132,13 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// The bytes of any value, which are looked into.
+    pub(crate) fn slice(&mut self, kind: &AvroType) -> Result<&'a [u8], Fault> {
+        let from = self.at;
+        self.skip(kind)?;
+        self.bytes.get(from..self.at).ok_or_else(|| self.short())
+    }
+
     /// Reads any value; says whether it holds something: is neither null nor empty all the way down.
     pub(crate) fn skip(&mut self, kind: &AvroType) -> Result<bool, Fault> {
         match kind {
@@ -144,8 +151,10 @@ impl<'a> Cursor<'a> {
             AvroType::Float => drop(self.array::<4>()?),
             AvroType::Double => drop(self.array::<8>()?),
             AvroType::String | AvroType::Uuid | AvroType::Moment(_) => drop(self.text()?),
-            AvroType::Bytes | AvroType::Decimal { width: None, .. } => drop(self.bytes()?),
-            AvroType::ScaledDecimal(_) => {
+            AvroType::Bytes | AvroType::Decimal { width: None, .. } | AvroType::ScaledDecimal(Some(_)) => {
+                self.bytes()?;
+            }
+            AvroType::ScaledDecimal(None) => {
                 self.int()?;
                 self.bytes()?;
             }
@@ -165,7 +174,12 @@ impl<'a> Cursor<'a> {
                         0 => return Ok(holds),
                         count => {
                             for _ in 0..count {
+                                let before = self.at;
                                 holds |= self.skip(item)?;
+                                // Nor do the others take bytes: nothing limits how many they are said to be.
+                                if self.at == before {
+                                    break;
+                                }
                             }
                         }
                     }
@@ -195,5 +209,18 @@ impl<'a> Cursor<'a> {
             }
         }
         Ok(true)
+    }
+}
+
+/// What a value is behind the choices of unions; none where it is null, or malformed.
+pub(crate) fn present<'t, 'a>(kind: &'t AvroType, value: &'a [u8]) -> Option<(&'t AvroType, &'a [u8])> {
+    match kind {
+        AvroType::Null => None,
+        AvroType::Union(branches) => {
+            let mut cursor = Cursor::new(value);
+            let branch = branches.get(cursor.index(branches.len()).ok()?)?;
+            present(&branch.kind, value.get(cursor.at..)?)
+        }
+        kind => Some((kind, value)),
     }
 }

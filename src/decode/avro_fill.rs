@@ -1,29 +1,25 @@
 //! One row's values onto columns: the hot path.
 
-use iceberg::spec::PrimitiveType;
-
 use crate::config::OnChange;
 use crate::decode::avro_cursor::Cursor;
 use crate::decode::avro_fit::{BranchStep, Extra, FieldStep, Step, StructStep};
 use crate::decode::columns::{Column, Columns, Values, offset};
-use crate::decode::convert::{append, moment, narrow, none, other_type, time, times, unscaled};
-use crate::decode::fault::{Fault, excerpt};
+use crate::decode::convert::{
+    append, append_decimal, append_fixed, append_moment, append_uuid, narrow, other_type, time, times, unscaled,
+};
+use crate::decode::decimal_text::decimal_text;
+use crate::decode::fault::Fault;
 use crate::decode::plan::{Kind, Plan, StructPlan};
-use crate::decode::temporal;
+use crate::decode::tally::Tally;
 
-/// Fills columns; remembers what became of rows beside them.
+/// Fills columns.
 pub(crate) struct Filler {
-    /// What fields without a column do.
-    pub(crate) on_change: OnChange,
-    /// Required columns that were given NULL in the row. It does not stay.
-    pub(crate) nulls: Vec<i32>,
-    /// Fields with a value that were left out.
-    pub(crate) ignored: u64,
+    pub(crate) tally: Tally,
 }
 
 impl Filler {
     pub(crate) fn new(on_change: OnChange) -> Self {
-        Self { on_change, nulls: Vec::new(), ignored: 0 }
+        Self { tally: Tally::new(on_change) }
     }
 
     /// Appends a record's fields. On a fault the columns hold part of it.
@@ -49,50 +45,29 @@ impl Filler {
             let (Some(plan), Some(column)) = (plan.fields.get(*index), columns.columns.get_mut(*index)) else {
                 return Err(other_type());
             };
-            match &plan.default {
-                Some(default) => column.constant(default)?,
-                None => self.null(plan, column, "missing").map_err(|fault| fault.in_field(&plan.name))?,
-            }
+            self.tally.absent(plan, column).map_err(|fault| fault.in_field(&plan.name))?;
         }
         Ok(())
     }
 
     /// Steps over a field that is no column.
     fn extra(&mut self, extra: &Extra, cursor: &mut Cursor<'_>) -> Result<(), Fault> {
-        if !cursor.skip(&extra.kind)? {
-            return Ok(());
-        }
-        match self.on_change {
-            OnChange::Freeze => self.ignored += 1,
-            OnChange::Quarantine => return Err(Fault::value("the table has no such column")),
-            OnChange::Evolve => match &extra.obstacle {
-                Some(obstacle) => return Err(Fault::value(obstacle.clone())),
-                None => self.ignored += 1,
-            },
-        }
-        Ok(())
-    }
-
-    /// Appends NULL; `what` says how it came: `missing` or `null`.
-    #[inline]
-    fn null(&mut self, plan: &Plan, column: &mut Column, what: &str) -> Result<(), Fault> {
-        if plan.required {
-            if self.on_change != OnChange::Evolve {
-                return Err(Fault::value(format!("{what}, and the column is required")));
-            }
-            self.nulls.push(plan.id);
-        }
-        column.placeholder(plan);
-        Ok(())
+        if cursor.skip(&extra.kind)? { self.tally.extra(extra.obstacle.as_ref()) } else { Ok(()) }
     }
 
     /// Appends the value that comes next.
     #[inline]
-    fn value(&mut self, step: &Step, plan: &Plan, column: &mut Column, cursor: &mut Cursor<'_>) -> Result<(), Fault> {
+    pub(crate) fn value(
+        &mut self,
+        step: &Step,
+        plan: &Plan,
+        column: &mut Column,
+        cursor: &mut Cursor<'_>,
+    ) -> Result<(), Fault> {
         match (step, &mut column.values) {
             (Step::Nullable(null, inner), _) => {
                 if cursor.index(2)? == *null {
-                    return self.null(plan, column, "null");
+                    return self.tally.null(plan, column, "null");
                 }
                 return self.value(inner, plan, column, cursor);
             }
@@ -128,7 +103,7 @@ impl Filler {
 
     fn rarer(&mut self, step: &Step, plan: &Plan, column: &mut Column, cursor: &mut Cursor<'_>) -> Result<(), Fault> {
         match (step, &mut column.values, &plan.kind) {
-            (Step::Nothing, ..) => return self.null(plan, column, "null"),
+            (Step::Nothing, ..) => return self.tally.null(plan, column, "null"),
             (Step::Only(inner), ..) => {
                 cursor.index(1)?;
                 return self.value(inner, plan, column, cursor);
@@ -149,6 +124,7 @@ impl Filler {
                         break;
                     }
                     for _ in 0..count {
+                        self.tally.budget.fills(plan.fills)?;
                         let at = element.len() - from;
                         self.value(step, plan, element, cursor).map_err(|fault| fault.in_element(at))?;
                     }
@@ -158,6 +134,10 @@ impl Filler {
             (Step::Map(step), Values::Map(offsets, keys, values), Kind::Map(_, plan)) => {
                 self.entries(step, plan, (keys, values), cursor)?;
                 offsets.push(offset(keys.len())?);
+            }
+            (Step::ScaledDecimal(scale), values, _) => {
+                let scale = scale.map_or_else(|| cursor.int(), Ok)?;
+                append_decimal(plan, values, &decimal_text(cursor.bytes()?, scale)?)?;
             }
             (step, values, _) => single(step, values, cursor)?,
         }
@@ -179,6 +159,7 @@ impl Filler {
                 break;
             }
             for _ in 0..count {
+                self.tally.budget.fills(1 + plan.fills)?;
                 let key = cursor.text()?;
                 let Values::Text(texts) = &mut keys.values else { return Err(other_type()) };
                 texts.text.push_str(key);
@@ -203,7 +184,7 @@ impl Filler {
     ) -> Result<(), Fault> {
         let index = cursor.index(branches.len())?;
         let (taken, step) = match branches.get(index) {
-            None | Some(BranchStep::Null) => return self.null(plan, column, "null"),
+            None | Some(BranchStep::Null) => return self.tally.null(plan, column, "null"),
             Some(BranchStep::Column(taken, step)) => (Some(*taken), Some(step)),
             Some(BranchStep::Extra(extra)) => {
                 self.extra(extra, cursor).map_err(|fault| fault.in_field(&extra.name))?;
@@ -216,7 +197,7 @@ impl Filler {
         for (at, (plan, column)) in inner.fields.iter().zip(&mut columns.columns).enumerate() {
             match step {
                 Some(step) if taken == Some(at) => self.value(step, plan, column, cursor),
-                _ => self.null(plan, column, "missing"),
+                _ => self.tally.null(plan, column, "missing"),
             }
             .map_err(|fault| fault.in_field(&plan.name))?;
         }
@@ -225,46 +206,78 @@ impl Filler {
     }
 }
 
-/// Values without parts that are not met in every row.
+/// Where a number is read from.
+pub(crate) trait Numbers {
+    fn int(&mut self) -> Result<i32, Fault>;
+    fn long(&mut self) -> Result<i64, Fault>;
+    fn float(&mut self) -> Result<f32, Fault>;
+    fn double(&mut self) -> Result<f64, Fault>;
+}
+
+impl Numbers for Cursor<'_> {
+    #[inline]
+    fn int(&mut self) -> Result<i32, Fault> {
+        Cursor::int(self)
+    }
+
+    #[inline]
+    fn long(&mut self) -> Result<i64, Fault> {
+        Cursor::long(self)
+    }
+
+    #[inline]
+    fn float(&mut self) -> Result<f32, Fault> {
+        Ok(f32::from_le_bytes(self.array()?))
+    }
+
+    #[inline]
+    fn double(&mut self) -> Result<f64, Fault> {
+        Ok(f64::from_le_bytes(self.array()?))
+    }
+}
+
+/// Appends the number that comes next, as the column counts; answers whether the step is one of a number.
 #[allow(clippy::cast_precision_loss)] // to the nearest: what a float column means
-fn single(step: &Step, values: &mut Values, cursor: &mut Cursor<'_>) -> Result<(), Fault> {
+pub(crate) fn append_number(step: &Step, values: &mut Values, from: &mut impl Numbers) -> Result<bool, Fault> {
     match (step, values) {
-        (Step::I32AsF32, Values::F32(values)) => values.push(cursor.int()? as f32),
-        (Step::I32AsF64, Values::F64(values)) => values.push(cursor.int()?.into()),
-        (Step::I32Times(power), Values::I64(values)) => values.push(times(cursor.int()?.into(), *power)?),
+        (Step::I32, Values::I32(values)) => values.push(from.int()?),
         (Step::I64AsI32, Values::I32(values)) => {
-            let value = cursor.long()?;
+            let value = from.long()?;
             values.push(i32::try_from(value).map_err(|_| Fault::value(format!("{value} is no int")))?);
         }
-        (Step::I64AsF32, Values::F32(values)) => values.push(cursor.long()? as f32),
-        (Step::I64AsF64, Values::F64(values)) => values.push(cursor.long()? as f64),
-        (Step::TimeMillis, Values::I64(values)) => values.push(time(times(cursor.int()?.into(), 1000)?)?),
-        (Step::TimeMicros, Values::I64(values)) => values.push(time(cursor.long()?)?),
-        (Step::F32AsF64, Values::F64(values)) => values.push(f32::from_le_bytes(cursor.array()?).into()),
-        (Step::F64AsF32, Values::F32(values)) => values.push(narrow(f64::from_le_bytes(cursor.array()?))?),
+        (Step::I32AsI64, Values::I64(values)) => values.push(from.int()?.into()),
+        (Step::I64, Values::I64(values)) => values.push(from.long()?),
+        (Step::I32Times(power), Values::I64(values)) => values.push(times(from.int()?.into(), *power)?),
+        (Step::I64Times(power), Values::I64(values)) => values.push(times(from.long()?, *power)?),
+        (Step::I64Cut(power), Values::I64(values)) => values.push(from.long()?.div_euclid(*power)),
+        (Step::TimeMillis, Values::I64(values)) => values.push(time(times(from.int()?.into(), 1000)?)?),
+        (Step::TimeMicros, Values::I64(values)) => values.push(time(from.long()?)?),
+        (Step::TimeNanos, Values::I64(values)) => values.push(time(from.long()?.div_euclid(1000))?),
+        (Step::I32AsF32, Values::F32(values)) => values.push(from.int()? as f32),
+        (Step::I64AsF32, Values::F32(values)) => values.push(from.long()? as f32),
+        (Step::F32, Values::F32(values)) => values.push(from.float()?),
+        (Step::F64AsF32, Values::F32(values)) => values.push(narrow(from.double()?)?),
+        (Step::I32AsF64, Values::F64(values)) => values.push(from.int()?.into()),
+        (Step::I64AsF64, Values::F64(values)) => values.push(from.long()? as f64),
+        (Step::F32AsF64, Values::F64(values)) => values.push(from.float()?.into()),
+        (Step::F64, Values::F64(values)) => values.push(from.double()?),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Values without parts that are not met in every row.
+fn single(step: &Step, values: &mut Values, cursor: &mut Cursor<'_>) -> Result<(), Fault> {
+    if append_number(step, values, cursor)? {
+        return Ok(());
+    }
+    match (step, values) {
         (Step::Binary, Values::Binary(offsets, bytes)) => append(offsets, bytes, cursor.bytes()?)?,
         (Step::FixedAsBinary(size), Values::Binary(offsets, bytes)) => append(offsets, bytes, cursor.take(*size)?)?,
         (Step::Fixed(size), Values::Fixed(width, bytes)) if size == width => bytes.extend(cursor.take(*size)?),
-        (Step::BinaryAsFixed, Values::Fixed(width, bytes)) => {
-            let value = cursor.bytes()?;
-            if value.len() != *width {
-                return Err(Fault::value(format!("{} bytes where {width} are expected", value.len())));
-            }
-            bytes.extend(value);
-        }
-        (Step::UuidText, Values::Fixed(16, bytes)) => {
-            let text = cursor.text()?;
-            let uuid = uuid::Uuid::try_parse(text);
-            bytes.extend(uuid.map_err(|_| Fault::value(format!("{} is no uuid", excerpt(text))))?.as_bytes());
-        }
-        (Step::Moment(PrimitiveType::Date), Values::I32(values)) => {
-            let text = cursor.text()?;
-            values.push(temporal::date(text).ok_or_else(|| none(text, &PrimitiveType::Date))?);
-        }
-        (Step::Moment(kind), Values::I64(values)) => {
-            let text = cursor.text()?;
-            values.push(moment(text, kind).ok_or_else(|| none(text, kind))?);
-        }
+        (Step::BinaryAsFixed, Values::Fixed(width, bytes)) => append_fixed(*width, bytes, cursor.bytes()?)?,
+        (Step::UuidText, Values::Fixed(16, bytes)) => append_uuid(bytes, cursor.text()?)?,
+        (Step::Moment(kind), values) => append_moment(kind, values, cursor.text()?)?,
         _ => return Err(other_type()),
     }
     Ok(())

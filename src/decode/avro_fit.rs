@@ -205,6 +205,9 @@ impl Fitter {
         let step = match (&column.kind, kind) {
             (_, AvroType::Null) => Some(Step::Nothing),
             (Kind::Struct(inner), AvroType::Record(record)) => Some(Step::Struct(self.record(record, inner))),
+            (Kind::Struct(inner), AvroType::ScaledDecimal(None)) => {
+                Some(Step::Struct(self.record(&any_scale(), inner)))
+            }
             (Kind::List(element), AvroType::Array(item)) => Some(Step::List(Box::new(self.value(item, element)))),
             (Kind::Map(key, value), AvroType::Map(kind))
                 if matches!(key.kind, Kind::Primitive(PrimitiveType::String)) =>
@@ -261,8 +264,14 @@ impl Fitter {
                 Step::F64AsF32
             }
             (AvroType::Decimal { .. }, P::Decimal { .. }) => self.decimal(kind, column, id)?,
-            (AvroType::Decimal { scale, .. }, P::String) if self.terms.json => {
+            (AvroType::Decimal { scale, width: None, .. }, P::String) => {
                 Step::ScaledDecimal(Some(i32::try_from(*scale).ok()?))
+            }
+            // As before they were known to be decimals.
+            (AvroType::Decimal { width: None, .. } | AvroType::ScaledDecimal(Some(_)), P::Binary)
+                if !self.terms.json =>
+            {
+                Step::Binary
             }
             (AvroType::ScaledDecimal(scale), P::String | P::Decimal { .. }) => Step::ScaledDecimal(*scale),
             // Both would be taken for base64.
@@ -304,6 +313,11 @@ impl Fitter {
         }
         Some(Step::Decimal(Decimal { width, to: rescale }))
     }
+}
+
+/// A decimal of any scale by its parts.
+fn any_scale() -> Record {
+    Record::new(vec![("scale".to_owned(), AvroType::Int), ("value".to_owned(), AvroType::Bytes)])
 }
 
 /// What is bytes of some kind in both.

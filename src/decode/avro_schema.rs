@@ -1,7 +1,8 @@
 //! Avro schemas as writers declare them, read into what decoding needs: names resolved, logical types told apart.
 //!
 //! A logical type that its annotation does not fit (a decimal without precision, a UUID in 12 bytes) is ignored, as the
-//! specification wants. Decimals of more than 38 digits are taken for their bytes. A type that contains itself is refused:
+//! specification wants. Connect's converters write the names of its own logical types, and of Debezium's, beside Avro's: they are
+//! heard first. Decimals of more than 38 digits are taken for their bytes. A type that contains itself is refused:
 //! no table has columns for it.
 
 use std::collections::HashMap;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use iceberg::spec::PrimitiveType;
 use serde_json::{Map, Value};
 
+use crate::decode::connect_schema::{self, ANY_SCALE};
 use crate::decode::fault::excerpt;
 use crate::decode::scan::DEPTH_MAX;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -65,7 +67,7 @@ pub(crate) enum AvroType {
     },
     /// A `string`.
     Uuid,
-    /// A `string` that is a date, a time or a timestamp; only Connect has it.
+    /// A `string` that is a date, a time or a timestamp; only Connect says so.
     Moment(PrimitiveType),
     /// Two's complement, in bytes of any length or of `width`.
     Decimal {
@@ -346,9 +348,14 @@ impl Parser {
             let kind = annotated(kind, field);
             fields.push((own.to_owned(), kind));
         }
-        let record = AvroType::Record(Arc::new(Record::new(fields)));
-        self.named.insert(name, Some(record.clone()));
-        Ok(record)
+        let parts = fields.iter().map(|(name, kind)| (name.as_str(), kind));
+        let kind = if name == ANY_SCALE && parts.eq([("scale", &AvroType::Int), ("value", &AvroType::Bytes)]) {
+            AvroType::ScaledDecimal(None)
+        } else {
+            AvroType::Record(Arc::new(Record::new(fields)))
+        };
+        self.named.insert(name, Some(kind.clone()));
+        Ok(kind)
     }
 
     fn enumeration(&mut self, object: &Map<String, Value>, namespace: &str) -> Result<AvroType> {
@@ -410,9 +417,15 @@ fn branch_name(json: &Value) -> String {
     }
 }
 
-/// The type with the logical type that `object` gives it, where it is one of that type.
+/// The type with the logical type that `object` gives it, where it is one of that type. Connect's converters say what Avro has no
+/// word for beside it.
 fn annotated(kind: AvroType, object: &Map<String, Value>) -> AvroType {
-    let Some(logical) = object.get("logicalType").and_then(Value::as_str) else { return kind };
+    let text = |key: &str| object.get(key).and_then(Value::as_str);
+    let connect = |name| connect_schema::named(&kind, name, object.get("connect.parameters"));
+    if let Some(named) = text("connect.name").and_then(connect) {
+        return named;
+    }
+    let Some(logical) = text("logicalType") else { return kind };
     let timestamp = |unit, zone| AvroType::Timestamp { unit, zone };
     match (&kind, logical) {
         (AvroType::Int, "date") => AvroType::Date,

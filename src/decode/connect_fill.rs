@@ -1,33 +1,30 @@
 //! JSON values that a Connect schema describes onto columns: `avro_fill`'s steps, read from text.
 
 use base64::Engine;
-use iceberg::spec::PrimitiveType;
 
 use crate::config::OnChange;
 use crate::decode::append::BASE64;
+use crate::decode::avro_fill::{Numbers, append_number};
 use crate::decode::avro_fit::{Decimal, Extra, FieldStep, Step, StructStep};
 use crate::decode::columns::{Column, Columns, Values, offset};
-use crate::decode::convert::{append, moment, narrow, none, other_type, time, times, unscaled};
+use crate::decode::convert::{
+    append, append_decimal, append_fixed, append_moment, append_uuid, narrow, other_type, unscaled,
+};
 use crate::decode::decimal_text::decimal_text;
 use crate::decode::fault::{Fault, excerpt};
 use crate::decode::number;
 use crate::decode::plan::{Kind, Plan, StructPlan};
 use crate::decode::scan::{self, Scanner};
-use crate::decode::temporal;
+use crate::decode::tally::Tally;
 
-/// Fills columns; remembers what became of rows beside them.
+/// Fills columns.
 pub(crate) struct JsonFiller {
-    /// What fields without a column do.
-    pub(crate) on_change: OnChange,
-    /// Required columns that were given NULL in the row. It does not stay.
-    pub(crate) nulls: Vec<i32>,
-    /// Fields with a value that were left out.
-    pub(crate) ignored: u64,
+    pub(crate) tally: Tally,
 }
 
 impl JsonFiller {
     pub(crate) fn new(on_change: OnChange) -> Self {
-        Self { on_change, nulls: Vec::new(), ignored: 0 }
+        Self { tally: Tally::new(on_change) }
     }
 
     /// Appends the fields of the object that comes next. On a fault the columns hold part of it.
@@ -53,7 +50,7 @@ impl JsonFiller {
             slot = at + 1;
             self.field(step.fields.get(at), plan, columns, length, scanner)?;
         }
-        self.rest(plan, columns, length)
+        self.tally.rest(plan, columns, length)
     }
 
     /// Reads a key; answers which of the record's fields it names. They mostly come in the schema's order.
@@ -103,20 +100,6 @@ impl JsonFiller {
         }
     }
 
-    /// Fills the columns that the object had no field for.
-    pub(crate) fn rest(&mut self, plan: &StructPlan, columns: &mut Columns, length: usize) -> Result<(), Fault> {
-        for (plan, column) in plan.fields.iter().zip(&mut columns.columns) {
-            if column.len() != length {
-                continue;
-            }
-            match &plan.default {
-                Some(default) => column.constant(default)?,
-                None => self.null(plan, column, "missing").map_err(|fault| fault.in_field(&plan.name))?,
-            }
-        }
-        Ok(())
-    }
-
     fn pair(
         &mut self,
         step: &StructStep,
@@ -131,35 +114,12 @@ impl JsonFiller {
             self.field(step.fields.get(at), plan, columns, length, scanner)?;
             at += 1;
         }
-        self.rest(plan, columns, length)
+        self.tally.rest(plan, columns, length)
     }
 
     /// Steps over a field that is no column.
     fn extra(&mut self, extra: &Extra, scanner: &mut Scanner<'_>) -> Result<(), Fault> {
-        if matches!(scanner.skip()?, "null" | "{}" | "[]") {
-            return Ok(());
-        }
-        match self.on_change {
-            OnChange::Freeze => self.ignored += 1,
-            OnChange::Quarantine => return Err(Fault::value("the table has no such column")),
-            OnChange::Evolve => match &extra.obstacle {
-                Some(obstacle) => return Err(Fault::value(obstacle.clone())),
-                None => self.ignored += 1,
-            },
-        }
-        Ok(())
-    }
-
-    /// Appends NULL; `what` says how it came: `missing` or `null`.
-    pub(crate) fn null(&mut self, plan: &Plan, column: &mut Column, what: &str) -> Result<(), Fault> {
-        if plan.required {
-            if self.on_change != OnChange::Evolve {
-                return Err(Fault::value(format!("{what}, and the column is required")));
-            }
-            self.nulls.push(plan.id);
-        }
-        column.placeholder(plan);
-        Ok(())
+        if matches!(scanner.skip()?, "null" | "{}" | "[]") { Ok(()) } else { self.tally.extra(extra.obstacle.as_ref()) }
     }
 
     /// Appends the value that comes next.
@@ -177,7 +137,7 @@ impl JsonFiller {
         let kind = scanner.peek()?;
         if kind == scan::Kind::Null {
             scanner.null()?;
-            return self.null(plan, column, "null");
+            return self.tally.null(plan, column, "null");
         }
         match (step, &mut column.values, &plan.kind) {
             (Step::Struct(step), Values::Struct(columns), Kind::Struct(plan)) => {
@@ -190,6 +150,7 @@ impl JsonFiller {
                 scanner.open()?;
                 let mut count = 0;
                 while scanner.more(b']', count == 0)? {
+                    self.tally.budget.fills(plan.fills)?;
                     self.value(step, plan, element, scanner).map_err(|fault| fault.in_element(count))?;
                     count += 1;
                 }
@@ -232,6 +193,7 @@ impl JsonFiller {
         scanner.open()?;
         let from = keys.len();
         while scanner.more(b'}', keys.len() == from)? {
+            self.tally.budget.fills(1 + plan.fills)?;
             let name = scanner.key()?.unescape()?;
             let Values::Text(texts) = &mut keys.values else { return Err(other_type()) };
             texts.text.push_str(&name);
@@ -259,35 +221,48 @@ fn not_of(shown: &str, plan: &Plan) -> Fault {
     }
 }
 
-/// Appends what is a number in JSON.
-#[allow(clippy::cast_precision_loss)] // to the nearest: what a float column means
-fn number(step: &Step, plan: &Plan, values: &mut Values, number: scan::Number<'_>) -> Result<(), Fault> {
-    let none = || not_of(excerpt(number.text).trim_matches('"'), plan);
-    let long = || number::integer(number).ok_or_else(none);
-    let int = || number::integer(number).and_then(|value| i32::try_from(value).ok()).ok_or_else(none);
-    let double = || number.text.parse::<f64>().ok().filter(|value| value.is_finite()).ok_or_else(none);
-    match (step, values) {
-        (Step::I32 | Step::I64AsI32, Values::I32(values)) => values.push(int()?),
-        (Step::I64, Values::I64(values)) => values.push(long()?),
-        (Step::I32AsI64, Values::I64(values)) => values.push(int()?.into()),
-        (Step::I32AsF32 | Step::I64AsF32, Values::F32(values)) => values.push(long()? as f32),
-        (Step::I32AsF64 | Step::I64AsF64, Values::F64(values)) => values.push(long()? as f64),
-        (Step::I32Times(power), Values::I64(values)) => values.push(times(int()?.into(), *power)?),
-        (Step::I64Times(power), Values::I64(values)) => values.push(times(long()?, *power)?),
-        (Step::I64Cut(power), Values::I64(values)) => values.push(long()?.div_euclid(*power)),
-        (Step::TimeMillis, Values::I64(values)) => values.push(time(times(int()?.into(), 1000)?)?),
-        (Step::TimeMicros, Values::I64(values)) => values.push(time(long()?)?),
-        (Step::TimeNanos, Values::I64(values)) => values.push(time(long()?.div_euclid(1000))?),
-        (Step::F32, Values::F32(values)) => {
-            values.push(number.text.parse::<f32>().ok().filter(|value| value.is_finite()).ok_or_else(none)?);
-        }
-        (Step::F32AsF64 | Step::F64, Values::F64(values)) => values.push(double()?),
-        (Step::F64AsF32, Values::F32(values)) => values.push(narrow(double()?)?),
-        // Where the converter's `decimal.format` is NUMERIC.
-        (Step::Decimal(_) | Step::ScaledDecimal(_), values) => decimal_number(plan, values, number.text)?,
-        _ => return Err(unexpected(scan::Kind::Number, "another value")),
+/// A number in JSON, and the column that it goes to.
+struct Written<'a>(scan::Number<'a>, &'a Plan);
+
+impl Written<'_> {
+    fn finite<T: std::str::FromStr>(&self, is_finite: impl Fn(&T) -> bool) -> Result<T, Fault> {
+        self.0.text.parse().ok().filter(is_finite).ok_or_else(|| self.none())
     }
-    Ok(())
+
+    #[cold]
+    fn none(&self) -> Fault {
+        not_of(excerpt(self.0.text).trim_matches('"'), self.1)
+    }
+}
+
+impl Numbers for Written<'_> {
+    fn int(&mut self) -> Result<i32, Fault> {
+        i32::try_from(self.long()?).map_err(|_| self.none())
+    }
+
+    fn long(&mut self) -> Result<i64, Fault> {
+        number::integer(self.0).ok_or_else(|| self.none())
+    }
+
+    fn float(&mut self) -> Result<f32, Fault> {
+        self.finite(|value: &f32| value.is_finite())
+    }
+
+    fn double(&mut self) -> Result<f64, Fault> {
+        self.finite(|value: &f64| value.is_finite())
+    }
+}
+
+/// Appends what is a number in JSON.
+fn number(step: &Step, plan: &Plan, values: &mut Values, number: scan::Number<'_>) -> Result<(), Fault> {
+    // The text has the digits of a double.
+    let step = if matches!(step, Step::F32AsF64) { &Step::F64 } else { step };
+    match step {
+        // Where the converter's `decimal.format` is NUMERIC.
+        Step::Decimal(_) | Step::ScaledDecimal(_) => append_decimal(plan, values, number.text),
+        step if append_number(step, values, &mut Written(number, plan))? => Ok(()),
+        _ => Err(unexpected(scan::Kind::Number, "another value")),
+    }
 }
 
 /// Appends what is a string in JSON.
@@ -299,28 +274,12 @@ fn text(step: &Step, plan: &Plan, values: &mut Values, text: &str) -> Result<(),
         }
         (Step::Decimal(decimal), Values::I128(values)) => values.push(whole(&base64(text)?, decimal, plan)?),
         (Step::ScaledDecimal(Some(scale)), values) => {
-            decimal_number(plan, values, &decimal_text(&base64(text)?, *scale)?)?
+            append_decimal(plan, values, &decimal_text(&base64(text)?, *scale)?)?
         }
         (Step::Binary, Values::Binary(offsets, bytes)) => append(offsets, bytes, &base64(text)?)?,
-        (Step::BinaryAsFixed, Values::Fixed(width, bytes)) => {
-            let value = base64(text)?;
-            if value.len() != *width {
-                return Err(Fault::value(format!("{} bytes where {width} are expected", value.len())));
-            }
-            bytes.extend(value);
-        }
-        (Step::UuidText, Values::Fixed(16, bytes)) => {
-            bytes.extend(uuid::Uuid::try_parse(text).map_err(|_| not_of(&excerpt(text), plan))?.as_bytes());
-        }
-        (Step::Moment(kind @ PrimitiveType::Date), Values::I32(values)) => {
-            values.push(temporal::date(utc(text)).ok_or_else(|| none(text, kind))?);
-        }
-        (Step::Moment(kind @ PrimitiveType::Time), Values::I64(values)) => {
-            values.push(temporal::time(utc(text)).ok_or_else(|| none(text, kind))?);
-        }
-        (Step::Moment(kind), Values::I64(values)) => {
-            values.push(moment(text, kind).or_else(|| endless(text, kind)).ok_or_else(|| none(text, kind))?);
-        }
+        (Step::BinaryAsFixed, Values::Fixed(width, bytes)) => append_fixed(*width, bytes, &base64(text)?)?,
+        (Step::UuidText, Values::Fixed(16, bytes)) => append_uuid(bytes, text)?,
+        (Step::Moment(kind), values) => append_moment(kind, values, text)?,
         (Step::F32 | Step::F64AsF32, Values::F32(values)) => {
             values.push(infinite(text).ok_or_else(|| not_of(&excerpt(text), plan)).and_then(narrow)?);
         }
@@ -342,21 +301,6 @@ fn infinite(text: &str) -> Option<f64> {
     }
 }
 
-/// PostgreSQL's infinite timestamps, as the connector writes those without a zone: the far ends of time.
-fn endless(text: &str, kind: &PrimitiveType) -> Option<i64> {
-    match text {
-        _ if !matches!(kind, PrimitiveType::Timestamp | PrimitiveType::Timestamptz) => None,
-        "infinity" => Some(9_223_372_036_825_200_000),
-        "-infinity" => Some(-9_223_372_036_832_400_000),
-        _ => None,
-    }
-}
-
-/// Dates and times of day in UTC, without saying so.
-fn utc(text: &str) -> &str {
-    text.strip_suffix('Z').unwrap_or(text)
-}
-
 fn base64(text: &str) -> Result<Vec<u8>, Fault> {
     BASE64.decode(text).map_err(|_| Fault::value(format!("{} is no base64", excerpt(text))))
 }
@@ -369,25 +313,6 @@ fn whole(bytes: &[u8], decimal: &Decimal, plan: &Plan) -> Result<i128, Fault> {
         let hint = "a column of type string takes it, or the connector's decimal.handling.mode = string";
         Fault::value(format!("{}; {hint}", fault.reason))
     })
-}
-
-/// Appends a number with a fraction to a decimal that holds all of it, or as a text.
-fn decimal_number(plan: &Plan, values: &mut Values, text: &str) -> Result<(), Fault> {
-    match (values, &plan.kind) {
-        (Values::I128(values), Kind::Primitive(PrimitiveType::Decimal { precision, scale })) => {
-            let scaled = i32::try_from(*scale).ok().and_then(|scale| number::scaled(text, scale));
-            match scaled.filter(|(value, exact)| *exact && number::precision(*value) <= *precision) {
-                Some((value, _)) => values.push(value),
-                None => return Err(not_of(excerpt(text).trim_matches('"'), plan)),
-            }
-        }
-        (Values::Text(texts), _) => {
-            texts.text.push_str(text);
-            texts.close()?;
-        }
-        _ => return Err(other_type()),
-    }
-    Ok(())
 }
 
 /// `{"scale": 2, "value": "base64"}`.
@@ -410,7 +335,7 @@ fn scaled_decimal(plan: &Plan, values: &mut Values, scanner: &mut Scanner<'_>) -
     let (Some(scale), Some(bytes)) = (scale, bytes) else {
         return Err(Fault::value("a decimal without its scale and value"));
     };
-    decimal_number(plan, values, &decimal_text(&bytes, scale)?)
+    append_decimal(plan, values, &decimal_text(&bytes, scale)?)
 }
 
 #[cfg(test)]
@@ -418,7 +343,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
-    use iceberg::spec::{NestedField, Type};
+    use iceberg::spec::{NestedField, PrimitiveType, Type};
 
     use super::*;
     use crate::decode::avro_fit::{Terms, fit};

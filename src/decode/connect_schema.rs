@@ -1,5 +1,5 @@
 //! Kafka Connect's schemas, as its JSON converter writes them, read into the types that Avro's are read into: so that one
-//! thing lays either onto a table (`avro_fit`).
+//! thing lays either onto a table (`avro_fit`). What its Avro converters keep of them in an Avro schema is read by the same names.
 //!
 //! Logical types are told by their names: Connect's own and Debezium's. A name that is not known says nothing: the value is
 //! what its type is.
@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use iceberg::spec::PrimitiveType;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::decode::avro_schema::{AvroType, Branch, Record, Unit};
 use crate::decode::fault::excerpt;
@@ -17,6 +17,10 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Digits of a decimal whose schema does not say how many.
 const DIGITS_MAX: u32 = 38;
+
+/// What Connect calls decimals of one scale, and Debezium those of any.
+const DECIMAL: &str = "org.apache.kafka.connect.data.Decimal";
+pub(crate) const ANY_SCALE: &str = "io.debezium.data.VariableScaleDecimal";
 
 /// What a schema is read with: how deep it is already.
 type Depth = usize;
@@ -44,8 +48,8 @@ pub(crate) fn member<'a>(schema: &'a Value, name: &str) -> Option<&'a Value> {
 }
 
 /// The same fields, each of which may be null.
-pub(crate) fn relaxed(record: Record) -> Record {
-    Record::new(record.fields.into_iter().map(|(name, kind)| (name, nullable(kind))).collect())
+pub(crate) fn relaxed(record: &Record) -> Record {
+    Record::new(record.fields.iter().map(|(name, kind)| (name.clone(), nullable(kind.clone()))).collect())
 }
 
 fn nullable(kind: AvroType) -> AvroType {
@@ -87,7 +91,8 @@ fn kind(schema: &Value, depth: Depth) -> Result<AvroType> {
         "float" | "float32" => AvroType::Float,
         "double" | "float64" => AvroType::Double,
         "string" => characters(name),
-        "bytes" => bytes(object, name)?,
+        "bytes" if name == DECIMAL => decimal(object.get("parameters"))?,
+        "bytes" => AvroType::Bytes,
         "array" => AvroType::Array(Arc::new(kind(inner("items")?, depth + 1)?)),
         "map" => {
             let keys = inner("keys")?;
@@ -102,11 +107,24 @@ fn kind(schema: &Value, depth: Depth) -> Result<AvroType> {
                 }
             }
         }
-        "struct" if name == "io.debezium.data.VariableScaleDecimal" => AvroType::ScaledDecimal(None),
+        "struct" if name == ANY_SCALE => AvroType::ScaledDecimal(None),
         "struct" => AvroType::Record(Arc::new(fields(schema, depth)?)),
         other => return Err(wrong(format!("{} is no type", excerpt(other)))),
     };
     Ok(if object.get("optional") == Some(&Value::Bool(true)) { nullable(kind) } else { kind })
+}
+
+/// The type that a name of Connect's or Debezium's, with the parameters beside it, makes of a plain one of Avro's; none where it
+/// says nothing of it.
+pub(crate) fn named(kind: &AvroType, name: &str, parameters: Option<&Value>) -> Option<AvroType> {
+    let named = match kind {
+        AvroType::Int => int(name),
+        AvroType::Long => long(name),
+        AvroType::String => characters(name),
+        AvroType::Bytes if name == DECIMAL => decimal(parameters).ok()?,
+        _ => return None,
+    };
+    (named != *kind).then_some(named)
 }
 
 fn int(name: &str) -> AvroType {
@@ -141,12 +159,8 @@ fn characters(name: &str) -> AvroType {
     }
 }
 
-/// Bytes, or a decimal.
-fn bytes(object: &Map<String, Value>, name: &str) -> Result<AvroType> {
-    if name != "org.apache.kafka.connect.data.Decimal" {
-        return Ok(AvroType::Bytes);
-    }
-    let parameter = |name: &str| object.get("parameters")?.get(name)?.as_str()?.parse::<i32>().ok();
+fn decimal(parameters: Option<&Value>) -> Result<AvroType> {
+    let parameter = |name: &str| parameters?.get(name)?.as_str()?.parse::<i32>().ok();
     let scale = parameter("scale").ok_or_else(|| wrong("a Decimal says no `scale`"))?;
     let digits = |number: i32| u32::try_from(number).ok().filter(|digits| *digits <= DIGITS_MAX);
     let Some(fraction) = digits(scale) else { return Ok(AvroType::ScaledDecimal(Some(scale))) };

@@ -1,9 +1,11 @@
-//! Values of one type as another's: what decoders of binary formats have in common.
+//! Values of one type as another's: what decoders by schemas have in common.
 
 use iceberg::spec::PrimitiveType;
 
+use crate::decode::columns::Values;
 use crate::decode::fault::{Fault, excerpt};
 use crate::decode::number;
+use crate::decode::plan::{Kind, Plan};
 use crate::decode::temporal;
 
 /// The end of a day, in microseconds.
@@ -68,6 +70,69 @@ pub(crate) fn append(offsets: &mut Vec<i64>, bytes: &mut Vec<u8>, value: &[u8]) 
     bytes.extend(value);
     offsets.push(i64::try_from(bytes.len()).map_err(|_| other_type())?);
     Ok(())
+}
+
+/// Appends bytes to those of one length, which must be theirs.
+pub(crate) fn append_fixed(width: usize, bytes: &mut Vec<u8>, value: &[u8]) -> Result<(), Fault> {
+    if value.len() != width {
+        return Err(Fault::value(format!("{} bytes where {width} are expected", value.len())));
+    }
+    bytes.extend(value);
+    Ok(())
+}
+
+/// Appends the UUID that a text is.
+pub(crate) fn append_uuid(bytes: &mut Vec<u8>, text: &str) -> Result<(), Fault> {
+    bytes.extend(uuid::Uuid::try_parse(text).map_err(|_| none(text, &PrimitiveType::Uuid))?.as_bytes());
+    Ok(())
+}
+
+/// Appends a number with a fraction to a decimal that holds all of it, or as a text.
+pub(crate) fn append_decimal(plan: &Plan, values: &mut Values, text: &str) -> Result<(), Fault> {
+    match (values, &plan.kind) {
+        (Values::I128(values), Kind::Primitive(kind @ PrimitiveType::Decimal { precision, scale })) => {
+            let scaled = i32::try_from(*scale).ok().and_then(|scale| number::scaled(text, scale));
+            match scaled.filter(|(value, exact)| *exact && number::precision(*value) <= *precision) {
+                Some((value, _)) => values.push(value),
+                None => return Err(Fault::value(format!("{} is no {kind}", excerpt(text).trim_matches('"')))),
+            }
+        }
+        (Values::Text(texts), _) => {
+            texts.text.push_str(text);
+            texts.close()?;
+        }
+        _ => return Err(other_type()),
+    }
+    Ok(())
+}
+
+/// Appends the date, time of day or timestamp that a text of Connect's is.
+pub(crate) fn append_moment(kind: &PrimitiveType, values: &mut Values, text: &str) -> Result<(), Fault> {
+    let none = || none(text, kind);
+    match (values, kind) {
+        (Values::I32(values), _) => values.push(temporal::date(utc(text)).ok_or_else(none)?),
+        (Values::I64(values), PrimitiveType::Time) => values.push(temporal::time(utc(text)).ok_or_else(none)?),
+        (Values::I64(values), _) => {
+            values.push(moment(text, kind).or_else(|| endless(text, kind)).ok_or_else(none)?);
+        }
+        _ => return Err(other_type()),
+    }
+    Ok(())
+}
+
+/// PostgreSQL's infinite timestamps, as the connector writes those without a zone: the far ends of time.
+fn endless(text: &str, kind: &PrimitiveType) -> Option<i64> {
+    match text {
+        _ if !matches!(kind, PrimitiveType::Timestamp | PrimitiveType::Timestamptz) => None,
+        "infinity" => Some(9_223_372_036_825_200_000),
+        "-infinity" => Some(-9_223_372_036_832_400_000),
+        _ => None,
+    }
+}
+
+/// Dates and times of day in UTC, without saying so.
+fn utc(text: &str) -> &str {
+    text.strip_suffix('Z').unwrap_or(text)
 }
 
 pub(crate) fn moment(text: &str, kind: &PrimitiveType) -> Option<i64> {

@@ -39,6 +39,11 @@ const SOURCE: &[(&str, PrimitiveType)] = &[
     ("ord", PrimitiveType::Long),
 ];
 
+/// Whether a field of an event's source is kept.
+pub(crate) fn is_source_field(name: &str) -> bool {
+    SOURCE.iter().any(|(known, _)| *known == name)
+}
+
 /// One change, as rows are made of it.
 #[derive(Debug, Default)]
 pub(crate) struct Change<'a> {
@@ -196,6 +201,11 @@ impl<'a> Change<'a> {
     /// A row that is there, in the field of that name.
     pub(crate) fn of_row(field: &'static str, row: &'a str) -> Self {
         Self { image: Some((field, row)), ..Self::default() }
+    }
+
+    /// How many bytes its rows have.
+    pub(crate) fn bytes(&self) -> usize {
+        self.image.map_or(0, |(_, image)| image.len()) + self.before.map_or(0, str::len)
     }
 
     /// Whether the event says where it comes from.

@@ -74,7 +74,7 @@ impl Marks {
 }
 
 /// The UUID of a text as Java makes it (`nameUUIDFromBytes`): of version 3, and without a namespace.
-fn uuid_of(text: &str) -> Uuid {
+pub(crate) fn uuid_of(text: &str) -> Uuid {
     Builder::from_md5_bytes(Md5::digest(text).into()).into_uuid()
 }
 

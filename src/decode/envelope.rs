@@ -6,32 +6,28 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use arrow::datatypes::{Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
-use iceberg::arrow::schema_to_arrow_schema;
-use iceberg::spec::{Schema, SchemaRef, StructType, Type};
+use iceberg::spec::{NestedFieldRef, Schema, SchemaRef, StructType, Type};
 
 use crate::config::{DebeziumColumn, DecodeConfig, Envelope, Epoch, MetadataColumn, OnChange};
 use crate::decode::append::Appender;
 use crate::decode::avro_columns;
 use crate::decode::avro_fit::{Fitted, Step, Terms, fit, fit_column};
 use crate::decode::avro_schema::{AvroType, Record};
-use crate::decode::columns::{Column, Columns};
 use crate::decode::connect_fill::JsonFiller;
 use crate::decode::connect_schema;
-use crate::decode::debezium::{Beside, Change, field_of, new_columns};
+use crate::decode::debezium::{Beside, Change, new_columns};
 use crate::decode::debezium_marks::{Blanked, Marks};
 use crate::decode::envelope_parts::{Part, Parts};
+use crate::decode::envelope_table::{EnvelopeColumns, EnvelopeTable};
 use crate::decode::fault::Fault;
-use crate::decode::growth::{Growth, GrowthOrder};
+use crate::decode::growth::{Growth, GrowthOrder, typed_schema};
 use crate::decode::observe::{Observed, Shape, StructShape};
-use crate::decode::plan::{Plan, StructPlan};
+use crate::decode::rows::{Sink, append_all};
 use crate::decode::scan::{Kind, Scanner};
+use crate::decode::writers::split_id;
 use crate::decode::{DecoderOptions, Inference, infer};
 use crate::error::{Context, ErrorKind, Result};
-use crate::model::batch::{Batch, RawBatch, RawRow, Stage};
-
-/// Values that room is made for in advance; columns beyond it grow as they fill.
-const CAPACITY: usize = 8192;
+use crate::model::batch::{Batch, RawBatch, RawRow};
 
 /// Schemas that a decoder keeps, and what their texts may weigh together: beyond it, it begins anew.
 const SCHEMAS_MAX: usize = 1000;
@@ -41,20 +37,20 @@ const BYTES_MAX: usize = 32 << 20;
 #[derive(Debug)]
 pub struct EnvelopeFormat {
     envelope: Envelope,
-    columns: BTreeMap<String, DebeziumColumn>,
+    /// Columns beside those of the rows' own fields.
+    pub(crate) columns: BTreeMap<String, DebeziumColumn>,
+    /// What stands for a value that was not sent.
+    pub(crate) unavailable: String,
     marks: Marks,
+    /// Whether JSON rows begin with a byte 0 and the id of a schema.
+    framed: bool,
 }
 
 /// Decodes rows in envelopes to the columns of one table schema.
 #[derive(Debug)]
 pub struct EnvelopeDecoder {
     format: Arc<EnvelopeFormat>,
-    /// The columns that a row's own fields fill.
-    image: StructPlan,
-    beside: Beside,
-    /// For each column of the batches: whether it is one of those beside, and its place among its like.
-    order: Vec<bool>,
-    arrow: ArrowSchemaRef,
+    table: EnvelopeTable,
     on_change: OnChange,
     epoch: Epoch,
     terms: Terms,
@@ -93,22 +89,19 @@ impl std::fmt::Debug for Laid {
 
 /// One batch on its way.
 struct Run<'a> {
+    decoder: &'a EnvelopeDecoder,
     raw: &'a RawBatch,
+    /// Rows that the columns hold.
     length: usize,
-    image: Columns,
-    beside: Columns,
+    columns: EnvelopeColumns,
     /// For rows with a schema.
     filler: JsonFiller,
     /// For rows without.
     appender: Appender,
-    /// For the columns beside.
-    metadata: Appender,
     /// The last row's schema: mostly that of the next one.
     last: Option<(Arc<str>, Lookup)>,
     /// Schemas whose needs are noted.
     noted: BTreeSet<u64>,
-    /// Whether the columns beside are.
-    noted_beside: bool,
     observed: Observed,
 }
 
@@ -123,7 +116,14 @@ impl EnvelopeFormat {
             Envelope::Debezium => config.debezium.columns.clone(),
             Envelope::None | Envelope::Connect => BTreeMap::new(),
         };
-        Some(Self { envelope: config.envelope, columns, marks })
+        let unavailable = config.debezium.unavailable.clone();
+        Some(Self { envelope: config.envelope, columns, unavailable, marks, framed: config.registry.is_some() })
+    }
+
+    /// The text of a row in JSON.
+    fn text<'a>(&self, row: &'a [u8]) -> Result<&'a str, Fault> {
+        let row = if self.framed { split_id(row)?.1 } else { row };
+        std::str::from_utf8(row).map_err(|e| Fault::row(format!("invalid UTF-8 after byte {}", e.valid_up_to())))
     }
 
     fn is_event(&self) -> bool {
@@ -131,7 +131,7 @@ impl EnvelopeFormat {
     }
 
     /// What becomes of a row that was taken apart.
-    fn change<'a>(&self, beside: &Beside, parts: &Parts<'a>) -> Result<Change<'a>, Fault> {
+    pub(crate) fn change<'a>(&self, beside: &Beside, parts: &Parts<'a>) -> Result<Change<'a>, Fault> {
         if self.is_event() {
             return beside.change(parts);
         }
@@ -153,7 +153,7 @@ impl EnvelopeFormat {
         }
         // Rows of deletes may have no more than their keys.
         let image = ["after", "before"].into_iter().find_map(|image| connect_schema::member(schema, image));
-        image.map(|image| connect_schema::record(image).map(connect_schema::relaxed)).transpose()
+        image.map(|image| connect_schema::record(image).map(|record| connect_schema::relaxed(&record))).transpose()
     }
 
     /// The schema of a table that is to hold rows like these; without columns when they tell nothing.
@@ -166,7 +166,7 @@ impl EnvelopeFormat {
         let beside = Beside::new(&[], &self.columns)?;
         let (mut texts, mut first, mut columns, mut before) = (Vec::new(), None, None, StructShape::default());
         for row in raw.rows.iter().take(how.rows) {
-            let Ok(text) = std::str::from_utf8(raw.bytes(*row)) else { continue };
+            let Ok(text) = self.text(raw.bytes(*row)) else { continue };
             let Ok(parts) = Parts::read(text, None, self.is_event()) else { continue };
             let Ok(change) = self.change(&beside, &parts) else { continue };
             if let (None, Some(schema)) = (&columns, parts.get(Part::Schema)) {
@@ -181,12 +181,11 @@ impl EnvelopeFormat {
             first = first.or(Some(change));
         }
         let Some(first) = first else { return empty() };
-        let reserved = self.columns.keys().map(|name| (name.clone(), MetadataColumn::Origin));
-        let reserved = how.metadata.clone().into_iter().chain(reserved).collect();
         let typed = columns.map(|record| avro_columns::fields_of(&record, how.nanos));
         let (fields, before) = match typed {
             Some(fields) => (fields.clone(), Some(Type::Struct(StructType::new(fields)))),
             None => {
+                let reserved = self.reserved(how);
                 let schema = infer::infer(texts.iter().map(String::as_bytes), &reserved, how.limits)?.schema;
                 let mut growth = Growth::new(&empty()?, 0, how.limits, GrowthOrder::Appearance);
                 let before = growth.fields("", 0, &before);
@@ -194,12 +193,31 @@ impl EnvelopeFormat {
                 (schema.as_struct().fields().to_vec(), before)
             }
         };
-        let mut growth = Growth::new(&empty()?, 0, how.limits, GrowthOrder::Appearance);
-        let taken: BTreeSet<String> = reserved.keys().map(|name| name.to_lowercase()).collect();
-        let own: Vec<_> = fields.into_iter().filter(|field| !taken.contains(&field.name.to_lowercase())).collect();
-        let mut fields = growth.typed_fields("", 0, &own);
-        fields.extend(growth.typed_fields("", 0, &new_columns(&self.columns, &first, before.as_ref())));
-        Schema::builder().with_fields(fields).build().context(ErrorKind::Internal, invalid)
+        self.table_of(&first, fields, before.as_ref(), how)
+    }
+
+    /// The schema of a table that is to hold changes like `first`, of rows with these fields; `before` is the type of the row
+    /// before.
+    ///
+    /// # Errors
+    /// `Internal` when they make no valid schema.
+    pub(crate) fn table_of(
+        &self,
+        first: &Change<'_>,
+        fields: Vec<NestedFieldRef>,
+        before: Option<&Type>,
+        how: Inference<'_>,
+    ) -> Result<Schema> {
+        let reserved: BTreeSet<String> = self.reserved(how).keys().map(|name| name.to_lowercase()).collect();
+        let own = fields.into_iter().filter(|field| !reserved.contains(&field.name.to_lowercase()));
+        let fields = own.chain(new_columns(&self.columns, first, before)).collect();
+        typed_schema(fields, &BTreeMap::new(), how.limits)
+    }
+
+    /// Names that the rows' own fields cannot have.
+    fn reserved(&self, how: Inference<'_>) -> BTreeMap<String, MetadataColumn> {
+        let beside = self.columns.keys().map(|name| (name.clone(), MetadataColumn::Origin));
+        how.metadata.clone().into_iter().chain(beside).collect()
     }
 }
 
@@ -223,16 +241,8 @@ impl EnvelopeDecoder {
     /// # Errors
     /// `Unsupported` when the schema has a column that no value can fill, such as a map with struct keys.
     pub fn new(schema: &SchemaRef, format: Arc<EnvelopeFormat>, options: DecoderOptions) -> Result<Self> {
-        let arrow = schema_to_arrow_schema(schema)
-            .context(ErrorKind::Unsupported, || "the table's schema has no Arrow form")?;
-        let metadata = &options.json.metadata;
-        let fields: Vec<_> = arrow.fields().iter().filter(|f| !metadata.contains_key(f.name())).cloned().collect();
-        let reserved = metadata.keys().chain(format.columns.keys()).cloned().collect();
         Ok(Self {
-            image: StructPlan::of_row(schema.as_struct().fields(), reserved)?,
-            beside: Beside::new(schema.as_struct().fields(), &format.columns)?,
-            order: fields.iter().map(|field| format.columns.contains_key(field.name())).collect(),
-            arrow: Arc::new(ArrowSchema::new(fields)),
+            table: EnvelopeTable::new(schema, &format.columns, &options.json.metadata)?,
             on_change: options.json.on_change,
             epoch: options.json.epoch,
             terms: Terms { epoch: options.json.epoch, nanos: options.nanos, json: true },
@@ -249,61 +259,21 @@ impl EnvelopeDecoder {
 
     /// The same under another policy.
     pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
-        let capacity = raw.rows.len().min(CAPACITY);
         let mut run = Run {
+            decoder: self,
             raw,
             length: 0,
-            image: Columns::new(&self.image, capacity),
-            beside: Columns::new(&self.beside.plan, capacity),
+            columns: self.table.columns(raw),
             filler: JsonFiller::new(on_change),
             appender: Appender::new(on_change, self.epoch),
-            metadata: Appender::new(OnChange::Freeze, Epoch::Millis),
             last: None,
             noted: BTreeSet::new(),
-            noted_beside: false,
             observed: Observed::default(),
         };
-        let mut source_rows = Vec::with_capacity(raw.rows.len());
-        let mut rejects = raw.rejects.clone();
-        for (index, row) in (0_u32..).zip(&raw.rows) {
-            match self.row(&mut run, *row) {
-                Ok(()) => {
-                    source_rows.push(index);
-                    run.length += 1;
-                }
-                Err(fault) => {
-                    run.truncate();
-                    rejects.push(raw.reject(*row, Stage::Decode, fault.path.clone(), fault.reason.clone()));
-                }
-            }
-        }
-        run.observed.ignored = run.filler.ignored + run.appender.ignored;
+        let (source_rows, rejects) = append_all(raw, &mut run);
+        run.observed.ignored = run.filler.tally.ignored + run.appender.ignored;
         run.observed.added.retain(|_, shape| shape.fields().next().is_some());
-        let (mut image, mut beside) = (run.image.columns.into_iter(), run.beside.columns.into_iter());
-        let next = |beside_it: &bool| if *beside_it { beside.next() } else { image.next() };
-        let columns: Vec<Column> = self.order.iter().filter_map(next).collect();
-        let batch = Columns { columns, next: Vec::new() }.into_batch(&self.arrow, raw, source_rows, rejects);
-        (batch, run.observed)
-    }
-
-    /// Appends one row; the columns hold part of it after a fault.
-    fn row(&self, run: &mut Run<'_>, row: RawRow) -> Result<(), Fault> {
-        let text = std::str::from_utf8(run.raw.bytes(row))
-            .map_err(|e| Fault::row(format!("invalid UTF-8 after byte {}", e.valid_up_to())))?;
-        let last = run.last.as_ref().map(|(text, _)| Arc::clone(text));
-        let parts = Parts::read(text, last.as_deref(), self.format.is_event())?;
-        let laid = self.laid(run, &parts).transpose()?;
-        let change = self.format.change(&self.beside, &parts)?;
-        if let Some((field, image)) = change.image {
-            let kind = Scanner::new(image).peek()?;
-            if kind != Kind::Object {
-                return Err(not_an_object(kind).in_field(field));
-            }
-        }
-        match laid {
-            Some(laid) => self.typed(run, &laid, &change),
-            None => self.inferred(run, &change),
-        }
+        (self.table.batch(run.columns, raw, source_rows, rejects), run.observed)
     }
 
     /// A row's schema laid onto the table; none where it has none.
@@ -343,11 +313,11 @@ impl EnvelopeDecoder {
     fn lay_parsed(&self, schema: &serde_json::Value, number: u64) -> Result<Laid> {
         let mut laid = Laid { number, image: None, before: None, before_kind: None, needs: Observed::default() };
         let Some(record) = self.format.record(schema)?.map(Arc::new) else { return Ok(laid) };
-        let image = fit(&record, &self.image, self.terms);
+        let image = fit(&record, &self.table.image, self.terms);
         laid.needs.merge(image.needs.clone());
         laid.image = Some(image);
         let kind = AvroType::Record(record);
-        for column in self.beside.of(DebeziumColumn::Before) {
+        for column in self.table.beside.of(DebeziumColumn::Before) {
             let (step, needs) = fit_column(&kind, column, self.terms);
             laid.before = Some(step);
             laid.needs.merge(needs);
@@ -358,50 +328,42 @@ impl EnvelopeDecoder {
     }
 
     fn typed(&self, run: &mut Run<'_>, laid: &Laid, change: &Change<'_>) -> Result<(), Fault> {
-        let ignored = run.filler.ignored;
-        run.filler.nulls.clear();
+        run.filler.tally.begin(change.bytes());
         let done = self.fill_typed(run, laid, change);
-        if run.filler.on_change == OnChange::Evolve {
+        if run.filler.tally.on_change == OnChange::Evolve {
             if !laid.needs.is_settled() && run.noted.insert(laid.number) {
                 run.observed.merge(laid.needs.clone());
             }
-            run.observed.relaxed.extend(run.filler.nulls.iter().copied());
-            self.note_beside(run, change, laid.before_kind.clone().map(Shape::Typed));
+            run.observed.relaxed.extend(run.filler.tally.nulls.iter().copied());
+            let before = laid.before_kind.clone().map(Shape::Typed);
+            self.table.note_beside(&mut run.columns, change, before, &mut run.observed);
         }
-        let done = match done {
-            Ok(()) if !run.filler.nulls.is_empty() => {
-                Err(Fault::row("a value is missing or null, and its column is required"))
-            }
-            done => done,
-        };
-        if done.is_err() {
-            run.filler.ignored = ignored;
-        }
-        done
+        run.filler.tally.end(done)
     }
 
     fn fill_typed(&self, run: &mut Run<'_>, laid: &Laid, change: &Change<'_>) -> Result<(), Fault> {
         let mut unavailable = Vec::new();
+        let Run { columns, filler, length, .. } = run;
         match (change.image, &laid.image) {
             (Some((field, image)), Some(fitted)) => {
                 let blanked = self.blank(image, "", &mut unavailable)?;
                 let mut scanner = Scanner::new(blanked.as_deref().unwrap_or(image));
-                let done = run.filler.record(&fitted.root, &self.image, &mut run.image, run.length, &mut scanner);
+                let done = filler.record(&fitted.root, &self.table.image, &mut columns.image, *length, &mut scanner);
                 done.map_err(|fault| fault.in_field(field))?;
             }
             (Some((field, _)), None) => return Err(Fault::value("the row's schema has no such field").in_field(field)),
-            (None, _) => run.filler.rest(&self.image, &mut run.image, run.length)?,
+            (None, _) => filler.tally.rest(&self.table.image, &mut columns.image, *length)?,
         }
         let before = change.before.zip(laid.before.as_ref());
         let blanked = match before {
             Some((text, _)) => self.blank(text, "before.", &mut unavailable)?,
             None => None,
         };
-        self.fill_beside(run, change, &unavailable, |filler, _, plan, column| match before {
+        self.table.fill_beside(columns, change, &unavailable, |plan, column| match before {
             Some((text, step)) => {
                 filler.value(step, plan, column, &mut Scanner::new(blanked.as_deref().unwrap_or(text)))
             }
-            None => filler.null(plan, column, "missing"),
+            None => filler.tally.null(plan, column, "missing"),
         })
     }
 
@@ -414,7 +376,7 @@ impl EnvelopeDecoder {
         };
         if fault.evolvable && run.appender.on_change == OnChange::Evolve {
             // The same once more, noting what the schema lacks instead of giving up at the first lack.
-            run.truncate();
+            run.truncate(run.length);
             run.appender.unknown.clear();
             run.appender.observed = Some(Observed::default());
             let second = self.fill_inferred(run, change);
@@ -433,54 +395,35 @@ impl EnvelopeDecoder {
     fn note_inferred(&self, run: &mut Run<'_>, change: &Change<'_>) {
         run.observed.add_all(&mut run.appender.unknown);
         if run.appender.on_change == OnChange::Evolve {
-            self.note_beside(run, change, None);
+            self.table.note_beside(&mut run.columns, change, None, &mut run.observed);
             self.note_before(run, change);
         }
     }
 
     fn fill_inferred(&self, run: &mut Run<'_>, change: &Change<'_>) -> Result<(), Fault> {
         let mut unavailable = Vec::new();
+        let Run { columns, appender, length, .. } = run;
+        appender.budget.begin(change.bytes());
         match change.image {
             Some((field, image)) => {
                 let blanked = self.blank(image, "", &mut unavailable)?;
                 let mut scanner = Scanner::new(blanked.as_deref().unwrap_or(image));
                 scanner.peek()?;
-                let done = run.appender.object(&self.image, &mut run.image, run.length, &mut scanner);
+                let done = appender.object(&self.table.image, &mut columns.image, *length, &mut scanner);
                 done.map_err(|fault| fault.in_field(field))?;
             }
-            None => run.appender.rest(&self.image, &mut run.image, run.length)?,
+            None => appender.rest(&self.table.image, &mut columns.image, *length)?,
         }
-        let wanted = self.beside.of(DebeziumColumn::Before).next().is_some();
+        let wanted = self.table.beside.of(DebeziumColumn::Before).next().is_some();
         let before = change.before.filter(|_| wanted);
         let blanked = match before {
             Some(text) => self.blank(text, "before.", &mut unavailable)?,
             None => None,
         };
-        self.fill_beside(run, change, &unavailable, |_, appender, plan, column| match before {
+        self.table.fill_beside(columns, change, &unavailable, |plan, column| match before {
             Some(text) => appender.value(plan, column, &mut Scanner::new(blanked.as_deref().unwrap_or(text))),
             None => appender.null(plan, column, "missing"),
         })
-    }
-
-    /// Fills the columns beside the row's own; `before` fills those of the row before.
-    fn fill_beside(
-        &self,
-        run: &mut Run<'_>,
-        change: &Change<'_>,
-        unavailable: &[String],
-        mut before: impl FnMut(&mut JsonFiller, &mut Appender, &Plan, &mut Column) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
-        let names = (!unavailable.is_empty()).then(|| serde_json::Value::from(unavailable.to_vec()).to_string());
-        let Run { beside, filler, appender, metadata, .. } = run;
-        for ((plan, what), column) in self.beside.plan.fields.iter().zip(&self.beside.holds).zip(&mut beside.columns) {
-            match (what, change.text(*what, names.as_deref())) {
-                (DebeziumColumn::Before, _) => before(filler, appender, plan, column),
-                (_, Some(text)) => metadata.value(plan, column, &mut Scanner::new(text)),
-                (_, None) => metadata.null(plan, column, "missing"),
-            }
-            .map_err(|fault| fault.in_field(field_of(*what)))?;
-        }
-        Ok(())
     }
 
     /// An image without marks for values that were not sent, where it has some: their names are told.
@@ -493,17 +436,9 @@ impl EnvelopeDecoder {
         Ok(Some(text))
     }
 
-    /// Notes what the table lacks beside the row, once for all rows: events of a batch are alike.
-    fn note_beside(&self, run: &mut Run<'_>, change: &Change<'_>, before: Option<Shape>) {
-        if !run.noted_beside {
-            self.beside.note(change, before, &mut run.observed);
-            run.noted_beside = change.has_source();
-        }
-    }
-
     /// Notes what the row before holds, where the table lacks a column for it and no schema says it.
     fn note_before(&self, run: &mut Run<'_>, change: &Change<'_>) {
-        let Some((name, _)) = self.beside.lacking.iter().find(|(_, what)| *what == DebeziumColumn::Before) else {
+        let Some((name, _)) = self.table.beside.lacking.iter().find(|(_, what)| *what == DebeziumColumn::Before) else {
             return;
         };
         let Some(before) = change.before else { return };
@@ -514,11 +449,29 @@ impl EnvelopeDecoder {
     }
 }
 
-impl Run<'_> {
-    /// Drops what a row left.
-    fn truncate(&mut self) {
-        self.image.truncate(self.length);
-        self.beside.truncate(self.length);
+impl Sink for Run<'_> {
+    fn row(&mut self, row: RawRow, length: usize) -> Result<(), Fault> {
+        let decoder = self.decoder;
+        self.length = length;
+        let text = decoder.format.text(self.raw.bytes(row))?;
+        let last = self.last.as_ref().map(|(text, _)| Arc::clone(text));
+        let parts = Parts::read(text, last.as_deref(), decoder.format.is_event())?;
+        let laid = decoder.laid(self, &parts).transpose()?;
+        let change = decoder.format.change(&decoder.table.beside, &parts)?;
+        if let Some((field, image)) = change.image {
+            let kind = Scanner::new(image).peek()?;
+            if kind != Kind::Object {
+                return Err(not_an_object(kind).in_field(field));
+            }
+        }
+        match laid {
+            Some(laid) => decoder.typed(self, &laid, &change),
+            None => decoder.inferred(self, &change),
+        }
+    }
+
+    fn truncate(&mut self, length: usize) {
+        self.columns.truncate(length);
     }
 }
 

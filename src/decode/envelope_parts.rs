@@ -22,7 +22,10 @@ pub(crate) enum Part {
     TableChanges,
 }
 
-const NAMES: [(&str, Part); 14] = [
+/// How many there are.
+pub(crate) const PARTS: usize = 14;
+
+const NAMES: [(&str, Part); PARTS] = [
     ("schema", Part::Schema),
     ("payload", Part::Payload),
     ("before", Part::Before),
@@ -42,11 +45,16 @@ const NAMES: [(&str, Part); 14] = [
 /// A row's parts, as written.
 #[derive(Debug, Default)]
 pub(crate) struct Parts<'a> {
-    held: [Option<&'a str>; NAMES.len()],
+    pub(crate) held: [Option<&'a str>; PARTS],
     /// Whether its schema is that of the row before.
     pub(crate) same_schema: bool,
     /// Fields of an event that are none of these.
-    others: usize,
+    pub(crate) others: usize,
+}
+
+/// What the field of that name is.
+pub(crate) fn part_of(name: &str) -> Option<Part> {
+    NAMES.iter().find(|(known, _)| *known == name).map(|(_, part)| *part)
 }
 
 impl<'a> Parts<'a> {
@@ -75,17 +83,17 @@ impl<'a> Parts<'a> {
         while scanner.more(b'}', first)? {
             first = false;
             let key = scanner.key()?.unescape()?;
-            let Some((_, part)) = NAMES.iter().find(|(name, _)| *name == key) else {
+            let Some(part) = part_of(&key) else {
                 scanner.skip()?;
                 self.others += 1;
                 continue;
             };
-            if *part == Part::Schema && last.is_some_and(|last| scanner.try_value(last)) {
+            if part == Part::Schema && last.is_some_and(|last| scanner.try_value(last)) {
                 self.same_schema = true;
                 continue;
             }
-            let wrapped = event && *part == Part::Payload && scanner.peek()? == Kind::Object;
-            let held = self.held.get_mut(*part as usize);
+            let wrapped = event && part == Part::Payload && scanner.peek()? == Kind::Object;
+            let held = self.held.get_mut(part as usize);
             if held.as_ref().is_some_and(|held| held.is_some()) {
                 return Err(Fault::value("duplicate key").in_field(&key));
             }

@@ -3,14 +3,15 @@
 //! Names that differ from a column in case only are left out, because most engines do not tell them apart; so are
 //! names whose dotted path another column has already, empty ones and ones beyond [`NAME_BYTES_MAX`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use iceberg::spec::{ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema, StructType, Type};
 
-use crate::config::SchemaConfig;
+use crate::config::{MetadataColumn, SchemaConfig};
 use crate::decode::fault::shortened;
 use crate::decode::observe::{NAME_BYTES_MAX, Shape, StructShape};
+use crate::error::{Context, ErrorKind, Result};
 
 /// How far a schema may grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,6 +225,25 @@ impl Growth {
             other => Type::Primitive(other.primitive()?),
         })
     }
+}
+
+/// The schema of a new table with these columns, which a writer's schema says, with field ids from 1. Those with the name of a
+/// column of `metadata`, in whatever case, are left out.
+///
+/// # Errors
+/// `Internal` when they make no valid schema.
+pub fn typed_schema(
+    mut fields: Vec<NestedFieldRef>,
+    metadata: &BTreeMap<String, MetadataColumn>,
+    limits: GrowthLimits,
+) -> Result<Schema> {
+    let invalid = || "the columns of the writer's schema make no schema";
+    let empty = Schema::builder().build().context(ErrorKind::Internal, invalid)?;
+    let mut growth = Growth::new(&empty, 0, limits, GrowthOrder::Appearance);
+    let reserved: BTreeSet<String> = metadata.keys().map(|name| name.to_lowercase()).collect();
+    fields.retain(|field| !reserved.contains(&field.name.to_lowercase()));
+    let fields = growth.typed_fields("", 0, &fields);
+    Schema::builder().with_fields(fields).build().context(ErrorKind::Internal, invalid)
 }
 
 /// The dotted path of a field within the one at `path`.

@@ -23,13 +23,11 @@
 //! A missing field is NULL, or its column's write default. A key that occurs twice rejects the row, wherever it is told
 //! apart: in objects that become structs and maps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow::datatypes::{Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
-use iceberg::arrow::schema_to_arrow_schema;
+use arrow::datatypes::SchemaRef as ArrowSchemaRef;
 use iceberg::spec::SchemaRef;
 
 use crate::config::{MetadataColumn, OnChange};
@@ -38,12 +36,11 @@ use crate::decode::columns::{Columns, Values};
 use crate::decode::fault::Fault;
 use crate::decode::observe::Observed;
 use crate::decode::plan::StructPlan;
+use crate::decode::rows::{Sink, Target, append_all};
 use crate::decode::temporal::Epoch;
-use crate::error::{Context, ErrorKind, Result};
-use crate::model::batch::{Batch, RawBatch, Stage};
+use crate::error::Result;
+use crate::model::batch::{Batch, RawBatch, RawRow};
 
-/// Values that room is made for in advance; columns beyond it grow as they fill.
-const CAPACITY: usize = 8192;
 /// Parts of a batch in which shares are counted.
 const SHARES: usize = 1024;
 
@@ -68,12 +65,21 @@ impl Default for JsonOptions {
 /// Decodes one JSON object per row to the columns of one schema.
 #[derive(Debug)]
 pub struct JsonDecoder {
-    pub(crate) plan: StructPlan,
-    arrow: ArrowSchemaRef,
+    pub(crate) target: Target,
     pub(crate) options: JsonOptions,
     /// For each column of texts the bytes that it took of the last batch, per 1024 bytes of it: room that the next one makes
     /// at once. Grown bit by bit, a text is copied on the way and holds up to twice the memory that it needs.
     shares: Vec<AtomicUsize>,
+}
+
+/// One batch on its way.
+struct Run<'r, U, S> {
+    raw: &'r RawBatch,
+    columns: Columns,
+    appender: Appender,
+    observed: Observed,
+    unframe: U,
+    seen: S,
 }
 
 impl JsonDecoder {
@@ -82,18 +88,14 @@ impl JsonDecoder {
     /// # Errors
     /// `Unsupported` when the schema has a column that JSON cannot fill, such as a map with struct keys.
     pub fn new(schema: &SchemaRef, options: JsonOptions) -> Result<Self> {
-        let reserved: BTreeSet<String> = options.metadata.keys().cloned().collect();
-        let arrow = schema_to_arrow_schema(schema)
-            .context(ErrorKind::Unsupported, || "the table's schema has no Arrow form")?;
-        let fields: Vec<_> = arrow.fields().iter().filter(|f| !reserved.contains(f.name())).cloned().collect();
-        let plan = StructPlan::of_row(schema.as_struct().fields(), reserved)?;
-        let shares = plan.fields.iter().map(|_| AtomicUsize::new(0)).collect();
-        Ok(Self { plan, arrow: Arc::new(ArrowSchema::new(fields)), options, shares })
+        let target = Target::new(schema, &options.metadata)?;
+        let shares = target.plan.fields.iter().map(|_| AtomicUsize::new(0)).collect();
+        Ok(Self { target, options, shares })
     }
 
     /// The schema of the batches.
     pub fn arrow_schema(&self) -> &ArrowSchemaRef {
-        &self.arrow
+        &self.target.arrow
     }
 
     /// Decodes under the decoder's own policy.
@@ -114,7 +116,7 @@ impl JsonDecoder {
 
     /// The same under another policy.
     pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
-        self.decode_with(raw, on_change, |row| Ok((row, &self.plan)), |_| ())
+        self.decode_with(raw, on_change, |row| Ok((row, &self.target.plan)), |_| ())
     }
 
     /// The same for rows that hold more than an object: `unframe` says where it is, and by which plan of the same columns it
@@ -123,47 +125,67 @@ impl JsonDecoder {
         &self,
         raw: &'r RawBatch,
         on_change: OnChange,
-        mut unframe: impl FnMut(&'r [u8]) -> Result<(&'r [u8], P), Fault>,
-        mut seen: impl FnMut(&[u8]),
+        unframe: impl FnMut(&'r [u8]) -> Result<(&'r [u8], P), Fault>,
+        seen: impl FnMut(&[u8]),
     ) -> (Batch, Observed) {
-        let mut columns = Columns::new(&self.plan, raw.rows.len().min(CAPACITY));
-        self.make_room(&mut columns, raw.data.len());
-        let mut source_rows = Vec::with_capacity(raw.rows.len());
-        let mut rejects = raw.rejects.clone();
-        let mut observed = Observed::default();
-        let mut appender = Appender::new(on_change, self.options.epoch);
-        for (index, row) in (0_u32..).zip(&raw.rows) {
-            let bytes = raw.bytes(*row);
-            let done = unframe(bytes).and_then(|(object, plan)| {
-                Self::row(&mut appender, &plan, &mut columns, source_rows.len(), object, &mut observed)
-            });
-            if done.as_ref().map_or_else(|fault| fault.evolvable, |()| true) {
-                seen(bytes);
-            }
-            match done {
-                Ok(()) => source_rows.push(index),
-                Err(fault) => {
-                    columns.truncate(source_rows.len());
-                    rejects.push(raw.reject(*row, Stage::Decode, fault.path.clone(), fault.reason.clone()));
-                }
-            }
-        }
-        self.note_shares(&columns, raw.data.len());
+        let appender = Appender::new(on_change, self.options.epoch);
+        let (columns, observed) = (self.target.columns(raw), Observed::default());
+        let mut run = Run { raw, columns, appender, observed, unframe, seen };
+        self.make_room(&mut run.columns, raw.data.len());
+        let (source_rows, rejects) = append_all(raw, &mut run);
+        self.note_shares(&run.columns, raw.data.len());
+        let Run { columns, appender, mut observed, .. } = run;
         observed.ignored = appender.ignored;
         observed.added.retain(|_, shape| shape.fields().next().is_some());
-        let batch = columns.into_batch(&self.arrow, raw, source_rows, rejects);
-        (batch, observed)
+        (columns.into_batch(&self.target.arrow, raw, source_rows, rejects), observed)
     }
 
+    /// Makes room for the texts of `bytes` bytes of rows, as the last batch had them.
+    fn make_room(&self, columns: &mut Columns, bytes: usize) {
+        for (column, share) in columns.columns.iter_mut().zip(&self.shares) {
+            if let Values::Text(texts) = &mut column.values {
+                let room = bytes / SHARES * share.load(Ordering::Relaxed);
+                texts.text.reserve(room + room / 32);
+            }
+        }
+    }
+
+    fn note_shares(&self, columns: &Columns, bytes: usize) {
+        for (column, share) in columns.columns.iter().zip(&self.shares) {
+            if let Values::Text(texts) = &column.values
+                && bytes >= SHARES
+            {
+                let taken = (texts.text.len() / (bytes / SHARES) + 1).min(SHARES);
+                share.store(taken, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl<'r, P, U, S> Sink for Run<'r, U, S>
+where
+    P: Deref<Target = StructPlan>,
+    U: FnMut(&'r [u8]) -> Result<(&'r [u8], P), Fault>,
+    S: FnMut(&[u8]),
+{
+    fn row(&mut self, row: RawRow, length: usize) -> Result<(), Fault> {
+        let bytes = self.raw.bytes(row);
+        let done = (self.unframe)(bytes).and_then(|(object, plan)| self.object(&plan, length, object));
+        if done.as_ref().map_or_else(|fault| fault.evolvable, |()| true) {
+            (self.seen)(bytes);
+        }
+        done
+    }
+
+    fn truncate(&mut self, length: usize) {
+        self.columns.truncate(length);
+    }
+}
+
+impl<U, S> Run<'_, U, S> {
     /// Appends one row; the columns hold part of it after a fault.
-    fn row(
-        appender: &mut Appender,
-        plan: &StructPlan,
-        columns: &mut Columns,
-        length: usize,
-        bytes: &[u8],
-        observed: &mut Observed,
-    ) -> Result<(), Fault> {
+    fn object(&mut self, plan: &StructPlan, length: usize, bytes: &[u8]) -> Result<(), Fault> {
+        let Self { columns, appender, observed, .. } = self;
         let ignored = appender.ignored;
         let text = std::str::from_utf8(bytes)
             .map_err(|e| Fault::row(format!("invalid UTF-8 after byte {}", e.valid_up_to())))?;
@@ -187,27 +209,6 @@ impl JsonDecoder {
         }
         appender.ignored = ignored;
         Err(fault)
-    }
-
-    /// Makes room for the texts of `bytes` bytes of rows, as the last batch had them.
-    fn make_room(&self, columns: &mut Columns, bytes: usize) {
-        for (column, share) in columns.columns.iter_mut().zip(&self.shares) {
-            if let Values::Text(texts) = &mut column.values {
-                let room = bytes / SHARES * share.load(Ordering::Relaxed);
-                texts.text.reserve(room + room / 32);
-            }
-        }
-    }
-
-    fn note_shares(&self, columns: &Columns, bytes: usize) {
-        for (column, share) in columns.columns.iter().zip(&self.shares) {
-            if let Values::Text(texts) = &column.values
-                && bytes >= SHARES
-            {
-                let taken = (texts.text.len() / (bytes / SHARES) + 1).min(SHARES);
-                share.store(taken, Ordering::Relaxed);
-            }
-        }
     }
 }
 

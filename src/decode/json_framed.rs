@@ -2,9 +2,9 @@
 //!
 //! The schema says what the columns of a new table are, and how they grow; the values go the way of all JSON.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use iceberg::spec::{Schema, SchemaRef};
 
@@ -16,6 +16,7 @@ use crate::decode::json::{JsonDecoder, JsonOptions};
 use crate::decode::json_schema::JsonSchema;
 use crate::decode::observe::{Observed, StructShape};
 use crate::decode::plan::StructPlan;
+use crate::decode::rows::{Laid, Target};
 use crate::decode::writers::{Framed, Writers};
 use crate::error::{Context, ErrorKind, Result};
 use crate::model::batch::{Batch, RawBatch};
@@ -27,7 +28,7 @@ pub struct FramedJsonDecoder {
     json: JsonDecoder,
     writers: Writers<JsonSchema>,
     /// Schemas laid onto this table's, by id.
-    fitted: RwLock<HashMap<Option<u32>, Arc<Fitted>>>,
+    laid: Laid<Option<u32>, Fitted>,
 }
 
 /// A schema laid onto a table.
@@ -66,7 +67,7 @@ impl FramedJsonDecoder {
     /// `Unsupported` when the schema has a column that JSON cannot fill, such as a map with struct keys.
     pub fn new(schema: &SchemaRef, writers: Writers<JsonSchema>, options: JsonOptions) -> Result<Self> {
         let json = JsonDecoder::new(schema, options)?;
-        Ok(Self { schema: Arc::clone(schema), json, writers, fitted: RwLock::default() })
+        Ok(Self { schema: Arc::clone(schema), json, writers, laid: Laid::new(usize::MAX) })
     }
 
     /// As [`JsonDecoder::decode_observed`] does, and says what the rows' schemas hold that the table's does not. Before rows are
@@ -86,7 +87,7 @@ impl FramedJsonDecoder {
                 Some((held, fitted)) if *held == id => fitted.clone(),
                 _ => last.insert((id, self.fitted(id))).1.clone(),
             }?;
-            let plan = &self.json.plan;
+            let plan = &self.json.target.plan;
             Ok((datum, if fitted.plan.is_some() { Reading::Own(fitted, plan) } else { Reading::Common(plan) }))
         };
         let seen = |row: &[u8]| {
@@ -116,17 +117,13 @@ impl FramedJsonDecoder {
     }
 
     fn fitted(&self, id: Option<u32>) -> Lookup {
-        if let Some(held) = self.fitted.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
-            return Ok(Arc::clone(held));
-        }
-        let writer = self.writers.known(id)?;
-        let reserved: BTreeSet<String> = self.json.options.metadata.keys().cloned().collect();
-        let plan = StructPlan::of_row(self.schema.as_struct().fields(), reserved);
-        let mut plan = plan.map_err(|error| Fault::row(error.to_string()))?;
-        let own = writer.tell(&mut plan);
-        let fitted = Arc::new(Fitted { needs: writer.needs(&self.json.plan), plan: own.then_some(plan) });
-        self.fitted.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&fitted));
-        Ok(fitted)
+        self.laid.get(id, || {
+            let writer = self.writers.known(id)?;
+            let target = Target::new(&self.schema, &self.json.options.metadata);
+            let mut plan = target.map_err(|error| Fault::row(error.to_string()))?.plan;
+            let own = writer.tell(&mut plan);
+            Ok(Fitted { needs: writer.needs(&self.json.target.plan), plan: own.then_some(plan) })
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use iceberg::spec::{Schema, SchemaRef};
 use crate::config::{CsvConfig, DecodeConfig, OnChange, RowFormat, SchemaFile};
 use crate::decode::avro::{AvroDecoder, AvroOptions};
 use crate::decode::csv::CsvDecoder;
+use crate::decode::debezium_avro::EventDecoder;
 use crate::decode::envelope::{EnvelopeDecoder, EnvelopeFormat};
 use crate::decode::growth::GrowthLimits;
 use crate::decode::json::{JsonDecoder, JsonOptions};
@@ -28,16 +29,23 @@ mod avro_cursor;
 mod avro_fill;
 mod avro_fit;
 mod avro_schema;
+mod budget;
 mod columns;
 mod connect_fill;
 mod connect_schema;
 mod convert;
 pub mod csv;
 mod debezium;
+pub mod debezium_avro;
+mod debezium_avro_marks;
+mod debezium_avro_parts;
 mod debezium_marks;
+#[cfg(test)]
+pub(crate) mod debezium_written;
 mod decimal_text;
 pub mod envelope;
 mod envelope_parts;
+mod envelope_table;
 pub mod fault;
 pub mod growth;
 pub mod infer;
@@ -56,9 +64,12 @@ mod proto_json;
 mod proto_schema;
 pub mod raw;
 pub mod registry;
+mod rows;
 pub mod scan;
+mod tally;
 pub mod temporal;
 pub mod type_text;
+mod varint;
 pub mod writers;
 
 /// What rows are. Clones share what is known of writers' schemas.
@@ -72,6 +83,8 @@ pub enum Format {
     Enveloped(Arc<EnvelopeFormat>),
     /// An Avro record each.
     Avro(Writers),
+    /// An Avro record each that is a change event.
+    Events(Arc<EnvelopeFormat>, Writers),
     /// A Protobuf message each.
     Protobuf(Writers<ProtoSchema>),
     /// Values with a mark between them, one line each.
@@ -113,17 +126,25 @@ impl Format {
             let registry = registries.get(name);
             registry.map(Arc::clone).ok_or_else(|| wrong(format!("there is no registry {name:?}")))
         };
+        let avro = |writers| match EnvelopeFormat::of(config) {
+            Some(format) => Self::Events(Arc::new(format), writers),
+            None => Self::Avro(writers),
+        };
         match (config.format, &config.schema, &config.registry) {
             (RowFormat::Json, _, None) => {
                 Ok(EnvelopeFormat::of(config).map_or(Self::Json, |format| Self::Enveloped(Arc::new(format))))
             }
-            (RowFormat::Json, _, Some(name)) => Ok(Self::FramedJson(Writers::of_registry(registry(name)?, env))),
+            (RowFormat::Json, _, Some(name)) => Ok(match EnvelopeFormat::of(config) {
+                // Events say of themselves what is to be known: nobody is asked for their schemas.
+                Some(format) => Self::Enveloped(Arc::new(format)),
+                None => Self::FramedJson(Writers::of_registry(registry(name)?, env)),
+            }),
             (RowFormat::Raw, ..) => Ok(Self::Raw),
             (RowFormat::Csv, ..) => Ok(Self::Csv(Arc::new(config.csv.clone()))),
             (RowFormat::Avro, Some(file), _) => {
                 let text = std::str::from_utf8(&file.bytes).context(ErrorKind::Input, || "the schema is no text");
                 let schema = text.and_then(|text| avro::WriterSchema::parse(text, &[""; 0]));
-                Ok(Self::Avro(Writers::Fixed(Arc::new(schema.map_err(|error| file_error(file, &error))?))))
+                Ok(avro(Writers::Fixed(Arc::new(schema.map_err(|error| file_error(file, &error))?))))
             }
             (RowFormat::Protobuf, Some(file), _) => {
                 let is_text = file.path.extension().is_some_and(|name| name.eq_ignore_ascii_case("proto"));
@@ -131,7 +152,7 @@ impl Format {
                 Ok(Self::Protobuf(Writers::Fixed(Arc::new(schema.map_err(|error| file_error(file, &error))?))))
             }
             (RowFormat::Protobuf, None, Some(name)) => Ok(Self::Protobuf(Writers::of_registry(registry(name)?, env))),
-            (RowFormat::Avro, None, Some(name)) => Ok(Self::Avro(Writers::of_registry(registry(name)?, env))),
+            (RowFormat::Avro, None, Some(name)) => Ok(avro(Writers::of_registry(registry(name)?, env))),
             (RowFormat::Avro | RowFormat::Protobuf, None, None) => {
                 Err(wrong("decode.format has neither a registry nor a schema".to_owned())
                     .with_hint("set decode.registry, or decode.schema.file"))
@@ -147,7 +168,7 @@ impl Format {
         match self {
             Self::Json | Self::Enveloped(_) | Self::Csv(_) | Self::Raw => Ok(()),
             Self::FramedJson(writers) => writers.learn(raw).await,
-            Self::Avro(writers) => writers.learn(raw).await,
+            Self::Avro(writers) | Self::Events(_, writers) => writers.learn(raw).await,
             Self::Protobuf(writers) => writers.learn(raw).await,
         }
     }
@@ -158,6 +179,7 @@ impl Format {
             Self::Json | Self::Enveloped(_) | Self::Csv(_) | Self::Raw => None,
             Self::FramedJson(writers) => writers.renewed().map(Self::FramedJson),
             Self::Avro(writers) => writers.renewed().map(Self::Avro),
+            Self::Events(format, writers) => writers.renewed().map(|writers| Self::Events(Arc::clone(format), writers)),
             Self::Protobuf(writers) => writers.renewed().map(Self::Protobuf),
         }
     }
@@ -180,6 +202,10 @@ impl Format {
             Self::Protobuf(writers) => {
                 writers.learn(raw).await?;
                 proto::table_schema(writers, raw, how.metadata, how.limits)
+            }
+            Self::Events(format, writers) => {
+                writers.learn(raw).await?;
+                debezium_avro::table_schema(format, writers, raw, how)
             }
             Self::Avro(writers) => {
                 writers.learn(raw).await?;
@@ -212,6 +238,8 @@ pub enum Decoder {
     Enveloped(Box<EnvelopeDecoder>),
     /// Of Avro records.
     Avro(AvroDecoder),
+    /// Of change events in Avro.
+    Events(Box<EventDecoder>),
     /// Of Protobuf messages.
     Protobuf(ProtoDecoder),
     /// Of lines of values.
@@ -237,6 +265,10 @@ impl Decoder {
             }
             Format::Csv(config) => CsvDecoder::new(schema, Arc::clone(config), options.json).map(Self::Csv),
             Format::Protobuf(writers) => ProtoDecoder::new(schema, writers.clone(), &options.json).map(Self::Protobuf),
+            Format::Events(format, writers) => {
+                let decoder = EventDecoder::new(schema, Arc::clone(format), writers.clone(), &options);
+                decoder.map(Box::new).map(Self::Events)
+            }
             Format::Avro(writers) => {
                 let JsonOptions { on_change, epoch, metadata } = options.json;
                 let options = AvroOptions { on_change, epoch, metadata, nanos: options.nanos };
@@ -253,6 +285,7 @@ impl Decoder {
             Self::FramedJson(decoder) => decoder.decode_observed(raw),
             Self::Enveloped(decoder) => decoder.decode_observed(raw),
             Self::Avro(decoder) => decoder.decode_observed(raw),
+            Self::Events(decoder) => decoder.decode_observed(raw),
             Self::Protobuf(decoder) => decoder.decode_observed(raw),
             Self::Csv(decoder) => decoder.decode_observed(raw),
             Self::Raw(decoder) => decoder.decode_observed(raw),
@@ -266,6 +299,7 @@ impl Decoder {
             Self::FramedJson(decoder) => decoder.decode_as(raw, on_change),
             Self::Enveloped(decoder) => decoder.decode_as(raw, on_change),
             Self::Avro(decoder) => decoder.decode_as(raw, on_change),
+            Self::Events(decoder) => decoder.decode_as(raw, on_change),
             Self::Protobuf(decoder) => decoder.decode_as(raw, on_change),
             Self::Csv(decoder) => decoder.decode_as(raw, on_change),
             Self::Raw(decoder) => decoder.decode_as(raw, on_change),

@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     pub(crate) required: bool,
     /// What it holds where a row has no such field; `None`: NULL.
     pub(crate) default: Option<PrimitiveLiteral>,
+    /// Values that one of its own fills, with all below it; elements of lists and entries of maps count for themselves.
+    pub(crate) fills: usize,
     /// How texts write its values.
     pub(crate) reading: Reading,
     /// What it holds.
@@ -147,6 +149,10 @@ impl Plan {
             token,
             required: field.required,
             default,
+            fills: match &kind {
+                Kind::Struct(inner) => 1 + inner.fields.iter().map(|field| field.fills).sum::<usize>(),
+                _ => 1,
+            },
             reading: Reading::Plain,
             kind,
         })

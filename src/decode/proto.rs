@@ -3,11 +3,9 @@
 //! A message is laid onto a table's columns once (`proto_fit`), then rows are read straight into them (`proto_fill`).
 //! What becomes of each type is in `proto_columns`, and in docs/decoders.md.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use arrow::datatypes::{Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
-use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::spec::{Schema, SchemaRef};
 
 pub use crate::decode::proto_schema::ProtoSchema;
@@ -15,22 +13,19 @@ pub use crate::decode::proto_schema::ProtoSchema;
 use crate::config::{MetadataColumn, OnChange};
 use crate::decode::columns::Columns;
 use crate::decode::fault::Fault;
-use crate::decode::growth::{Growth, GrowthLimits, GrowthOrder};
+use crate::decode::growth::{self, GrowthLimits};
 use crate::decode::json::JsonOptions;
 use crate::decode::observe::Observed;
-use crate::decode::plan::StructPlan;
 use crate::decode::proto_columns;
 use crate::decode::proto_cursor::Cursor;
 use crate::decode::proto_fill::Filler;
 use crate::decode::proto_fit::{Fitted, fit};
 use crate::decode::proto_schema::split_indexes;
+use crate::decode::rows::{Laid, Sink, Target, append_all};
 use crate::decode::temporal::Epoch;
 use crate::decode::writers::{Framed, Writers};
-use crate::error::{Context, ErrorKind, Result};
-use crate::model::batch::{Batch, RawBatch, RawRow, Stage};
-
-/// Values that room is made for in advance; columns beyond it grow as they fill.
-const CAPACITY: usize = 8192;
+use crate::error::Result;
+use crate::model::batch::{Batch, RawBatch, RawRow};
 
 /// Messages that are kept as they were laid onto the table.
 const FITTED_MAX: usize = 10_000;
@@ -41,13 +36,12 @@ type Which<'a> = (Option<u32>, &'a [u8]);
 /// Decodes one Protobuf message per row to the columns of one table schema.
 #[derive(Debug)]
 pub struct ProtoDecoder {
-    plan: StructPlan,
-    arrow: ArrowSchemaRef,
+    target: Target,
     on_change: OnChange,
     epoch: Epoch,
     writers: Writers<ProtoSchema>,
     /// Messages laid onto this table, by what rows call them.
-    fitted: RwLock<HashMap<Key, Arc<Fitted>>>,
+    laid: Laid<Key, Fitted>,
 }
 
 /// The same, kept.
@@ -58,6 +52,8 @@ type Lookup = Result<Arc<Fitted>, Fault>;
 
 /// One batch on its way.
 struct Run<'a> {
+    decoder: &'a ProtoDecoder,
+    raw: &'a RawBatch,
     filler: Filler,
     columns: Columns,
     /// The last row's message: mostly that of the next one.
@@ -65,7 +61,6 @@ struct Run<'a> {
     /// Messages whose needs are noted.
     noted: Vec<Arc<Fitted>>,
     observed: Observed,
-    raw: &'a RawBatch,
 }
 
 impl ProtoDecoder {
@@ -74,17 +69,12 @@ impl ProtoDecoder {
     /// # Errors
     /// `Unsupported` when the schema has a column that no value can fill, such as a map with struct keys.
     pub fn new(schema: &SchemaRef, writers: Writers<ProtoSchema>, options: &JsonOptions) -> Result<Self> {
-        let reserved: BTreeSet<String> = options.metadata.keys().cloned().collect();
-        let arrow = schema_to_arrow_schema(schema)
-            .context(ErrorKind::Unsupported, || "the table's schema has no Arrow form")?;
-        let fields: Vec<_> = arrow.fields().iter().filter(|f| !reserved.contains(f.name())).cloned().collect();
         Ok(Self {
-            plan: StructPlan::of_row(schema.as_struct().fields(), reserved)?,
-            arrow: Arc::new(ArrowSchema::new(fields)),
+            target: Target::new(schema, &options.metadata)?,
             on_change: options.on_change,
             epoch: options.epoch,
             writers,
-            fitted: RwLock::default(),
+            laid: Laid::new(FITTED_MAX),
         })
     }
 
@@ -98,70 +88,60 @@ impl ProtoDecoder {
     /// The same under another policy.
     pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
         let mut run = Run {
+            decoder: self,
+            raw,
             filler: Filler::new(on_change),
-            columns: Columns::new(&self.plan, raw.rows.len().min(CAPACITY)),
+            columns: self.target.columns(raw),
             last: None,
             noted: Vec::new(),
             observed: Observed::default(),
-            raw,
         };
-        let mut source_rows = Vec::with_capacity(raw.rows.len());
-        let mut rejects = raw.rejects.clone();
-        for (index, row) in (0_u32..).zip(&raw.rows) {
-            match self.row(&mut run, *row, source_rows.len()) {
-                Ok(()) => source_rows.push(index),
-                Err(fault) => {
-                    run.columns.truncate(source_rows.len());
-                    rejects.push(raw.reject(*row, Stage::Decode, fault.path.clone(), fault.reason.clone()));
-                }
-            }
-        }
-        run.observed.ignored = run.filler.ignored;
-        let batch = run.columns.into_batch(&self.arrow, raw, source_rows, rejects);
-        (batch, run.observed)
-    }
-
-    /// Appends one row to columns of `length` values; they hold part of it after a fault.
-    fn row(&self, run: &mut Run<'_>, row: RawRow, length: usize) -> Result<(), Fault> {
-        let (which, message) = which(&self.writers, run.raw.bytes(row))?;
-        let fitted = match &run.last {
-            Some((held, fitted)) if *held == which => fitted.clone()?,
-            _ => {
-                let fitted = self.fitted(which);
-                run.last = Some((which, fitted.clone()));
-                fitted?
-            }
-        };
-        let ignored = run.filler.ignored;
-        run.filler.begin(message.len());
-        let cursor = Cursor::new(message);
-        let done = run.filler.message(&fitted.root, &self.plan, &mut run.columns, length, cursor.clone());
-        if run.filler.on_change == OnChange::Evolve {
-            note(run, &fitted, cursor, done.is_ok());
-        }
-        let done = match done {
-            Ok(()) if !run.filler.nulls.is_empty() => Err(Fault::row("a value is missing, and its column is required")),
-            done => done,
-        };
-        if done.is_err() {
-            run.filler.ignored = ignored;
-        }
-        done
+        let (source_rows, rejects) = append_all(raw, &mut run);
+        run.observed.ignored = run.filler.tally.ignored;
+        (run.columns.into_batch(&self.target.arrow, raw, source_rows, rejects), run.observed)
     }
 
     fn fitted(&self, (id, indexes): Which<'_>) -> Lookup {
-        let key = (id, Box::from(indexes));
-        if let Some(held) = self.fitted.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(Arc::clone(held));
+        let lay = || Ok(fit(&*self.writers.known(id)?.message(indexes)?, &self.target.plan, self.epoch));
+        self.laid.get((id, Box::from(indexes)), lay)
+    }
+}
+
+impl Sink for Run<'_> {
+    fn row(&mut self, row: RawRow, length: usize) -> Result<(), Fault> {
+        let decoder = self.decoder;
+        let (which, message) = which(&decoder.writers, self.raw.bytes(row))?;
+        let fitted = match &self.last {
+            Some((held, fitted)) if *held == which => fitted.clone()?,
+            _ => self.last.insert((which, decoder.fitted(which))).1.clone()?,
+        };
+        self.filler.begin(message.len());
+        let cursor = Cursor::new(message);
+        let done = self.filler.message(&fitted.root, &decoder.target.plan, &mut self.columns, length, cursor.clone());
+        if self.filler.tally.on_change == OnChange::Evolve {
+            self.note(&fitted, cursor, done.is_ok());
         }
-        let message = self.writers.known(id)?.message(indexes)?;
-        let fitted = Arc::new(fit(&message, &self.plan, self.epoch));
-        let mut held = self.fitted.write().unwrap_or_else(PoisonError::into_inner);
-        // Rows choose the bytes: they must not fill the memory with them.
-        if held.len() < FITTED_MAX {
-            held.insert(key, Arc::clone(&fitted));
+        self.filler.tally.end(done)
+    }
+
+    fn truncate(&mut self, length: usize) {
+        self.columns.truncate(length);
+    }
+}
+
+impl Run<'_> {
+    /// Notes what a row's schema asks for, once for each; rows that are no messages ask for nothing.
+    fn note(&mut self, fitted: &Arc<Fitted>, message: Cursor<'_>, whole: bool) {
+        let nulls = &self.filler.tally.nulls;
+        let unsettled = !fitted.needs.is_settled() && !self.noted.iter().any(|noted| Arc::ptr_eq(noted, fitted));
+        if (!unsettled && nulls.is_empty()) || !(whole || message.cuts_into_fields()) {
+            return;
         }
-        Ok(fitted)
+        self.observed.relaxed.extend(nulls.iter().copied());
+        if unsettled {
+            self.observed.merge(fitted.needs.clone());
+            self.noted.push(Arc::clone(fitted));
+        }
     }
 }
 
@@ -177,19 +157,6 @@ fn which<'a>(writers: &Writers<ProtoSchema>, row: &'a [u8]) -> Result<(Which<'a>
     Ok(((id, indexes), message))
 }
 
-/// Notes what a row's schema asks for, once for each; rows that are no messages ask for nothing.
-fn note(run: &mut Run<'_>, fitted: &Arc<Fitted>, message: Cursor<'_>, whole: bool) {
-    let unsettled = !fitted.needs.is_settled() && !run.noted.iter().any(|noted| Arc::ptr_eq(noted, fitted));
-    if (!unsettled && run.filler.nulls.is_empty()) || !(whole || message.cuts_into_fields()) {
-        return;
-    }
-    run.observed.relaxed.extend(run.filler.nulls.iter().copied());
-    if unsettled {
-        run.observed.merge(fitted.needs.clone());
-        run.noted.push(Arc::clone(fitted));
-    }
-}
-
 /// The schema of a table that is to hold the rows of a batch, with field ids from 1, by the message of the first row that has
 /// one; none where there is no such row. Fields that are never NULL are required. Those with the name of a `metadata` column, in
 /// whatever case, are left out.
@@ -202,18 +169,12 @@ pub fn table_schema(
     metadata: &BTreeMap<String, MetadataColumn>,
     limits: GrowthLimits,
 ) -> Result<Schema> {
-    let invalid = || "the columns of the writer's schema make no schema";
-    let empty = Schema::builder().build().context(ErrorKind::Internal, invalid)?;
-    let mut growth = Growth::new(&empty, 0, limits, GrowthOrder::Appearance);
-    let reserved: BTreeSet<String> = metadata.keys().map(|name| name.to_lowercase()).collect();
     let message = raw.rows.iter().find_map(|row| {
         let ((id, indexes), _) = which(writers, raw.bytes(*row)).ok()?;
         writers.known(id).ok()?.message(indexes).ok()
     });
-    let mut fields = message.map(|message| proto_columns::fields_of(&message)).unwrap_or_default();
-    fields.retain(|field| !reserved.contains(&field.name.to_lowercase()));
-    let fields = growth.typed_fields("", 0, &fields);
-    Schema::builder().with_fields(fields).build().context(ErrorKind::Internal, invalid)
+    let fields = message.map(|message| proto_columns::fields_of(&message)).unwrap_or_default();
+    growth::typed_schema(fields, metadata, limits)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The bytes of one message, front to back, by Protobuf's wire format.
 
 use crate::decode::fault::Fault;
+use crate::decode::varint::{self, NoNumber};
 
 /// Groups within each other that are stepped over.
 const GROUPS_MAX: usize = 64;
@@ -54,28 +55,14 @@ impl<'a> Cursor<'a> {
 
     #[inline]
     pub(crate) fn varint(&mut self) -> Result<u64, Fault> {
-        if let Some(byte) = self.bytes.get(self.at)
-            && *byte < 0x80
-        {
-            self.at += 1;
-            return Ok(u64::from(*byte));
-        }
-        self.long_varint()
+        varint::read(self.bytes, &mut self.at).map_err(|none| self.no_number(none))
     }
 
-    fn long_varint(&mut self) -> Result<u64, Fault> {
-        let (mut value, mut shift) = (0_u64, 0_u32);
-        loop {
-            let Some(byte) = self.bytes.get(self.at).copied() else { return Err(self.short()) };
-            self.at += 1;
-            if shift == 63 && byte > 1 {
-                return Err(self.wrong("a number of more than 64 bits"));
-            }
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-            shift += 7;
+    #[cold]
+    fn no_number(&self, none: NoNumber) -> Fault {
+        match none {
+            NoNumber::Short => self.short(),
+            NoNumber::Long => self.wrong("a number of more than 64 bits"),
         }
     }
 
@@ -86,9 +73,15 @@ impl<'a> Cursor<'a> {
             return Ok(None);
         }
         let tag = self.varint()?;
+        self.cut(tag).map(Some)
+    }
+
+    /// A tag's field number and wire type.
+    #[inline]
+    pub(crate) fn cut(&self, tag: u64) -> Result<(u32, u8), Fault> {
         let wire = (tag & 7) as u8;
         match u32::try_from(tag >> 3) {
-            Ok(number) if number > 0 && number < 1 << 29 && wire <= FOUR => Ok(Some((number, wire))),
+            Ok(number) if number > 0 && number < 1 << 29 && wire <= FOUR => Ok((number, wire)),
             _ => Err(self.wrong("no tag of a field")),
         }
     }

@@ -2,13 +2,14 @@
 
 use crate::config::OnChange;
 use crate::decode::columns::{Column, Columns, Values, offset};
-use crate::decode::convert::{append, moment, narrow, none, other_type, times};
-use crate::decode::fault::{Fault, excerpt};
+use crate::decode::convert::{append, append_fixed, append_uuid, moment, narrow, none, other_type, times};
+use crate::decode::fault::Fault;
 use crate::decode::plan::{Kind, Plan, StructPlan};
 use crate::decode::proto_cursor::{BLOCK, Cursor, GROUP, VARINT};
 use crate::decode::proto_fit::{End, FieldStep, MessageStep, Step, To};
 use crate::decode::proto_json;
 use crate::decode::proto_schema::Whole;
+use crate::decode::tally::Tally;
 use crate::decode::temporal;
 
 /// The zero of every type: a varint, a number of 8 bytes, a length.
@@ -18,51 +19,23 @@ const ZERO: [u8; 8] = [0; 8];
 /// within each other would double the work with each level.
 const MERGED_MAX: usize = 32;
 
-/// Values that a row's lists and maps may fill. Two bytes are an element that fills all columns below it.
-const VALUES_MAX: usize = 1 << 24;
-
-/// Fills columns; remembers what became of rows beside them.
+/// Fills columns.
 pub(crate) struct Filler {
-    /// What fields without a column do.
-    pub(crate) on_change: OnChange,
-    /// Required columns that were given NULL in the row. It does not stay.
-    pub(crate) nulls: Vec<i32>,
-    /// Fields with a value that were left out, and those that the schema does not have.
-    pub(crate) ignored: u64,
-    /// Values that a row's lists and maps may fill; as many as it has bytes they always may.
-    pub(crate) values_max: usize,
-    /// What is left of them for the row.
-    values_left: usize,
+    /// Fields that the schema does not have are among those that were left out.
+    pub(crate) tally: Tally,
     /// Bytes of the row that may be read again.
     again_left: usize,
 }
 
 impl Filler {
     pub(crate) fn new(on_change: OnChange) -> Self {
-        Self { on_change, nulls: Vec::new(), ignored: 0, values_max: VALUES_MAX, values_left: 0, again_left: 0 }
+        Self { tally: Tally::new(on_change), again_left: 0 }
     }
 
     /// Begins a row of so many bytes.
     pub(crate) fn begin(&mut self, bytes: usize) {
-        self.nulls.clear();
-        self.values_left = self.values_max.max(bytes);
+        self.tally.begin(bytes);
         self.again_left = bytes.saturating_mul(MERGED_MAX);
-    }
-
-    /// Takes `count` of the values that the row may fill.
-    #[inline]
-    fn fills(&mut self, count: usize) -> Result<(), Fault> {
-        match self.values_left.checked_sub(count) {
-            Some(left) => self.values_left = left,
-            None => return Err(self.too_many()),
-        }
-        Ok(())
-    }
-
-    #[cold]
-    fn too_many(&self) -> Fault {
-        let most = self.values_max;
-        Fault::value(format!("the row's lists and maps fill more than {most} values: send fewer elements in one row"))
     }
 
     /// Appends the message that is the rest of `cursor` to columns that hold `length` values each. On a fault they hold part of
@@ -76,30 +49,46 @@ impl Filler {
         mut cursor: Cursor<'_>,
     ) -> Result<(), Fault> {
         let whole = cursor.clone();
-        // Fields mostly come by their numbers.
-        let mut slot = 0;
+        // Fields mostly come by their numbers: one above all that came was not there yet. Columns that such fields fill for good
+        // are counted: where these are all, none is looked at again.
+        let (mut slot, mut above, mut alone) = (0, 0, 0);
         let mut merged = Vec::new();
-        while let Some((number, wire)) = cursor.tag()? {
-            let index = match step.fields.get(slot) {
-                Some(field) if field.number == number => slot,
-                _ => match step.find(number) {
-                    Some(index) => index,
-                    None => {
+        while !cursor.is_done() {
+            let tag = cursor.varint()?;
+            let (index, wire) = match step.fields.get(slot) {
+                Some(field) if field.tag == tag => (slot, field.wire),
+                _ => {
+                    let (number, wire) = cursor.cut(tag)?;
+                    let Some(index) = step.find(number) else {
                         cursor.skip(number, wire)?;
-                        self.ignored += 1;
+                        self.tally.ignored += 1;
                         continue;
-                    }
-                },
+                    };
+                    (index, wire)
+                }
             };
             let Some(field) = step.fields.get(index) else { return Err(other_type()) };
             slot = index + usize::from(!matches!(field.to, To::List { .. } | To::Map { .. }));
+            let is_new = index >= above;
+            above = above.max(index + 1);
+            if let To::Column { column: index, step, others } = &field.to
+                && is_new
+                && others.is_empty()
+                && wire == field.wire
+                && wire != GROUP
+            {
+                let (plan, column) = at(plan, columns, *index)?;
+                self.value(step, plan, column, &mut cursor).map_err(|fault| fault.in_field(&field.name))?;
+                alone += 1;
+                continue;
+            }
             let done = self.field(field, plan, columns, length, wire, &mut cursor);
             if let Again::Yes = done.map_err(|fault| fault.in_field(&field.name))? {
                 let again = self.again(field, plan, columns, length, (wire, &mut cursor), &whole, &mut merged);
                 again.map_err(|fault| fault.in_field(&field.name))?;
             }
         }
-        self.ends(step, plan, columns, length)
+        if alone == plan.fields.len() { Ok(()) } else { self.ends(step, plan, columns, length) }
     }
 
     /// Takes one occurrence of a field; says where it stands when the field was there before.
@@ -126,7 +115,7 @@ impl Filler {
                     }
                 }
             }
-            To::List { column: index, step, packs, fills } => {
+            To::List { column: index, step, packs } => {
                 let (plan, column) = at(plan, columns, *index)?;
                 let (Values::List(offsets, element), Kind::List(plan)) = (&mut column.values, &plan.kind) else {
                     return Err(other_type());
@@ -139,28 +128,23 @@ impl Filler {
                         self.value(step, plan, element, &mut block).map_err(|fault| fault.in_element(at))?;
                     }
                 } else {
-                    self.fills(*fills)?;
+                    self.tally.budget.fills(plan.fills)?;
                     let at = element.len() - from;
                     let done = self.single(field, step, plan, element, wire, cursor);
                     done.map_err(|fault| fault.in_element(at))?;
                 }
             }
-            To::Map { column: index, key, value, fills } => {
+            To::Map { column: index, key, value } => {
                 let (plan, column) = at(plan, columns, *index)?;
                 if wire != BLOCK {
                     return Err(cursor.other_wire(wire, BLOCK));
                 }
-                self.fills(*fills)?;
                 self.entry((key, value), plan, column, cursor.within()?)?;
             }
             To::Nothing => cursor.skip(field.number, wire)?,
             To::Extra { obstacle } => {
                 cursor.skip(field.number, wire)?;
-                match (self.on_change, obstacle) {
-                    (OnChange::Quarantine, _) => return Err(Fault::value("the table has no such column")),
-                    (OnChange::Evolve, Some(obstacle)) => return Err(Fault::value(obstacle.clone())),
-                    _ => self.ignored += 1,
-                }
+                self.tally.extra(obstacle.as_ref())?;
             }
             To::Refused(reason) => {
                 cursor.skip(field.number, wire)?;
@@ -243,6 +227,7 @@ impl Filler {
         let (Values::Map(_, keys, values), Kind::Map(key_plan, value_plan)) = (&mut column.values, &plan.kind) else {
             return Err(other_type());
         };
+        self.tally.budget.fills(key_plan.fills + value_plan.fills)?;
         let (mut at_key, mut at_value) = (Cursor::new(&ZERO), Cursor::new(&ZERO));
         while let Some((number, wire)) = entry.tag()? {
             let (held, expected) = match number {
@@ -291,26 +276,10 @@ impl Filler {
                 };
                 self.value(step, plan, column, &mut Cursor::new(&ZERO))
             }
-            End::Null => self.null(plan, column),
+            End::Null => self.tally.null(plan, column, "missing"),
             End::Required => Err(Fault::value("missing, and its message requires it")),
-            End::Absent => match &plan.default {
-                Some(default) => column.constant(default),
-                None => self.null(plan, column),
-            },
+            End::Absent => self.tally.absent(plan, column),
         }
-    }
-
-    /// Appends NULL.
-    #[inline]
-    fn null(&mut self, plan: &Plan, column: &mut Column) -> Result<(), Fault> {
-        if plan.required {
-            if self.on_change != OnChange::Evolve {
-                return Err(Fault::value("missing, and the column is required"));
-            }
-            self.nulls.push(plan.id);
-        }
-        column.placeholder(plan);
-        Ok(())
     }
 
     /// Appends the value that comes next.
@@ -463,18 +432,8 @@ fn rarer(step: &Step, values: &mut Values, cursor: &mut Cursor<'_>) -> Result<()
         (Step::F32AsF64, Values::F64(values)) => values.push(f32::from_le_bytes(cursor.array()?).into()),
         (Step::F64AsF32, Values::F32(values)) => values.push(narrow(f64::from_le_bytes(cursor.array()?))?),
         (Step::Binary, Values::Binary(offsets, bytes)) => append(offsets, bytes, cursor.block()?)?,
-        (Step::BinaryAsFixed, Values::Fixed(width, bytes)) => {
-            let value = cursor.block()?;
-            if value.len() != *width {
-                return Err(Fault::value(format!("{} bytes where {width} are expected", value.len())));
-            }
-            bytes.extend(value);
-        }
-        (Step::UuidText, Values::Fixed(16, bytes)) => {
-            let text = cursor.text()?;
-            let uuid = uuid::Uuid::try_parse(text);
-            bytes.extend(uuid.map_err(|_| Fault::value(format!("{} is no uuid", excerpt(text))))?.as_bytes());
-        }
+        (Step::BinaryAsFixed, Values::Fixed(width, bytes)) => append_fixed(*width, bytes, cursor.block()?)?,
+        (Step::UuidText, Values::Fixed(16, bytes)) => append_uuid(bytes, cursor.text()?)?,
         (Step::Moment(kind), Values::I32(values)) => {
             let text = cursor.text()?;
             values.push(temporal::date(text).ok_or_else(|| none(text, kind))?);

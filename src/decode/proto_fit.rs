@@ -46,6 +46,8 @@ pub(crate) struct MessageStep {
 /// A field, and where it goes to.
 pub(crate) struct FieldStep {
     pub(crate) number: u32,
+    /// What stands before a value.
+    pub(crate) tag: u64,
     pub(crate) name: String,
     /// How one value is written.
     pub(crate) wire: u8,
@@ -56,10 +58,10 @@ pub(crate) struct FieldStep {
 pub(crate) enum To {
     /// Into a column; others of the same `oneof` are emptied.
     Column { column: usize, step: Step, others: Box<[usize]> },
-    /// Into a list, one value or a block of them each time; an element fills so many values.
-    List { column: usize, step: Step, packs: bool, fills: usize },
-    /// Into a map, one entry each time; it fills so many values.
-    Map { column: usize, key: (u8, Step), value: (u8, Step), fills: usize },
+    /// Into a list, one value or a block of them each time.
+    List { column: usize, step: Step, packs: bool },
+    /// Into a map, one entry each time.
+    Map { column: usize, key: (u8, Step), value: (u8, Step) },
     /// Into none.
     Extra { obstacle: Option<String> },
     /// Into none, for it holds nothing.
@@ -164,7 +166,8 @@ impl Fitter {
                 }
             };
             let wire = if field.group { GROUP } else { wire_of(field) };
-            fields.push(FieldStep { number: field.number, name: field.name.clone(), wire, to });
+            let tag = u64::from(field.number) << 3 | u64::from(wire);
+            fields.push(FieldStep { number: field.number, tag, name: field.name.clone(), wire, to });
         }
         let highest = fields.iter().map(|field| field.number as usize).filter(|number| *number < DENSE).max();
         let mut dense = vec![0_u16; highest.map_or(1, |highest| highest + 1)];
@@ -190,15 +193,13 @@ impl Fitter {
         let fitted = match (&field.label, &plan.kind) {
             (Label::List, Kind::List(element)) => {
                 let packs = field.kind.wire() != 2;
-                let fills = filled(element);
-                self.value(&field.kind, element).map(|step| To::List { column, step, packs, fills })
+                self.value(&field.kind, element).map(|step| To::List { column, step, packs })
             }
             (Label::List, _) => None,
             (Label::Map(key), Kind::Map(key_plan, value_plan)) => {
                 let steps = self.value(key, key_plan).zip(self.value(&field.kind, value_plan));
                 let (key, value) = (key.wire(), field.kind.wire());
-                let fills = filled(key_plan) + filled(value_plan);
-                steps.map(|steps| To::Map { column, key: (key, steps.0), value: (value, steps.1), fills })
+                steps.map(|steps| To::Map { column, key: (key, steps.0), value: (value, steps.1) })
             }
             (Label::Map(_), _) => None,
             _ => self.value(&field.kind, plan).map(|step| To::Column { column, step, others }),
@@ -282,14 +283,6 @@ impl Fitter {
         let from = self.epoch.digits().unsigned_abs();
         let power = 10_i64.checked_pow(from.abs_diff(to))?;
         Some(if from <= to { Step::Times(whole, power) } else { Step::Cut(whole, power) })
-    }
-}
-
-/// Values that one of a column fills, with all below it; elements of lists and entries of maps count for themselves.
-fn filled(plan: &Plan) -> usize {
-    match &plan.kind {
-        Kind::Struct(inner) => 1 + inner.fields.iter().map(filled).sum::<usize>(),
-        _ => 1,
     }
 }
 

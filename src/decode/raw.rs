@@ -2,11 +2,8 @@
 //!
 //! The column may be `binary`, or `string` for rows that are UTF-8. Any other column is NULL, or its write default.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
-use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::spec::{NestedField, PrimitiveType, Schema, SchemaRef, Type};
 
 use crate::config::OnChange;
@@ -14,22 +11,28 @@ use crate::decode::columns::{Columns, Values};
 use crate::decode::fault::Fault;
 use crate::decode::json::JsonOptions;
 use crate::decode::observe::{Observed, Shape};
-use crate::decode::plan::StructPlan;
+use crate::decode::rows::{Sink, Target, append_all};
 use crate::error::{Context, ErrorKind, Result};
-use crate::model::batch::{Batch, RawBatch, Stage};
+use crate::model::batch::{Batch, RawBatch, RawRow};
 
 /// The column that holds a row's bytes.
 pub const VALUE: &str = "value";
 
-/// Values that room is made for in advance; columns beyond it grow as they fill.
-const CAPACITY: usize = 8192;
-
 /// Puts rows into one column.
 #[derive(Debug)]
 pub struct RawDecoder {
-    plan: StructPlan,
-    arrow: ArrowSchemaRef,
+    target: Target,
     on_change: OnChange,
+}
+
+/// One batch on its way.
+struct Run<'a> {
+    decoder: &'a RawDecoder,
+    raw: &'a RawBatch,
+    columns: Columns,
+    /// Whether the schema may follow the rows.
+    evolving: bool,
+    observed: Observed,
 }
 
 impl RawDecoder {
@@ -38,12 +41,7 @@ impl RawDecoder {
     /// # Errors
     /// `Unsupported` when the schema has a column that cannot be filled.
     pub fn new(schema: &SchemaRef, options: &JsonOptions) -> Result<Self> {
-        let reserved: BTreeSet<String> = options.metadata.keys().cloned().collect();
-        let arrow = schema_to_arrow_schema(schema)
-            .context(ErrorKind::Unsupported, || "the table's schema has no Arrow form")?;
-        let fields: Vec<_> = arrow.fields().iter().filter(|f| !reserved.contains(f.name())).cloned().collect();
-        let plan = StructPlan::of_row(schema.as_struct().fields(), reserved)?;
-        Ok(Self { plan, arrow: Arc::new(ArrowSchema::new(fields)), on_change: options.on_change })
+        Ok(Self { target: Target::new(schema, &options.metadata)?, on_change: options.on_change })
     }
 
     /// As [`JsonDecoder::decode_observed`](crate::decode::json::JsonDecoder::decode_observed) does.
@@ -53,28 +51,21 @@ impl RawDecoder {
 
     /// The same under another policy.
     pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
-        let mut columns = Columns::new(&self.plan, raw.rows.len().min(CAPACITY));
-        let (mut source_rows, mut rejects) = (Vec::with_capacity(raw.rows.len()), raw.rejects.clone());
-        let mut observed = Observed::default();
-        for (index, row) in (0_u32..).zip(&raw.rows) {
-            let evolving = (on_change == OnChange::Evolve).then_some(&mut observed);
-            match self.row(&mut columns, raw.bytes(*row), evolving) {
-                Ok(()) => source_rows.push(index),
-                Err(fault) => {
-                    columns.truncate(source_rows.len());
-                    rejects.push(raw.reject(*row, Stage::Decode, fault.path.clone(), fault.reason.clone()));
-                }
-            }
-        }
-        (columns.into_batch(&self.arrow, raw, source_rows, rejects), observed)
+        let (columns, evolving) = (self.target.columns(raw), on_change == OnChange::Evolve);
+        let mut run = Run { decoder: self, raw, columns, evolving, observed: Observed::default() };
+        let (source_rows, rejects) = append_all(raw, &mut run);
+        (run.columns.into_batch(&self.target.arrow, raw, source_rows, rejects), run.observed)
     }
+}
 
-    fn row(&self, columns: &mut Columns, bytes: &[u8], evolving: Option<&mut Observed>) -> Result<(), Fault> {
-        let Some(value) = self.plan.find(VALUE) else {
-            return Err(self.lacks_value(evolving));
+impl Sink for Run<'_> {
+    fn row(&mut self, row: RawRow, _: usize) -> Result<(), Fault> {
+        let (plan, bytes) = (&self.decoder.target.plan, self.raw.bytes(row));
+        let Some(value) = plan.find(VALUE) else {
+            return Err(self.lacks_value());
         };
         let mut relaxed = Vec::new();
-        for (index, (plan, column)) in self.plan.fields.iter().zip(&mut columns.columns).enumerate() {
+        for (index, (plan, column)) in plan.fields.iter().zip(&mut self.columns.columns).enumerate() {
             if index == value {
                 match &mut column.values {
                     Values::Binary(offsets, values) => {
@@ -100,20 +91,26 @@ impl RawDecoder {
             }
         }
         let Some((_, name)) = relaxed.first() else { return Ok(()) };
-        if let Some(observed) = evolving {
-            observed.relaxed.extend(relaxed.iter().map(|(id, _)| *id));
+        if self.evolving {
+            self.observed.relaxed.extend(relaxed.iter().map(|(id, _)| *id));
         }
         Err(Fault::value("missing, and the column is required").in_field(name))
     }
 
+    fn truncate(&mut self, length: usize) {
+        self.columns.truncate(length);
+    }
+}
+
+impl Run<'_> {
     /// A table without the column gets it, where it may.
     #[cold]
-    fn lacks_value(&self, evolving: Option<&mut Observed>) -> Fault {
-        if let Some(obstacle) = self.plan.obstacle(VALUE) {
+    fn lacks_value(&mut self) -> Fault {
+        if let Some(obstacle) = self.decoder.target.plan.obstacle(VALUE) {
             return Fault::value(obstacle).in_field(VALUE);
         }
-        if let Some(observed) = evolving {
-            let shape = observed.added.entry(None).or_default();
+        if self.evolving {
+            let shape = self.observed.added.entry(None).or_default();
             if shape.fields().next().is_none() {
                 shape.insert(VALUE, Shape::Typed(Arc::new(Type::Primitive(PrimitiveType::Binary))));
             }
@@ -134,6 +131,8 @@ pub fn table_schema() -> Result<Schema> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use arrow::array::AsArray;
 
     use super::*;

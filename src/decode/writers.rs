@@ -92,6 +92,19 @@ pub(crate) struct Framed<'a> {
     pub(crate) datum: &'a [u8],
 }
 
+/// The id of its schema that a row begins with, behind a byte 0, and its values.
+#[inline]
+pub(crate) fn split_id(row: &[u8]) -> Result<(u32, &[u8]), Fault> {
+    match row {
+        [0, a, b, c, d, datum @ ..] => Ok((u32::from_be_bytes([*a, *b, *c, *d]), datum)),
+        [] => Err(Fault::row("the row is empty")),
+        [0, ..] => Err(Fault::row("the row ends within the id of its schema")),
+        [first, ..] => Err(Fault::row(format!(
+            "the row begins with byte {first:#04x}, not with 0x00 and the id of its schema in the registry"
+        ))),
+    }
+}
+
 impl<S: Written> Writers<S> {
     /// Schemas of a registry.
     pub fn of_registry(registry: Arc<Registry>, env: &Env) -> Self {
@@ -143,13 +156,7 @@ impl<S: Written> Writers<S> {
         match (self, row) {
             (_, []) => Err(Fault::row("the row is empty")),
             (Self::Fixed(_), datum) => Ok(Framed { id: None, datum }),
-            (Self::Registry(_), [0, a, b, c, d, datum @ ..]) => {
-                Ok(Framed { id: Some(u32::from_be_bytes([*a, *b, *c, *d])), datum })
-            }
-            (Self::Registry(_), [0, ..]) => Err(Fault::row("the row ends within the id of its schema")),
-            (Self::Registry(_), [first, ..]) => Err(Fault::row(format!(
-                "the row begins with byte {first:#04x}, not with 0x00 and the id of its schema in the registry"
-            ))),
+            (Self::Registry(_), row) => split_id(row).map(|(id, datum)| Framed { id: Some(id), datum }),
         }
     }
 

@@ -12,6 +12,9 @@ use crate::migrate::note::{Fate, Note};
 const CLASSES: [&str; 2] =
     ["org.apache.iceberg.connect.IcebergSinkConnector", "io.tabular.iceberg.connect.IcebergSinkConnector"];
 
+/// A property that Tabular's class has alone.
+const TABULARS_GROUP: &str = "iceberg.control.group-id";
+
 /// Properties, and what became of them so far.
 #[derive(Debug, Clone, Default)]
 pub struct Connector {
@@ -142,7 +145,7 @@ impl Connector {
 
     /// The group that Tabular's sink keeps its offsets in.
     pub fn tabular_group(&self) -> String {
-        self.peek("iceberg.control.group-id").unwrap_or_else(|| format!("cg-control-{}", self.name))
+        self.peek(TABULARS_GROUP).unwrap_or_else(|| format!("cg-control-{}", self.name))
     }
 
     /// Whether it is told here where such a sink stopped.
@@ -150,7 +153,32 @@ impl Connector {
     /// # Errors
     /// `Unsupported` for Tabular's class, which keeps its offsets elsewhere.
     pub fn tells_where_it_stopped(&self) -> Result<()> {
-        if self.class.starts_with("io.tabular.") { Err(self.is_tabular(&self.class)) } else { Ok(()) }
+        if self.class.starts_with("io.tabular.") {
+            return Err(self.is_tabular(&self.class));
+        }
+        if self.may_be_tabulars() && self.peek(TABULARS_GROUP).is_some() {
+            return Err(self.is_tabular(&format!("{} with {TABULARS_GROUP}", self.class)));
+        }
+        Ok(())
+    }
+
+    /// Whether its class may be Tabular's: by a short name the worker finds whichever is installed.
+    pub fn may_be_tabulars(&self) -> bool {
+        !CLASSES.contains(&self.class.as_str())
+    }
+
+    /// Whether it is Tabular's by what is in [`Connector::tabular_group`], whose snapshots may have expired. `offsets` are those of its
+    /// topics, and `own` those of the consumer group.
+    ///
+    /// # Errors
+    /// `Unsupported` where only Tabular's class can have read rows.
+    pub fn is_in_no_group_of_tabulars(&self, offsets: usize, own: usize) -> Result<()> {
+        if own > 0 || offsets == 0 {
+            return Ok(());
+        }
+        let what =
+            format!("group {} has offsets of its topics, and {} has none", self.tabular_group(), self.consumer_group());
+        Err(self.is_tabular(&what))
     }
 
     /// Whether a table without a commit of this sink has none because it is called otherwise. `sinks` are the control topics and groups
@@ -251,5 +279,21 @@ mod tests {
         let sinks = BTreeSet::from(["control-iceberg.cg-control-a".to_owned()]);
         let error = connector("").is_named("d.t", &sinks, true).expect_err("Tabular's by a short name");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn tabulars_sink_is_known_by_a_short_name_when_its_snapshots_have_expired() {
+        let own = connector(r#", "iceberg.control.group-id": "mine""#);
+        let error = own.tells_where_it_stopped().expect_err("a property of Tabular's alone");
+        assert!(error.hint().is_some_and(|hint| hint.contains("group mine")), "{error:?}");
+        let own = connector("");
+        assert!(own.may_be_tabulars());
+        let error = own.is_in_no_group_of_tabulars(3, 0).expect_err("its group has read them");
+        assert!(error.to_string().contains("cg-control-a") && error.to_string().contains("connect-a"), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        own.is_in_no_group_of_tabulars(3, 2).expect("Apache's has read on since");
+        own.is_in_no_group_of_tabulars(0, 0).expect("nobody has read anything");
+        let text = format!(r#"{{"name": "a", "connector.class": "{}"}}"#, CLASSES[0]);
+        assert!(!Connector::read(&text, None).expect("a connector").may_be_tabulars());
     }
 }

@@ -89,13 +89,15 @@ pub const METRICS: &[Metric] = &[
         &["table"],
         "From the seal of an epoch to its commit",
     ),
+    metric("frazil_cadence_seconds", Kind::Gauge, "seconds", &["pipeline"], "How long epochs stay open at most"),
     metric(
-        "frazil_conflicts_total",
-        Kind::Counter,
-        "conflicts",
-        &["table", "kind"],
-        "Commits that met another one, by kind of conflict",
+        "frazil_cadence_why",
+        Kind::Gauge,
+        "state",
+        &["pipeline", "why"],
+        "1 for what says so: freshness, latency, throttled, conflicts; or ended the last one earlier: size, limit, memory",
     ),
+    metric("frazil_conflicts_total", Kind::Counter, "conflicts", &["table", "kind"], "Commits that met another one"),
     metric(
         "frazil_freshness_seconds",
         Kind::Gauge,
@@ -286,9 +288,15 @@ impl Metrics {
         self.observe("frazil_commit_duration_seconds", &[table], duration.as_secs_f64());
     }
 
-    /// A commit met another one.
-    pub fn conflict(&self, table: &str, kind: &'static str) {
-        self.count("frazil_conflicts_total", &[table, kind], 1);
+    /// Epochs stay open for so long, for one of these reasons.
+    pub fn cadence(&self, pipeline: &str, interval: Duration, whys: impl Iterator<Item = (&'static str, bool)>) {
+        self.gauge("frazil_cadence_seconds", &[pipeline], interval.as_secs_f64());
+        whys.for_each(|(why, is)| self.gauge("frazil_cadence_why", &[pipeline, why], f64::from(u8::from(is))));
+    }
+
+    /// Commits met so many others.
+    pub fn conflicts(&self, table: &str, kind: &'static str, conflicts: u64) {
+        self.count("frazil_conflicts_total", &[table, kind], conflicts);
     }
 
     /// How long the oldest uncommitted row has waited.
@@ -410,7 +418,7 @@ impl Metrics {
     /// A pipeline is in this one of [`STATES`] now.
     pub fn pipeline_state(&self, pipeline: &str, state: &'static str) {
         for other in STATES {
-            self.gauge("frazil_pipeline_state", &[pipeline, other], if *other == state { 1.0 } else { 0.0 });
+            self.gauge("frazil_pipeline_state", &[pipeline, other], f64::from(u8::from(*other == state)));
         }
     }
 

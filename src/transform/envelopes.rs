@@ -9,14 +9,19 @@ use std::sync::Arc;
 use arrow::util::display::array_value_to_string;
 use iceberg::spec::{NestedField, PrimitiveType, Schema, SchemaRef, Type};
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::config::{DebeziumColumn, DecodeConfig, Envelope, OnChange};
+use crate::config::{DebeziumColumn, DecodeConfig, Envelope, OnChange, RowFormat};
+use crate::decode::debezium_written::{framed, in_avro};
 use crate::decode::envelope::EnvelopeFormat;
 use crate::decode::growth::GrowthLimits;
 use crate::decode::json::JsonOptions;
+use crate::decode::registry::Registry;
+use crate::decode::registry::tests::{config, serve};
 use crate::decode::type_text::type_text;
 use crate::decode::{Decoder, DecoderOptions, Format, Inference};
+use crate::env::Env;
 use crate::model::batch::{Batch, RawBatch, RawRow};
 use crate::model::checkpoint::{Position, Range};
 use crate::model::ids::PartitionId;
@@ -31,11 +36,11 @@ struct Captured {
     value: Box<RawValue>,
 }
 
-fn raw<S: AsRef<str>>(rows: &[S]) -> RawBatch {
+fn raw<S: AsRef<[u8]>>(rows: &[S]) -> RawBatch {
     let (mut data, mut cut) = (Vec::new(), Vec::new());
     for (number, row) in (1..).zip(rows) {
         let start = u32::try_from(data.len()).expect("small");
-        data.extend_from_slice(row.as_ref().as_bytes());
+        data.extend_from_slice(row.as_ref());
         cut.push(RawRow { start, end: u32::try_from(data.len()).expect("small"), number, ..RawRow::default() });
     }
     RawBatch {
@@ -73,9 +78,10 @@ fn decoded(format: &Format, schema: &SchemaRef, raw: &RawBatch) -> (Batch, Optio
 }
 
 /// Decodes rows to a table that is made for the first of them and follows the others, as a pipeline does.
-async fn settled(format: &Format, rows: &[&str], first: usize) -> (SchemaRef, Batch) {
+async fn settled<S: AsRef<[u8]>>(format: &Format, rows: &[S], first: usize) -> (SchemaRef, Batch) {
     let mut schema = made(format, &raw(&rows[..first])).await;
     let raw = raw(rows);
+    format.learn(&raw).await.expect("whoever is asked answers");
     let (batch, evolved) = decoded(format, &schema, &raw);
     let Some(evolved) = evolved else { return (schema, batch) };
     schema = Arc::new(evolved);
@@ -140,6 +146,46 @@ async fn events_with_schemas_have_the_types_of_the_database_and_the_table_follow
     // The same rows to a table that has them all is the same again, whether it was made for them or followed them.
     let (again, evolved) = decoded(&format, &schema, &raw(&rows));
     assert!(evolved.is_none() && again.rows == batch.rows);
+}
+
+/// Events whose schemas are in a registry, or behind ids that nobody asks for.
+async fn registered(format: RowFormat, schemas: &[Value]) -> Format {
+    let (url, shelf) = serve().await;
+    for (id, schema) in (1..).zip(schemas) {
+        shelf.schema(id, schema);
+    }
+    let env = Env::system();
+    let registry = Arc::new(Registry::new("sr", &config(&url), &env).expect("a client"));
+    let mut config = DecodeConfig { envelope: Envelope::Debezium, format, ..DecodeConfig::default() };
+    config.registry = Some("sr".to_owned());
+    config.debezium.columns.insert("_before".to_owned(), DebeziumColumn::Before);
+    Format::of(&config, &[("sr".to_owned(), registry)].into_iter().collect(), &env).expect("valid")
+}
+
+#[tokio::test]
+async fn events_in_avro_are_the_rows_that_they_are_in_json_and_the_table_follows_their_schemas() {
+    let rows: Vec<&str> = WITH_SCHEMAS.lines().collect();
+    let (written, schemas) = in_avro(&rows);
+    assert!(schemas.len() > 1, "the captured table changes");
+    let (schema, batch) = settled(&registered(RowFormat::Avro, &schemas).await, &written, 1).await;
+    assert_golden("debezium-schemas", &shown("shops.public.customers", &schema, &batch));
+}
+
+#[tokio::test]
+async fn events_behind_the_id_of_a_json_schema_are_the_rows_that_they_are_without() {
+    let events: Vec<Captured> = EVENTS.lines().map(|line| serde_json::from_str(line).expect("an event")).collect();
+    let own = events.iter().filter(|event| event.topic == "shop.public.customers");
+    let rows: Vec<&str> = own.map(|event| event.value.get()).collect();
+    let behind: Vec<Vec<u8>> = rows.iter().map(|row| framed(7, row.as_bytes())).collect();
+    let plain = settled(&format(Envelope::Debezium, &[("_before", DebeziumColumn::Before)]), &rows, 2).await;
+    let format = registered(RowFormat::Json, &[]).await;
+    let (schema, batch) = settled(&format, &behind, 2).await;
+    assert_eq!(shown("customers", &schema, &batch), shown("customers", &plain.0, &plain.1));
+    assert!(batch.rejects.is_empty() && batch.rows.num_rows() == rows.len());
+    let bad = raw(&[rows[0].as_bytes().to_vec(), vec![0, 0, 0], Vec::new()]);
+    let reasons: Vec<String> = decoded(&format, &schema, &bad).0.rejects.iter().map(|r| r.reason.clone()).collect();
+    assert!(reasons[0].starts_with("the row begins with byte 0x7b, not with 0x00"), "{reasons:?}");
+    assert_eq!(reasons[1..], ["the row ends within the id of its schema", "the row is empty"]);
 }
 
 #[tokio::test]

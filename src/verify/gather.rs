@@ -249,6 +249,12 @@ impl Evidence {
         Ok(())
     }
 
+    /// Notes rows of an epoch that is decided, and that a table does not have yet: what is missing may be these.
+    pub fn not_in(&mut self, table: &str, rows: u64) {
+        let why = "they are of an epoch that is decided and not in yet: let the pipeline finish it, and look again";
+        self.unsettled.push(Unsettled { file: table.to_owned(), rows, why: why.to_owned() });
+    }
+
     /// Notes a table of which nothing was read.
     pub fn pass_over(&mut self, table: &str) {
         let why = "nothing is read".to_owned();

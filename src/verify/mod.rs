@@ -6,7 +6,8 @@
 //!
 //! **What bounds prove.** A file of one log that has as many rows as there are offsets from its first to its last has each of them
 //! once, unless it has one twice for each that it lacks. No writer that appends does so; a rewrite of files that had rows twice, beside
-//! as many that are missing, does. Nor do bounds say that the file can be read, or is there. [`Look::Always`] does not rest on them.
+//! as many that are missing, does: files that came otherwise than by an append are read. Nor do bounds say that a file can be read, or
+//! is there: [`Look::Always`] does not rest on them.
 
 pub mod columns;
 mod gather;

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use iceberg::spec::{DataContentType, DataFile, ManifestContentType, Schema};
+use iceberg::spec::{DataContentType, DataFile, ManifestContentType, Operation, Schema};
 
-use crate::commit::manifests;
+use crate::commit::manifests::{self, LiveEntry};
 use crate::compact::files::{DataEntry, DeleteEntry, DeleteKind, LiveFiles};
 use crate::error::Result;
+use crate::model::ids::mark_in;
 use crate::model::table::TableState;
 use crate::storage::Storage;
 use crate::verify::columns::{Columns, log_name, number_of, text_of};
@@ -25,6 +26,9 @@ pub(super) struct Bounds {
     pub(super) offsets: Option<(u64, u64)>,
     /// Whether each row has a log and an offset.
     pub(super) whole: bool,
+    /// Whether its rows came into the table with it: a rewrite puts rows together that may be there twice, beside as many that are
+    /// missing.
+    pub(super) appended: bool,
 }
 
 /// Where the rows of a file are.
@@ -39,7 +43,7 @@ pub(super) enum Sight {
 }
 
 impl Bounds {
-    pub(super) fn of(file: &DataFile, schema: &Schema, columns: &Columns) -> Self {
+    pub(super) fn of(file: &DataFile, schema: &Schema, columns: &Columns, appended: bool) -> Self {
         let (lower, upper, nulls) = (file.lower_bounds(), file.upper_bounds(), file.null_value_counts());
         let required = |id: i32| schema.as_struct().field_by_id(id).is_some_and(|field| field.required);
         let whole = columns.each().all(|column| nulls.get(&column.id) == Some(&0) || required(column.id));
@@ -53,7 +57,7 @@ impl Bounds {
         let log = one.then(|| log_name(topic.flatten().as_deref(), partition.flatten().as_deref()));
         let id = columns.offset.id;
         let end = |bounds: &HashMap<i32, iceberg::spec::Datum>| u64::try_from(number_of(bounds.get(&id)?)?).ok();
-        Self { log, offsets: end(lower).zip(end(upper)), whole }
+        Self { log, offsets: end(lower).zip(end(upper)), whole, appended }
     }
 
     /// Whether they settle where the rows of a file are.
@@ -77,6 +81,7 @@ impl Bounds {
             Some(_) if last.checked_sub(first).and_then(|span| span.checked_add(1)) != Some(rows) => {
                 Sight::Open("not as many rows as offsets")
             }
+            Some(_) if !self.appended => Sight::Open("a rewrite put its rows together, or nothing says that none did"),
             Some(log) => Sight::Dense(log.to_owned(), first.max(*range.start()), last.min(*range.end())),
         }
     }
@@ -100,10 +105,28 @@ pub(super) async fn bounds(
     let mut reads = stream::iter(reads).buffered(PARALLEL);
     let mut found = HashMap::new();
     while let Some(entries) = reads.try_next().await? {
-        let files = entries.iter().map(|entry| &entry.file).filter(|file| file.content_type() == DataContentType::Data);
-        found.extend(files.map(|file| (file.file_path().to_owned(), Bounds::of(file, schema, columns))));
+        let files = entries.iter().filter(|entry| entry.file.content_type() == DataContentType::Data);
+        found.extend(files.map(|entry| {
+            let bounds = Bounds::of(&entry.file, schema, columns, is_appended(state, entry));
+            (entry.file.file_path().to_owned(), bounds)
+        }));
     }
     Ok(found)
+}
+
+/// Whether a file was appended. Of a snapshot that has expired its operation is not known; a pipeline's own files say so by their
+/// names, which are not those of rewrites.
+fn is_appended(state: &TableState, entry: &LiveEntry) -> bool {
+    match state.metadata.snapshot_by_id(entry.snapshot_id) {
+        Some(snapshot) => snapshot.summary().operation == Operation::Append,
+        None => is_own(entry.file.file_path()),
+    }
+}
+
+/// Whether a pipeline wrote the file of this name, and no rewrite did.
+fn is_own(location: &str) -> bool {
+    let rest = |mark: &str| location.rsplit('/').next().and_then(|name| name.strip_prefix(mark)).map(str::to_owned);
+    mark_in(location).and_then(rest).is_some_and(|rest| !rest.starts_with("-compact-"))
 }
 
 /// Deletes by what they may reach.
@@ -138,6 +161,7 @@ impl<'a> Deletes<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ids::PipelineName;
     use crate::verify::window::Ends;
 
     #[test]
@@ -146,6 +170,7 @@ mod tests {
             log: log.map(str::to_owned),
             offsets: Some((first, last)),
             whole: true,
+            appended: true,
         };
         let all = Window::default();
         let dense = whole(Some("t/0"), 5, 9);
@@ -156,6 +181,7 @@ mod tests {
         assert!(matches!(whole(None, 5, 9).sight(5, false, &all), Sight::Open(_)));
         assert!(matches!(Bounds { whole: false, ..dense.clone() }.sight(5, false, &all), Sight::Open(_)));
         assert!(matches!(Bounds { offsets: None, ..dense.clone() }.sight(5, false, &all), Sight::Open(_)));
+        assert!(matches!(Bounds { appended: false, ..dense.clone() }.sight(5, false, &all), Sight::Open(_)));
 
         let window = Window { from: Ends { all: Some(7), ..Ends::default() }, ..Window::default() };
         assert_eq!(dense.sight(5, false, &window), Sight::Dense("t/0".to_owned(), 7, 9));
@@ -163,5 +189,17 @@ mod tests {
         assert!(matches!(Bounds { whole: false, ..whole(None, 0, 6) }.sight(3, false, &window), Sight::Open(_)));
         let other = Window { only: vec!["t/1".to_owned()], ..Window::default() };
         assert_eq!(dense.sight(4, true, &other), Sight::Outside);
+    }
+
+    #[test]
+    fn files_of_pipelines_are_told_from_those_of_rewrites_by_their_names() {
+        let mark = PipelineName::new("orders").file_mark();
+        let uuid = "0193b5e0-1111-7000-8000-000000000000";
+        assert!(is_own(&format!("s3://b/t/data/log=0/{mark}-{uuid}-00001.parquet")));
+        for other in
+            [format!("{mark}-compact-{uuid}-00001"), format!("compact-{uuid}-00001"), format!("00000-1-{uuid}")]
+        {
+            assert!(!is_own(&format!("s3://b/t/data/{other}.parquet")), "{other}");
+        }
     }
 }

@@ -47,6 +47,27 @@ pub fn is_recorded(state: &TableState, branch: &str, pipeline: &PipelineName) ->
     Ok(state.property(&key).is_some() || Chain::of(state, branch)?.snapshots.iter().any(carries))
 }
 
+/// What a pipeline's newest record in a table says, where there is one.
+///
+/// # Errors
+/// Those of the store; `Corrupt` when a record cannot be read.
+pub async fn newest(
+    storage: &Storage,
+    state: &TableState,
+    branch: &str,
+    pipeline: &PipelineName,
+) -> Result<Option<Record>> {
+    let key = record_key(pipeline, branch);
+    if let Some(held) = records::in_property(state, &key)? {
+        return Ok(Some(held));
+    }
+    let chain = Chain::of(state, branch)?;
+    match chain.snapshots.iter().find(|at| at.summary().additional_properties.contains_key(&key)) {
+        Some(at) => records::carried(storage, at, &key).await,
+        None => Ok(None),
+    }
+}
+
 /// A moment of a table's past.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
@@ -65,13 +86,8 @@ impl Standing {
         let key = record_key(pipeline, branch);
         let chain = Chain::of(state, branch)?;
         let carries = |at: &&SnapshotRef| at.summary().additional_properties.contains_key(&key);
-        let mut carrying = chain.snapshots.iter().filter(carries);
-        let (first, last) = (carrying.clone().next(), carrying.next_back());
-        let newest = match (records::in_property(state, &key)?, first) {
-            (None, Some(at)) => records::carried(storage, at, &key).await?,
-            (held, _) => held,
-        };
-        let oldest = match last {
+        let newest = newest(storage, state, branch, pipeline).await?;
+        let oldest = match chain.snapshots.iter().rfind(carries) {
             Some(at) => records::carried(storage, at, &key).await?,
             None => None,
         };

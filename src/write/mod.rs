@@ -45,7 +45,7 @@ use crate::write::staged::Staged;
 /// Limits of one [`EpochWriter`].
 #[derive(Debug, Clone)]
 pub struct WriterOptions {
-    /// Parquet writers open at a time while rows come in; over it the largest file is completed.
+    /// Parquet writers open at a time while rows come in; beyond them the rows of further partitions wait.
     pub open_files_max: usize,
     /// First part of file names, such as the number of the writer: `<prefix>-<uuid>-<nnnnn>.parquet`.
     pub file_prefix: String,
@@ -70,6 +70,8 @@ pub struct WriterOptions {
     pub a_file_per_run: bool,
     /// Columns of a file encoded at a time.
     pub column_concurrency: usize,
+    /// Bytes that a thousand bytes of rows come to in a file, as far as is known.
+    pub density: u64,
 }
 
 impl Default for WriterOptions {
@@ -87,7 +89,30 @@ impl Default for WriterOptions {
             presorted: false,
             a_file_per_run: false,
             column_concurrency: 1,
+            density: 1000,
         }
+    }
+}
+
+/// How far an epoch's files are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Files that have reached their size.
+    pub full: u64,
+    /// Partitions whose rows do not make a file of three quarters of that: compaction would have to take it up again.
+    pub short: u64,
+}
+
+impl Fill {
+    /// Whether no file becomes better by waiting.
+    pub fn is_full(self) -> bool {
+        self.full > 0 && self.short == 0
+    }
+
+    /// Both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { full: self.full + other.full, short: self.short + other.short }
     }
 }
 
@@ -115,6 +140,8 @@ pub struct EpochWriter {
     done: Vec<DataFile>,
     grant: Grant,
     rows: u64,
+    /// Bytes of the values of these rows in memory.
+    weight: u64,
     /// Bytes of batches that were split since all partitions settled.
     unsettled: u64,
 }
@@ -178,6 +205,12 @@ impl Part {
     fn memory(&self) -> u64 {
         self.pending.bytes() + self.file.as_ref().map_or(0, DataFileWriter::memory)
     }
+
+    /// Bytes of its file, when a thousand bytes of rows that wait come to `density`.
+    fn size(&self, density: u64) -> u64 {
+        let waiting = self.pending.bytes().saturating_mul(density) / 1000;
+        waiting + self.file.as_ref().map_or(0, DataFileWriter::bytes_written)
+    }
 }
 
 impl EpochWriter {
@@ -197,6 +230,7 @@ impl EpochWriter {
             done: Vec::new(),
             grant: budget.hold(0),
             rows: 0,
+            weight: 0,
             unsettled: 0,
         })
     }
@@ -242,12 +276,27 @@ impl EpochWriter {
         self.open.values().map(Part::memory).sum()
     }
 
-    /// Bytes of files so far, complete or not. Rows that wait count with their weight in memory, which is more than they
-    /// will have in a file.
+    /// Bytes of the rows taken, in memory.
+    pub fn weight(&self) -> u64 {
+        self.weight
+    }
+
+    /// Bytes of files so far, complete or not. Rows that wait count with what they will come to, as far as is known.
     pub fn bytes(&self) -> u64 {
-        let open = self.open.values();
-        let open = open.map(|p| p.pending.bytes() + p.file.as_ref().map_or(0, DataFileWriter::bytes_written));
-        open.sum::<u64>() + self.done.iter().map(DataFile::file_size_in_bytes).sum::<u64>()
+        let open: u64 = self.open.values().map(|part| part.size(self.shared.options.density)).sum();
+        open + self.done.iter().map(DataFile::file_size_in_bytes).sum::<u64>()
+    }
+
+    /// How far the files are on their way to the target size.
+    pub fn fill(&self) -> Fill {
+        let target = self.shared.shape.layout.properties.target_file_bytes;
+        let enough = target - target / 4;
+        let full = self.done.iter().filter(|file| file.file_size_in_bytes() >= target).count() as u64;
+        if full == 0 {
+            return Fill { full, short: self.open.len() as u64 };
+        }
+        let short = self.open.values().filter(|part| part.size(self.shared.options.density) < enough).count() as u64;
+        Fill { full, short }
     }
 
     /// Completes all files.
@@ -298,6 +347,7 @@ impl EpochWriter {
         };
         let rows: u64 = groups.iter().map(|group| group.rows.num_rows() as u64).sum();
         self.rows += rows;
+        self.weight += weight;
         let shared = groups.len() > 1;
         for Group { key, partition, rows: own } in groups {
             if own.num_rows() == 0 {
@@ -311,12 +361,19 @@ impl EpochWriter {
                 runs: 0,
             });
             part.pending.push(own, share, shared)?;
-            if part.pending.bytes() >= enough {
+            if part.pending.bytes() >= enough && (part.file.is_some() || self.has_room()) {
                 self.encode(&key).await?;
             }
         }
         self.unsettled += if shared { weight } else { 0 };
         if self.unsettled > self.shared.options.shared_bytes_max { self.settle().await } else { Ok(()) }
+    }
+
+    /// Whether another file may be begun. A file that was completed to make room would be a short one, and the next rows of its
+    /// partition would begin another: where more partitions than files are written to at once, rows wait instead, and the budget
+    /// ends the epoch when they are too many.
+    fn has_room(&self) -> bool {
+        self.open.values().filter(|part| part.file.is_some()).count() < self.shared.options.open_files_max
     }
 
     /// Gives every partition its own memory, so that one which gets few rows does not hold on to everybody's.
@@ -354,7 +411,9 @@ impl EpochWriter {
 
     async fn stay_within_limits(&mut self) -> Result<()> {
         while self.open.values().map(|part| part.pending.bytes()).sum::<u64>() > self.shared.options.gather_bytes_max {
-            let largest = self.open.iter().max_by_key(|(_, part)| part.pending.bytes());
+            let room = self.has_room();
+            let can = self.open.iter().filter(|(_, part)| room || part.file.is_some());
+            let largest = can.max_by_key(|(_, part)| part.pending.bytes());
             // A Parquet writer keeps rows as they are until they fill a page, and more besides: encoding less frees nothing.
             let worth = largest.filter(|(_, part)| part.pending.bytes() >= self.shared.options.encode_bytes);
             let Some(key) = worth.map(|(key, _)| key.clone()) else {
@@ -364,13 +423,6 @@ impl EpochWriter {
         }
         while self.memory() > self.shared.options.held_bytes_max {
             let Some(key) = self.open.iter().max_by_key(|(_, part)| part.memory()).map(|(key, _)| key.clone()) else {
-                break;
-            };
-            self.complete(&key).await?;
-        }
-        while self.open.values().filter(|part| part.file.is_some()).count() > self.shared.options.open_files_max {
-            let size = |part: &Part| part.file.as_ref().map(DataFileWriter::bytes_written);
-            let Some(key) = self.open.iter().max_by_key(|(_, part)| size(part)).map(|(key, _)| key.clone()) else {
                 break;
             };
             self.complete(&key).await?;

@@ -22,7 +22,8 @@ fn every_metric_is_exposed_as_its_golden_file_says() {
     metrics.commit("raw.shop", "committed");
     metrics.commit("raw.shop", "unknown");
     metrics.commit_duration("raw.shop", Duration::from_millis(700));
-    metrics.conflict("raw.shop", "append");
+    metrics.conflicts("raw.shop", "append", 1);
+    metrics.cadence("shop", Duration::from_secs(60), [("freshness", false), ("throttled", true)].into_iter());
     metrics.freshness("shop", Duration::from_millis(1500));
     metrics.lag("shop", Duration::from_secs(3));
     metrics.lag_rows("shop", 12);

@@ -612,6 +612,16 @@ fn a_count_of_items_that_are_not_there_is_refused_at_once() {
 }
 
 #[test]
+fn items_that_take_no_bytes_are_stepped_over_at_once_however_many_they_are_said_to_be() {
+    let text = record(&[field("w", json!({ "type": "array", "items": "null" })), field("v", json!("int"))]);
+    let decoder = decoder(&one_column(PrimitiveType::Int, false), &text, &AvroOptions::default());
+    // Each block says that half a million items are in it: one by one they would take minutes.
+    let row = [[0x80, 0x80, 0x40].repeat(1 << 15), vec![0; 1 << 20]].concat();
+    let (batch, _) = decoder.decode_observed(&raw(&[row]));
+    assert!(batch.rejects[0].reason.contains("bytes more than the schema has fields for"), "{:?}", batch.rejects);
+}
+
+#[test]
 fn fields_beyond_the_limits_or_of_one_name_become_no_columns_and_the_others_do() {
     let mut deep = json!("int");
     for level in 0..5 {
@@ -635,4 +645,111 @@ fn fields_beyond_the_limits_or_of_one_name_become_no_columns_and_the_others_do()
     let shown: Vec<_> =
         schema.as_struct().fields().iter().map(|f| format!("{}: {}", f.name, type_text(&f.field_type))).collect();
     assert_eq!(shown, ["o: struct<x: int not null>", "v: int"]);
+}
+
+#[test]
+fn what_connect_says_beside_avros_types_is_heard() {
+    let named = |base: &str, name: &str| json!({ "type": base, "connect.version": 1, "connect.name": name });
+    let time = |base: &str, name: &str| named(base, &format!("io.debezium.time.{name}"));
+    let decimal = |parameters: Json| {
+        json!({ "type": "bytes", "scale": 2, "precision": 64, "connect.name": "org.apache.kafka.connect.data.Decimal",
+            "connect.parameters": parameters, "logicalType": "decimal" })
+    };
+    let parts = [field("scale", json!("int")), field("value", json!("bytes"))];
+    let any =
+        json!({ "type": "record", "name": "VariableScaleDecimal", "namespace": "io.debezium.data", "fields": parts });
+    let fields = [
+        field("date", time("int", "Date")),
+        field("time", time("int", "Time")),
+        field("micro_time", time("long", "MicroTime")),
+        field("nano_time", time("long", "NanoTime")),
+        field("millis", time("long", "Timestamp")),
+        field("micros", json!(["null", time("long", "MicroTimestamp")])),
+        field("nanos", time("long", "NanoTimestamp")),
+        field("zoned", time("string", "ZonedTimestamp")),
+        field(
+            "instant",
+            json!({ "type": "long", "connect.name": "org.apache.kafka.connect.data.Timestamp", "logicalType": "timestamp-millis" }),
+        ),
+        field("uid", named("string", "io.debezium.data.Uuid")),
+        field("json", named("string", "io.debezium.data.Json")),
+        field("money", decimal(json!({ "scale": "2", "connect.decimal.precision": "12" }))),
+        field("wide", decimal(json!({ "scale": "2" }))),
+        field("low", decimal(json!({ "scale": "-1" }))),
+        field("any", any),
+        field("same", json!(["null", "io.debezium.data.VariableScaleDecimal"])),
+        // Of another base, or of nobody's name: what the type is.
+        field("odd", time("int", "MicroTimestamp")),
+        field("own", named("long", "com.example.Own")),
+    ];
+    let expected = [
+        "date: date not null",
+        "time: time not null",
+        "micro_time: time not null",
+        "nano_time: time not null",
+        "millis: timestamp not null",
+        "micros: timestamp",
+        "nanos: timestamp_ns not null",
+        "zoned: timestamptz not null",
+        "instant: timestamptz not null",
+        "uid: uuid not null",
+        "json: string not null",
+        "money: decimal(12, 2) not null",
+        "wide: decimal(38, 2) not null",
+        "low: string not null",
+        "any: string not null",
+        "same: string",
+        "odd: int not null",
+        "own: long not null",
+    ];
+    assert_eq!(columns(&fields, true), expected);
+}
+
+#[test]
+fn a_table_from_before_connects_names_were_heard_takes_what_it_took() {
+    let text = record(&[
+        field("stamp", json!({ "type": "long", "connect.name": "io.debezium.time.MicroTimestamp" })),
+        field("day", json!({ "type": "int", "connect.name": "io.debezium.time.Date" })),
+        field("zoned", json!({ "type": "string", "connect.name": "io.debezium.time.ZonedTimestamp" })),
+        field("uid", json!({ "type": "string", "connect.name": "io.debezium.data.Uuid" })),
+        field(
+            "money",
+            json!({ "type": "bytes", "connect.name": "org.apache.kafka.connect.data.Decimal", "connect.parameters": { "scale": "2" } }),
+        ),
+        field(
+            "any",
+            json!({ "type": "record", "name": "io.debezium.data.VariableScaleDecimal",
+            "fields": [field("scale", json!("int")), field("value", json!("bytes"))] }),
+        ),
+    ]);
+    let optional = |id, name: &str, kind| Arc::new(NestedField::optional(id, name, kind));
+    let primitive = |id, name: &str, kind| optional(id, name, Type::Primitive(kind));
+    use PrimitiveType as P;
+    let parts = vec![primitive(7, "scale", P::Int), primitive(8, "value", P::Binary)];
+    let of = |money: PrimitiveType| {
+        let any = optional(6, "any", Type::Struct(iceberg::spec::StructType::new(parts.clone())));
+        let fields = [
+            primitive(1, "stamp", P::Long),
+            primitive(2, "day", P::Int),
+            primitive(3, "zoned", P::String),
+            primitive(4, "uid", P::String),
+            primitive(5, "money", money),
+            any,
+        ];
+        Arc::new(Schema::builder().with_fields(fields).build().expect("valid"))
+    };
+    let row = [&[14, 6, 2][..], b"z", &[2, b'u', 4, 0x27, 0x29, 4, 2, 5]].concat();
+    let shown = |money| {
+        let batch =
+            decoder(&of(money), &text, &AvroOptions::default()).decode_observed(&raw(std::slice::from_ref(&row))).0;
+        assert!(batch.rejects.is_empty(), "{:?}", batch.rejects);
+        let mut shown = String::new();
+        for column in batch.rows.columns() {
+            held(column, 0, &mut shown);
+            shown.push(' ');
+        }
+        shown
+    };
+    assert_eq!(shown(P::Binary), "7 3 \"z\" \"u\" [39, 41] (2,[5],) ");
+    assert_eq!(shown(P::String), "7 3 \"z\" \"u\" \"100.25\" (2,[5],) ");
 }

@@ -38,7 +38,7 @@ fn decoder(format: &Arc<EnvelopeFormat>, schema: &SchemaRef, on_change: OnChange
 }
 
 fn columns(schema: &Schema) -> Vec<String> {
-    let shown = |field: &iceberg::spec::NestedFieldRef| {
+    let shown = |field: &NestedFieldRef| {
         format!("{}: {}{}", field.name, type_text(&field.field_type), if field.required { " not null" } else { "" })
     };
     schema.as_struct().fields().iter().map(shown).collect()

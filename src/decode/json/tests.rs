@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use arrow::array::{Array, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int32Type, Int64Type};
@@ -7,7 +9,8 @@ use iceberg::spec::{ListType, Literal, MapType, NestedField, PrimitiveType, Sche
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::batch::RawRow;
+use crate::error::ErrorKind;
+use crate::model::batch::Stage;
 use crate::model::checkpoint::{Position, Range};
 use crate::model::ids::PartitionId;
 

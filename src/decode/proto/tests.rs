@@ -1,5 +1,6 @@
 //! What Protobuf's own library encodes is read back, bad rows leave no trace, and schemas ask for the columns that they need.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 
 use proptest::prelude::*;
@@ -11,11 +12,13 @@ use serde_json::json;
 
 use super::*;
 use crate::decode::avro::tests::{held, raw};
+use crate::decode::plan::StructPlan;
 use crate::decode::proto_schema::described;
 use crate::decode::registry::Registry;
 use crate::decode::registry::tests::{Shelf, config, serve};
 use crate::decode::type_text::{schema_of, type_text};
 use crate::env::Env;
+use crate::error::ErrorKind;
 
 const ROW: &str = r#"
 syntax = "proto3";
@@ -634,7 +637,7 @@ fn a_row_fills_as_many_values_as_one_may() {
     let fitted = fit(&schema_message(&writers), &plan, JsonOptions::default().epoch);
     let row = |values_max: usize, row: &[u8]| {
         let mut filler = Filler::new(OnChange::Evolve);
-        filler.values_max = values_max;
+        filler.tally.budget.most = values_max;
         filler.begin(row.len());
         let filled = filler.message(&fitted.root, &plan, &mut Columns::new(&plan, 1), 0, Cursor::new(row));
         filled.map_err(|fault| format!("{}: {}", fault.path, fault.reason))
