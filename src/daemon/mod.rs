@@ -415,3 +415,4 @@ mod recovery;
 mod setbacks;
 #[cfg(test)]
 mod tests;
+mod tombstones;

@@ -68,7 +68,7 @@ impl Cut {
             raw: refused.raw,
         });
         let rejects = rejects.collect();
-        RawBatch { partition, range, origin, data: self.data, rows: self.rows, rejects }
+        RawBatch { partition, range, origin, data: self.data, rows: self.rows, rejects, skipped: 0 }
     }
 }
 

@@ -288,7 +288,9 @@ impl Reader {
                 Ownership::Gained(places) => {
                     for place in &places {
                         let topic = self.state.logs.entry(place.0.clone()).or_default();
-                        topic.insert(place.1, Log::new(PartitionId::new(name(place)), place.0.as_str().into()));
+                        let log =
+                            Log::new(PartitionId::new(name(place)), place.0.as_str().into(), self.config.tombstones);
+                        topic.insert(place.1, log);
                     }
                     self.state.trouble = None;
                     self.say(What::Gained(ids(&places)));

@@ -149,7 +149,7 @@ impl Source for ReplaySource {
         log.next = log.next.saturating_add(count);
         let range = Range { from, to: offset(log.next.saturating_sub(1))? };
         let batch =
-            RawBatch { partition: log.id.clone(), range, origin: log.origin.clone(), data, rows, rejects: vec![] };
+            RawBatch { partition: log.id.clone(), range, origin: log.origin.clone(), data, rows, rejects: vec![], skipped: 0 };
         self.turn = index + 1;
         self.pace.given = self.pace.given.saturating_add(count);
         Ok(SourceEvent::Batch(batch))
