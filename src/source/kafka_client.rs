@@ -215,13 +215,8 @@ pub(super) fn meaning(error: &KafkaError, reason: &str) -> Option<Error> {
     let code = error.rdkafka_error_code()?;
     let of = |kind, what: &str| Some(Error::new(kind, format!("Kafka: {what}: {reason}")));
     let denied = |what, hint: &str| of(ErrorKind::Denied, what).map(|error| error.with_hint(hint));
-    let tls = || {
-        of(ErrorKind::Unavailable, "TLS fails").map(|error| {
-            error.with_hint(
-                "check tls.ca, the brokers' certificates and whether they ask for ours; tls.enabled = \"off\" for brokers without TLS",
-            )
-        })
-    };
+    let unreachable = || of(ErrorKind::Unavailable, "the brokers cannot be reached or do not answer");
+    let tls = || of(ErrorKind::Unavailable, "TLS fails").map(|error| error.with_hint(tls_hint(reason)));
     match code {
         Code::PartitionEOF | Code::NoError => None,
         Code::Authentication | Code::SaslAuthenticationFailed => {
@@ -236,7 +231,13 @@ pub(super) fn meaning(error: &KafkaError, reason: &str) -> Option<Error> {
         Code::ClusterAuthorizationFailed => denied("the cluster may not be used", "check this user's ACLs"),
         // An alert of theirs, such as that our certificate is missing, comes as the end of a connection.
         Code::SSL => tls(),
-        Code::BrokerTransportFailure if reason.contains("tls alert") => tls(),
+        Code::BrokerTransportFailure if is_alert(reason) => tls(),
+        Code::BrokerTransportFailure if reason.contains("connecting to a PLAINTEXT broker listener") => {
+            unreachable().map(|error| error.with_hint("tls.enabled = \"off\" if this port of the brokers is one without TLS"))
+        }
+        Code::BrokerTransportFailure if reason.contains("connecting to a SSL listener") => {
+            unreachable().map(|error| error.with_hint("tls.enabled = \"on\" if this port of the brokers is one with TLS"))
+        }
         Code::FencedInstanceId | Code::UnreleasedInstanceId => {
             of(ErrorKind::Config, "another process has the same member name")
                 .map(|error| error.with_hint("give each process of the group its own `member`, or remove the setting"))
@@ -251,9 +252,38 @@ pub(super) fn meaning(error: &KafkaError, reason: &str) -> Option<Error> {
             })
         }
         Code::AutoOffsetReset | Code::OffsetOutOfRange => of(ErrorKind::Unavailable, "rows are no longer there"),
-        _ => of(ErrorKind::Unavailable, "the brokers cannot be reached or do not answer"),
+        _ => unreachable(),
     }
 }
+
+/// Whether the brokers broke off with an alert: OpenSSL calls these `ssl/tls alert …`, `tlsv1 alert …` and `tlsv13 alert …`.
+fn is_alert(reason: &str) -> bool {
+    reason.contains("SSL routines") && reason.contains(" alert ")
+}
+
+/// What to do about TLS that fails for this reason; docs/runbook.md has more of each.
+fn tls_hint(reason: &str) -> &'static str {
+    let hints = [
+        (
+            "certificate verify failed",
+            "the brokers' certificate is not signed by tls.ca, has expired, or is of another host name than `brokers` and the brokers' own listeners say",
+        ),
+        ("alert certificate required", WANTED),
+        ("alert bad certificate", WANTED),
+        ("alert handshake failure", WANTED),
+        ("alert certificate expired", "tls.certificate has expired: renew it, and start again"),
+        ("alert certificate revoked", "tls.certificate was revoked: get another one, and start again"),
+        ("alert unknown ca", UNTRUSTED),
+        ("alert certificate unknown", UNTRUSTED),
+        ("alert protocol version", "the brokers speak other versions of TLS than 1.2 and 1.3"),
+    ];
+    let known = hints.iter().find(|(text, _)| reason.contains(text)).map(|(_, hint)| *hint);
+    known.unwrap_or("check tls.ca, the brokers' certificates and whether they ask for ours; tls.enabled = \"off\" for brokers without TLS")
+}
+
+const WANTED: &str = "the brokers want a certificate of ours, or another one: set tls.certificate and tls.key";
+const UNTRUSTED: &str =
+    "the brokers do not trust tls.certificate: it must be signed by an authority of theirs, and hold the chain up to it";
 
 /// A client as configured; nothing is asked of the cluster yet. Call within a runtime: it fetches tokens there.
 ///
@@ -332,6 +362,53 @@ fn secure(own: &mut ClientConfig, config: &KafkaConfig) {
         }
         Some(KafkaSasl::OAuth2 { .. }) => {
             own.set("sasl.mechanisms", "OAUTHBEARER");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tls_fails_for_is_told_with_its_own_way_out() {
+        let alert = |text: &str| format!("ssl://b1:9093/1: SSL handshake failed: error:0A000412:SSL routines::{text} (after 3ms in state UP)");
+        let transport = KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure);
+        for (text, hint) in [
+            ("tlsv13 alert certificate required", "want a certificate of ours"),
+            ("ssl/tls alert bad certificate", "want a certificate of ours"),
+            ("ssl/tls alert handshake failure", "want a certificate of ours"),
+            ("ssl/tls alert certificate expired", "renew it"),
+            ("ssl/tls alert certificate revoked", "get another one"),
+            ("tlsv1 alert unknown ca", "do not trust tls.certificate"),
+            ("ssl/tls alert certificate unknown", "do not trust tls.certificate"),
+            ("tlsv1 alert protocol version", "other versions of TLS"),
+            ("tlsv1 alert internal error", "check tls.ca"),
+        ] {
+            for error in [&transport, &KafkaError::Global(RDKafkaErrorCode::SSL)] {
+                let told = meaning(error, &alert(text)).expect("an error");
+                assert_eq!(told.kind(), ErrorKind::Unavailable);
+                assert!(told.to_string().starts_with("Kafka: TLS fails: ssl://b1:9093/1"), "{told}");
+                assert!(told.hint().is_some_and(|own| own.contains(hint)), "{text}: {:?}", told.hint());
+            }
+        }
+        let verify = alert("certificate verify failed: broker certificate could not be verified");
+        let told = meaning(&KafkaError::Global(RDKafkaErrorCode::SSL), &verify).expect("an error");
+        assert!(told.hint().is_some_and(|hint| hint.contains("not signed by tls.ca")), "{:?}", told.hint());
+    }
+
+    #[test]
+    fn a_connection_that_ends_is_no_alert_and_one_to_the_wrong_port_says_so() {
+        let transport = KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure);
+        for (reason, hint) in [
+            ("error:0A000126:SSL routines::unexpected eof while reading", None),
+            ("Disconnected: verify that security.protocol is correctly configured", None),
+            ("SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?", Some("tls.enabled = \"off\"")),
+            ("Disconnected: requesting ApiVersion: might be caused by incorrect security.protocol configuration (connecting to a SSL listener?)", Some("tls.enabled = \"on\"")),
+        ] {
+            let told = meaning(&transport, reason).expect("an error");
+            assert!(told.to_string().starts_with("Kafka: the brokers cannot be reached"), "{told}");
+            assert_eq!(told.hint().map(|own| hint.is_some_and(|part| own.contains(part))), hint.map(|_| true), "{reason}");
         }
     }
 }
