@@ -23,6 +23,8 @@ pub struct RawBatch {
     pub rows: Vec<RawRow>,
     /// What the source itself could not make a row of.
     pub rejects: Vec<Reject>,
+    /// The line of the file that names the values of its rows, where it has one.
+    pub header: Option<Bytes>,
     /// Records that the source passed over, as it is told to: neither rows nor rejects.
     pub skipped: u64,
 }

@@ -318,6 +318,7 @@ impl Log {
             data: std::mem::take(&mut self.data).into(),
             rows: std::mem::take(&mut self.rows),
             rejects: std::mem::take(&mut self.rejects),
+            header: None,
             skipped: std::mem::take(&mut self.skipped),
         };
         Some((batch, tail(self.tail, self.tail_ms)))

@@ -45,6 +45,7 @@ fn raw<S: AsRef<str>>(rows: &[S]) -> RawBatch {
         data: data.into(),
         rows: cut,
         rejects: Vec::new(),
+        header: None,
         skipped: 0,
     }
 }

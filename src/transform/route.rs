@@ -279,6 +279,7 @@ mod tests {
             data: Bytes::from(data),
             rows: cut,
             rejects: Vec::new(),
+            header: None,
             skipped: 0,
         }
     }

@@ -28,6 +28,7 @@ fn raw(rows: &[&[u8]]) -> RawBatch {
         data: Bytes::from(data),
         rows: cut,
         rejects: Vec::new(),
+        header: None,
         skipped: 0,
     }
 }
