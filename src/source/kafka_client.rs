@@ -1,6 +1,7 @@
 //! The client of a Kafka cluster: how it is set up, what it calls back, and what its errors mean.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rdkafka::ClientContext;
@@ -43,6 +44,28 @@ pub(super) enum Ownership {
     Lost(Vec<Place>),
 }
 
+/// What the client could not mend so far.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    /// Since when.
+    pub(super) since_ms: i64,
+    /// What it says.
+    pub(super) error: Error,
+    /// Whether it is about connections alone: it is over once brokers answer.
+    pub(super) connection: bool,
+}
+
+impl Trouble {
+    /// What it has come to with another error, which means `own` to the pipeline.
+    pub(super) fn after(held: Option<Self>, error: &KafkaError, own: Error, now_ms: i64) -> Self {
+        use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut, Resolve, SSL};
+        let connections = [AllBrokersDown, BrokerTransportFailure, OperationTimedOut, Resolve, SSL];
+        let connection = error.rdkafka_error_code().is_some_and(|code| connections.contains(&code));
+        let before = held.map_or((now_ms, true), |held| (held.since_ms, held.connection));
+        Self { since_ms: before.0, error: own, connection: connection && before.1 }
+    }
+}
+
 /// What the client calls back. Runs on the thread that polls.
 pub(super) struct Callbacks {
     changes: Mutex<Vec<Ownership>>,
@@ -51,6 +74,8 @@ pub(super) struct Callbacks {
     cause: Mutex<Option<(KafkaError, String)>>,
     /// Where partitions end for this client: behind the last row that it may read.
     ends: Mutex<BTreeMap<Place, i64>>,
+    /// Whether statistics said, since it was last asked, that all brokers answer that this client needs.
+    answers: AtomicBool,
     tokens: Option<Tokens>,
 }
 
@@ -58,7 +83,28 @@ pub(super) struct Callbacks {
 #[derive(Deserialize)]
 struct Statistics {
     #[serde(default)]
+    brokers: BTreeMap<String, BrokerStatistics>,
+    #[serde(default)]
     topics: BTreeMap<String, TopicStatistics>,
+    #[serde(default)]
+    cgrp: Option<GroupStatistics>,
+}
+
+#[derive(Deserialize)]
+struct BrokerStatistics {
+    #[serde(default)]
+    nodeid: i32,
+    /// `logical` for what is a role of another one, such as the group's coordinator.
+    #[serde(default)]
+    source: String,
+    #[serde(default)]
+    state: String,
+}
+
+#[derive(Deserialize)]
+struct GroupStatistics {
+    #[serde(default)]
+    state: String,
 }
 
 #[derive(Deserialize)]
@@ -71,6 +117,26 @@ struct TopicStatistics {
 struct PartitionStatistics {
     hi_offset: i64,
     ls_offset: i64,
+    #[serde(default)]
+    leader: i32,
+    #[serde(default)]
+    fetch_state: String,
+}
+
+impl Statistics {
+    /// Whether the group's coordinator and the leaders of all partitions that are read have a connection; where none is read, any
+    /// broker.
+    fn answer(&self) -> bool {
+        let mut up = self.brokers.values().filter(|broker| broker.source != "logical" && broker.state == "UP");
+        let coordinated = self.cgrp.as_ref().is_none_or(|group| group.state == "up");
+        let partitions = self.topics.values().flat_map(|topic| topic.partitions.values());
+        let mut read = partitions.filter(|own| own.fetch_state != "none" && !own.fetch_state.is_empty()).peekable();
+        let all = match read.peek() {
+            Some(_) => read.all(|own| up.clone().any(|broker| broker.nodeid == own.leader)),
+            None => up.any(|broker| broker.nodeid >= 0),
+        };
+        coordinated && all
+    }
 }
 
 impl Callbacks {
@@ -82,6 +148,11 @@ impl Callbacks {
     /// The newest trouble with the cluster as a whole, once.
     pub(super) fn trouble(&self) -> Option<Error> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether all brokers answer that are needed, by what was heard of them since it was last asked.
+    pub(super) fn answers(&self) -> bool {
+        self.answers.swap(false, Ordering::Relaxed)
     }
 
     /// How many rows lie between `at`, the last one read, and the end of a partition.
@@ -135,9 +206,10 @@ impl ClientContext for Callbacks {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        let Ok(Statistics { topics }) = serde_json::from_slice(statistics) else { return };
+        let Ok(told) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        self.answers.store(told.answer(), Ordering::Relaxed);
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        for (topic, found) in topics {
+        for (topic, found) in told.topics {
             for (partition, at) in found.partitions {
                 // Unknown offsets are negative, and so is the number of a partition that is none.
                 let end = if at.ls_offset >= 0 { at.ls_offset } else { at.hi_offset };
@@ -232,12 +304,10 @@ pub(super) fn meaning(error: &KafkaError, reason: &str) -> Option<Error> {
         // An alert of theirs, such as that our certificate is missing, comes as the end of a connection.
         Code::SSL => tls(),
         Code::BrokerTransportFailure if is_alert(reason) => tls(),
-        Code::BrokerTransportFailure if reason.contains("connecting to a PLAINTEXT broker listener") => {
-            unreachable().map(|error| error.with_hint("tls.enabled = \"off\" if this port of the brokers is one without TLS"))
-        }
-        Code::BrokerTransportFailure if reason.contains("connecting to a SSL listener") => {
-            unreachable().map(|error| error.with_hint("tls.enabled = \"on\" if this port of the brokers is one with TLS"))
-        }
+        Code::BrokerTransportFailure if reason.contains("connecting to a PLAINTEXT broker listener") => unreachable()
+            .map(|error| error.with_hint("tls.enabled = \"off\" if this port of the brokers is one without TLS")),
+        Code::BrokerTransportFailure if reason.contains("connecting to a SSL listener") => unreachable()
+            .map(|error| error.with_hint("tls.enabled = \"on\" if this port of the brokers is one with TLS")),
         Code::FencedInstanceId | Code::UnreleasedInstanceId => {
             of(ErrorKind::Config, "another process has the same member name")
                 .map(|error| error.with_hint("give each process of the group its own `member`, or remove the setting"))
@@ -282,8 +352,7 @@ fn tls_hint(reason: &str) -> &'static str {
 }
 
 const WANTED: &str = "the brokers want a certificate of ours, or another one: set tls.certificate and tls.key";
-const UNTRUSTED: &str =
-    "the brokers do not trust tls.certificate: it must be signed by an authority of theirs, and hold the chain up to it";
+const UNTRUSTED: &str = "the brokers do not trust tls.certificate: it must be signed by an authority of theirs, and hold the chain up to it";
 
 /// A client as configured; nothing is asked of the cluster yet. Call within a runtime: it fetches tokens there.
 ///
@@ -324,7 +393,8 @@ pub(super) fn client(config: &KafkaConfig) -> Result<Client> {
         _ => None,
     };
     let (changes, trouble, cause) = (Mutex::default(), Mutex::default(), Mutex::default());
-    let callbacks = Callbacks { changes, trouble, cause, ends: Mutex::default(), tokens };
+    let (ends, answers) = (Mutex::default(), AtomicBool::new(false));
+    let callbacks = Callbacks { changes, trouble, cause, ends, answers, tokens };
     own.create_with_context(callbacks).map_err(|error| match error {
         // Values may be secrets.
         KafkaError::ClientConfig(_, what, property, _) => {
@@ -371,8 +441,54 @@ mod tests {
     use super::*;
 
     #[test]
+    fn trouble_is_over_once_brokers_answer_only_while_it_was_about_connections_alone() {
+        let after = |held, code, now_ms| {
+            Trouble::after(held, &KafkaError::Global(code), Error::new(ErrorKind::Unavailable, "down"), now_ms)
+        };
+        let down = after(None, RDKafkaErrorCode::AllBrokersDown, 5);
+        assert_eq!((down.since_ms, down.connection), (5, true));
+        let still = after(Some(down), RDKafkaErrorCode::BrokerTransportFailure, 7);
+        assert_eq!((still.since_ms, still.connection), (5, true));
+        let missing = after(Some(still), RDKafkaErrorCode::UnknownTopicOrPartition, 9);
+        assert_eq!((missing.since_ms, missing.connection), (5, false));
+        assert!(!after(Some(missing), RDKafkaErrorCode::BrokerTransportFailure, 11).connection);
+    }
+
+    #[test]
+    fn brokers_answer_once_the_coordinator_and_every_leader_that_is_read_from_has_a_connection() {
+        let told = |group: &str, states: [&str; 2], fetch: [&str; 2]| {
+            let text = serde_json::json!({
+                "brokers": {
+                    "b1:9092/1": { "nodeid": 1, "state": states[0] },
+                    "b2:9092/2": { "nodeid": 2, "state": states[1] },
+                    "GroupCoordinator": { "nodeid": 2, "source": "logical", "state": "UP" },
+                    "b1:9092/bootstrap": { "nodeid": -1, "state": "UP" },
+                },
+                "cgrp": { "state": group },
+                "topics": { "orders": { "partitions": {
+                    "0": { "leader": 1, "fetch_state": fetch[0], "hi_offset": 3, "ls_offset": 3 },
+                    "1": { "leader": 2, "fetch_state": fetch[1], "hi_offset": 3, "ls_offset": 3 },
+                    "-1": { "leader": -1, "fetch_state": "none", "hi_offset": -1001, "ls_offset": -1001 },
+                } } },
+            });
+            serde_json::from_value::<Statistics>(text).expect("as librdkafka tells").answer()
+        };
+        let both = ["active", "active"];
+        assert!(told("up", ["UP", "UP"], both));
+        assert!(!told("up", ["UP", "TRY_CONNECT"], both) && !told("wait-broker-transport", ["UP", "UP"], both));
+        assert!(
+            told("up", ["UP", "DOWN"], ["active", "none"]) && !told("up", ["UP", "DOWN"], ["none", "offset-query"])
+        );
+        assert!(told("up", ["DOWN", "UP"], ["none", "none"]) && !told("up", ["DOWN", "INIT"], ["none", "none"]));
+    }
+
+    #[test]
     fn what_tls_fails_for_is_told_with_its_own_way_out() {
-        let alert = |text: &str| format!("ssl://b1:9093/1: SSL handshake failed: error:0A000412:SSL routines::{text} (after 3ms in state UP)");
+        let alert = |text: &str| {
+            format!(
+                "ssl://b1:9093/1: SSL handshake failed: error:0A000412:SSL routines::{text} (after 3ms in state UP)"
+            )
+        };
         let transport = KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure);
         for (text, hint) in [
             ("tlsv13 alert certificate required", "want a certificate of ours"),
@@ -403,12 +519,22 @@ mod tests {
         for (reason, hint) in [
             ("error:0A000126:SSL routines::unexpected eof while reading", None),
             ("Disconnected: verify that security.protocol is correctly configured", None),
-            ("SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?", Some("tls.enabled = \"off\"")),
-            ("Disconnected: requesting ApiVersion: might be caused by incorrect security.protocol configuration (connecting to a SSL listener?)", Some("tls.enabled = \"on\"")),
+            (
+                "SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?",
+                Some("tls.enabled = \"off\""),
+            ),
+            (
+                "Disconnected: requesting ApiVersion: might be caused by incorrect security.protocol configuration (connecting to a SSL listener?)",
+                Some("tls.enabled = \"on\""),
+            ),
         ] {
             let told = meaning(&transport, reason).expect("an error");
             assert!(told.to_string().starts_with("Kafka: the brokers cannot be reached"), "{told}");
-            assert_eq!(told.hint().map(|own| hint.is_some_and(|part| own.contains(part))), hint.map(|_| true), "{reason}");
+            assert_eq!(
+                told.hint().map(|own| hint.is_some_and(|part| own.contains(part))),
+                hint.map(|_| true),
+                "{reason}"
+            );
         }
     }
 }

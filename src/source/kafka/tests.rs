@@ -24,7 +24,12 @@ pub(in crate::source) struct Cluster {
 
 impl Cluster {
     pub(in crate::source) fn with(topics: &[(&str, i32)]) -> Self {
-        let mock = MockCluster::new(1).expect("a mock cluster");
+        Self::of(1, topics)
+    }
+
+    /// So many brokers, with these topics.
+    pub(in crate::source) fn of(brokers: i32, topics: &[(&str, i32)]) -> Self {
+        let mock = MockCluster::new(brokers).expect("a mock cluster");
         for (topic, partitions) in topics {
             mock.create_topic(topic, *partitions, 1).expect("a topic");
         }
@@ -111,8 +116,16 @@ impl Member {
         Self::of(config, Arc::new(Mutex::new(Table { checkpoint, batches: Vec::new() }))).await
     }
 
+    /// One whose time is another.
+    pub(in crate::source) async fn timed(config: KafkaConfig, env: Env) -> Self {
+        Self::of_source(KafkaSource::new(config, env).expect("valid"), Arc::default()).await.expect("opens")
+    }
+
     async fn of(config: KafkaConfig, table: Arc<Mutex<Table>>) -> Result<Self> {
-        let mut source = KafkaSource::new(config, Env::system())?;
+        Self::of_source(KafkaSource::new(config, Env::system())?, table).await
+    }
+
+    async fn of_source(mut source: KafkaSource, table: Arc<Mutex<Table>>) -> Result<Self> {
         source.connect().await?;
         let mut member = Self { source, table, owned: BTreeSet::new(), fenced: 0, taken: Arc::default(), idle: 0 };
         member.open().await?;
