@@ -28,6 +28,8 @@ const STATISTICS_MS: &str = "5000";
 const ANSWERS: u64 = 4;
 /// but no less than this.
 const ANSWER_MIN: u64 = 1 << 20;
+/// How librdkafka's words begin where there is no token to show.
+const NO_TOKEN: &str = "Failed to acquire SASL OAUTHBEARER token";
 /// How long nothing is fetched once enough was: librdkafka's own second leaves the reader without rows.
 const FULL_MS: &str = "20";
 
@@ -67,6 +69,7 @@ impl Trouble {
 }
 
 /// What the client calls back. Runs on the thread that polls.
+#[derive(Default)]
 pub(super) struct Callbacks {
     changes: Mutex<Vec<Ownership>>,
     trouble: Mutex<Option<Error>>,
@@ -191,6 +194,12 @@ impl ClientContext for Callbacks {
         tracing::debug!("kafka: {error}: {reason}");
         let mut cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
         use RDKafkaErrorCode as Code;
+        // Why there is no token was told when it was asked for: that may pass, where brokers that refuse us do not.
+        if error.rdkafka_error_code() == Some(Code::Authentication) && reason.contains(NO_TOKEN) {
+            let away = || Error::new(ErrorKind::Unavailable, format!("Kafka: {reason}"));
+            self.trouble.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(away);
+            return;
+        }
         let told = match (error.rdkafka_error_code(), &*cause) {
             (Some(Code::AllBrokersDown), Some((error, reason))) => meaning(error, reason),
             (code, _) => {
@@ -392,10 +401,7 @@ pub(super) fn client(config: &KafkaConfig) -> Result<Client> {
         Some(sasl @ KafkaSasl::OAuth2 { .. }) => Some(Tokens::new(sasl)?),
         _ => None,
     };
-    let (changes, trouble, cause) = (Mutex::default(), Mutex::default(), Mutex::default());
-    let (ends, answers) = (Mutex::default(), AtomicBool::new(false));
-    let callbacks = Callbacks { changes, trouble, cause, ends, answers, tokens };
-    own.create_with_context(callbacks).map_err(|error| match error {
+    own.create_with_context(Callbacks { tokens, ..Callbacks::default() }).map_err(|error| match error {
         // Values may be secrets.
         KafkaError::ClientConfig(_, what, property, _) => {
             Error::new(ErrorKind::Config, format!("Kafka: property {property}: {what}"))
@@ -439,6 +445,21 @@ fn secure(own: &mut ClientConfig, config: &KafkaConfig) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_server_that_is_away_is_no_refusal_of_the_brokers() {
+        let callbacks = Callbacks::default();
+        let refused = KafkaError::Global(RDKafkaErrorCode::Authentication);
+        callbacks.troubled(Error::new(ErrorKind::Unavailable, "OAuth2 token: the server answered 503"));
+        callbacks.error(refused.clone(), "Failed to acquire SASL OAUTHBEARER token: the server answered 503");
+        let told = callbacks.trouble().expect("told");
+        assert_eq!((told.kind(), told.to_string().contains("503")), (ErrorKind::Unavailable, true), "{told}");
+        // Another error may have taken it along.
+        callbacks.error(refused.clone(), "Failed to acquire SASL OAUTHBEARER token: the server answered 503");
+        assert_eq!(callbacks.trouble().expect("told").kind(), ErrorKind::Unavailable);
+        callbacks.error(refused, "SASL OAUTHBEARER authentication failed: invalid_token");
+        assert_eq!(callbacks.trouble().expect("told").kind(), ErrorKind::Denied);
+    }
 
     #[test]
     fn trouble_is_over_once_brokers_answer_only_while_it_was_about_connections_alone() {
