@@ -220,6 +220,8 @@ fn raw(rows: &[impl AsRef<[u8]>]) -> RawBatch {
         data: Bytes::from(data),
         rows: cut,
         rejects: Vec::new(),
+        header: None,
+        skipped: 0,
     }
 }
 

@@ -49,8 +49,9 @@ const VERIFY_HOW: &str = "\
 Each row says in its metadata columns which log it is of (topic and partition, or file) and its offset there. Files of one log with as
 many rows as offsets are settled by their manifests alone, unless a rewrite made them; of the others just these columns are read. --read
 always opens each file, and shows as well that it is there. Deleted and rejected rows are counted apart.
-Offsets that no row has may be holes of the log, such as Kafka's transaction markers: --connect asks the brokers. Several tables of one
-pipeline are looked at together. Exit code 5 for gaps and duplicates, 6 where it could not be told.";
+Offsets that no row has may be holes of the log, such as Kafka's transaction markers, and records without a value that
+the source passes over: --connect asks the brokers. Several tables of one pipeline are looked at together. Exit code 5 for gaps and
+duplicates, 6 where it could not be told.";
 
 const IMPORT_HOW: &str = "\
 Stop the connector first, and delete it: while its group has members nothing is written. -c names the file to write, which must not be

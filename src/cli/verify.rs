@@ -12,7 +12,8 @@ use crate::cli::flags::{Flags, ReadFiles, TableChoice, Verify};
 use crate::cli::verify_lacks::Lacks;
 use crate::cli::verify_report::{Report, said};
 use crate::cli::{Exit, answer, compact, table, wiring, with_config};
-use crate::config::{Config, MetadataColumn, PipelineConfig, RejectsTo, SourceConfig};
+use crate::config::kafka::Tombstones;
+use crate::config::{Config, KafkaConfig, MetadataColumn, PipelineConfig, RejectsTo, SourceConfig};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::ids::{MAIN, PipelineName, TableName};
@@ -96,6 +97,8 @@ async fn work(config: &Config, own: &Verify) -> Result<Report> {
     let mut proofs = judge(&rows, &rejects, &request, &standing)?;
     if own.connect {
         case.ask(&mut proofs).await?;
+    } else if case.kafka().is_some_and(|kafka| kafka.tombstones == Tombstones::Skip) {
+        proofs.iter_mut().for_each(LogProof::doubt);
     }
     let twice = twice(&proofs);
     let mut copied = Vec::new();
@@ -343,10 +346,18 @@ impl<'a> Case<'a> {
         gathered.map_err(|error| error.within(format!("table {}", own.state.name)))
     }
 
+    /// The topics that the pipeline reads.
+    fn kafka(&self) -> Option<&KafkaConfig> {
+        let (_, fed) = self.pipeline.as_ref()?;
+        match self.config.sources.get(&fed.source) {
+            Some(SourceConfig::Kafka(kafka)) => Some(kafka),
+            _ => None,
+        }
+    }
+
     /// Asks the brokers what is at the offsets that are missing.
     async fn ask(&self, proofs: &mut [LogProof]) -> Result<()> {
-        let source = self.pipeline.as_ref().and_then(|(_, fed)| self.config.sources.get(&fed.source));
-        let Some(SourceConfig::Kafka(kafka)) = source else {
+        let Some(kafka) = self.kafka() else {
             return Err(Error::new(ErrorKind::Config, "--connect asks the brokers of a pipeline that reads Kafka")
                 .with_hint("name the pipeline with --pipeline"));
         };
@@ -356,8 +367,8 @@ impl<'a> Case<'a> {
         let answers: BTreeMap<&str, _> = answers.iter().map(|found| (found.log.as_str(), found)).collect();
         for proof in proofs {
             if let Some(found) = answers.get(proof.log.as_str()) {
-                let Held { records, removed, untold, .. } = (*found).clone();
-                proof.take(&Asked { records, removed, untold });
+                let Held { records, removed, skipped, untold, .. } = (*found).clone();
+                proof.take(&Asked { records, removed, skipped, untold });
             }
         }
         Ok(())

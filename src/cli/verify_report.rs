@@ -53,7 +53,7 @@ fn entry(report: &Report) -> Value {
             "log": proof.log, "rows": proof.rows,
             "first": proof.ends.map(|ends| ends.0), "last": proof.ends.map(|ends| ends.1),
             "missing": proof.missing(), "gaps": proof.gaps().take(LISTED_MAX).map(range).collect::<Vec<_>>(),
-            "asked": proof.asked, "holes": proof.holes, "removed": proof.removed,
+            "asked": proof.asked, "holes": proof.holes, "removed": proof.removed, "skipped": proof.skipped,
             "surplus": proof.surplus, "duplicates": proof.duplicates().take(LISTED_MAX).map(again).collect::<Vec<_>>(),
             "deleted": proof.deleted, "rejected": proof.rejected,
             "checkpoint": proof.checkpoint, "above-checkpoint": proof.above, "not-told": proof.open,
@@ -137,6 +137,10 @@ fn details(proof: &LogProof, copies: &[Copy]) -> String {
     if proof.holes > 0 {
         let holes = counted(proof.holes, "offset");
         text.push_str(&format!("{}: {holes} at which the log has no record\n", proof.log));
+    }
+    if proof.skipped > 0 {
+        let skipped = counted(proof.skipped, "record");
+        text.push_str(&format!("{}: {skipped} without a value, which the source passes over\n", proof.log));
     }
     let twice: Vec<(u64, u64)> = proof.duplicates().take(LISTED_MAX + 1).collect();
     for own in twice.iter().take(SHOWN_MAX) {

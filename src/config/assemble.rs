@@ -320,6 +320,7 @@ fn decode(own: Section<'_>) -> DecodeConfig {
         message: own.text_if("decode.schema.message"),
         csv: CsvConfig {
             columns: own.list("decode.csv.columns"),
+            header: own.flag("decode.csv.header"),
             delimiter: own.text("decode.csv.delimiter").chars().next().unwrap_or(','),
             quote: own.text("decode.csv.quote").chars().next().unwrap_or('"'),
             null: own.text("decode.csv.null"),

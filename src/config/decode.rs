@@ -137,8 +137,10 @@ pub enum DebeziumColumn {
 /// How lines of values are cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CsvConfig {
-    /// The names of the values, in order.
+    /// The names of the values, in order; none where the first line of each file has them.
     pub columns: Vec<String>,
+    /// Whether the first line of each file has the names.
+    pub header: bool,
     /// What is between two of them.
     pub delimiter: char,
     /// What is around those that hold it.
@@ -149,7 +151,7 @@ pub struct CsvConfig {
 
 impl Default for CsvConfig {
     fn default() -> Self {
-        Self { columns: Vec::new(), delimiter: ',', quote: '"', null: String::new() }
+        Self { columns: Vec::new(), header: false, delimiter: ',', quote: '"', null: String::new() }
     }
 }
 

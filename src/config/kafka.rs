@@ -34,6 +34,8 @@ pub struct KafkaConfig {
     pub start_offsets: BTreeMap<String, i64>,
     /// What to do when the log no longer has the row after the table's last.
     pub on_gap: OnGap,
+    /// What becomes of records without a value.
+    pub tombstones: Tombstones,
     /// Whether rows of transactions that are open or were given up are read.
     pub read_uncommitted: bool,
     /// Partitions are assigned by the brokers (KIP-848), not by the members.
@@ -69,6 +71,15 @@ pub enum OnGap {
     /// Stop and ask.
     Halt,
     /// Say how many rows are missing, and go on with the first that is there.
+    Skip,
+}
+
+/// What becomes of a record without a value, which deletes its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tombstones {
+    /// It is a reject.
+    Reject,
+    /// It is counted and passed over.
     Skip,
 }
 
@@ -172,6 +183,13 @@ pub(crate) const FIELDS: &[Field] = &[
         Choice(&["halt", "skip"]),
         Is("halt"),
         "When retention removed rows that were never read: stop and ask, or count them and go on",
+    ),
+    typed(
+        TYPE,
+        "source.*.tombstones",
+        Choice(&["auto", "reject", "skip"]),
+        Is("auto"),
+        "What becomes of a record without a value, which deletes its key: a reject, or counted and passed over. `auto`: passed over where the pipeline has `decode.envelope = \"debezium\"`, for the delete is a row there already; else a reject",
     ),
     typed(
         TYPE,
@@ -285,6 +303,7 @@ pub(crate) fn assemble(resolved: &Resolved, name: &str) -> KafkaConfig {
         start_offsets: offsets(&own.texts("start_offsets")),
         on_gap: if own.text("on_gap").as_deref() == Some("skip") { OnGap::Skip } else { OnGap::Halt },
         read_uncommitted: own.text("isolation").as_deref() == Some("read_uncommitted"),
+        tombstones: own.tombstones(),
         broker_assigns: own.text("group_protocol").as_deref() == Some("consumer"),
         member: own.text("member"),
         tls: tls.then(|| KafkaTls {
@@ -359,6 +378,27 @@ impl Own<'_> {
             Some(Value::Texts(texts)) => texts.clone(),
             _ => BTreeMap::new(),
         }
+    }
+
+    fn tombstones(&self) -> Tombstones {
+        match self.text("tombstones").as_deref() {
+            Some("reject") => Tombstones::Reject,
+            Some("skip") => Tombstones::Skip,
+            _ if self.is_read_as_debezium() => Tombstones::Skip,
+            _ => Tombstones::Reject,
+        }
+    }
+
+    /// Whether a pipeline that reads it takes its rows for Debezium's change events.
+    fn is_read_as_debezium(&self) -> bool {
+        let says = |path: &[&str], word: &str| {
+            let value = self.resolved.setting(path).map(|setting| &setting.value);
+            matches!(value, Some(Value::Text(text)) if text == word)
+        };
+        self.resolved.names("pipeline").iter().any(|name| {
+            says(&["pipeline", name, "source"], self.name)
+                && says(&["pipeline", name, "decode", "envelope"], "debezium")
+        })
     }
 
     fn number(&self, setting: &str) -> u64 {

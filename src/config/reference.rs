@@ -293,7 +293,7 @@ const FIELDS: &[Field] = &[
         "pipeline.*.decode.format",
         Choice(ROW_FORMATS),
         Is("json"),
-        "What rows are: a JSON object each, with `decode.registry` after the id of its schema; an Avro record or a Protobuf message each, with `decode.registry` or `decode.schema.file`; a line of values each, with `decode.csv.columns`; or bytes that are kept as they are, in the column `value`",
+        "What rows are: a JSON object each, with `decode.registry` after the id of its schema; an Avro record or a Protobuf message each, with `decode.registry` or `decode.schema.file`; a line of values each, with `decode.csv.columns` or `decode.csv.header`; or bytes that are kept as they are, in the column `value`",
     ),
     field(
         "pipeline.*.decode.registry",
@@ -314,6 +314,12 @@ const FIELDS: &[Field] = &[
         "Full name of the message in the file that rows are; its only one when unset",
     ),
     field("pipeline.*.decode.csv.columns", List, Unset, "Names of a line's values, in order"),
+    field(
+        "pipeline.*.decode.csv.header",
+        Flag,
+        Unset,
+        "Whether the first line of each file, after `skip_lines`, has the names instead; files may have them in different orders",
+    ),
     field(
         "pipeline.*.decode.csv.delimiter",
         Character,

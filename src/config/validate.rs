@@ -156,7 +156,7 @@ impl Check<'_> {
     fn csv(&mut self, name: &str, pipeline: &PipelineConfig) {
         let own = |setting: &'static str| ["pipeline", name, "decode", "csv", setting];
         if pipeline.decode.format != RowFormat::Csv {
-            for setting in ["columns", "delimiter", "quote", "null"] {
+            for setting in ["columns", "header", "delimiter", "quote", "null"] {
                 if !self.is_set(&own(setting)) {
                     continue;
                 }
@@ -166,8 +166,10 @@ impl Check<'_> {
             return;
         }
         let csv = &pipeline.decode.csv;
-        if csv.columns.is_empty() {
-            let hint = "set decode.csv.columns to the names of a line's values, in order";
+        if csv.header {
+            self.csv_header(name, pipeline);
+        } else if csv.columns.is_empty() {
+            let hint = "set decode.csv.columns to the names of a line's values, in order, or decode.csv.header where files begin with them";
             self.problem(&["pipeline", name, "decode", "format"], "the values of CSV rows have no names", hint);
         }
         let mut seen = BTreeSet::new();
@@ -186,6 +188,23 @@ impl Check<'_> {
         if csv.delimiter == csv.quote {
             self.problem(&own("quote"), "delimiter and quote are the same", "choose another character for one of them");
         }
+    }
+
+    /// Names that stand above the rows: only files have something above their rows.
+    fn csv_header(&mut self, name: &str, pipeline: &PipelineConfig) {
+        let own = |setting: &'static str| ["pipeline", name, "decode", "csv", setting];
+        if !pipeline.decode.csv.columns.is_empty() {
+            let hint = "remove decode.csv.columns, or set skip_lines = 1 for the source instead of decode.csv.header";
+            self.problem(&own("columns"), "the first line of each file names the values already", hint);
+        }
+        let kind = match self.config.sources.get(&pipeline.source) {
+            Some(SourceConfig::Kafka(_)) => "kafka",
+            Some(SourceConfig::Stdin) => "stdin",
+            Some(SourceConfig::Replay(_)) => "replay",
+            Some(SourceConfig::Files(_)) | None => return,
+        };
+        let message = format!("rows of a source of type {kind:?} have no line above them that names their values");
+        self.problem(&own("header"), message, "set decode.csv.columns instead");
     }
 
     /// What rows are wrapped in, and the columns that come of it.

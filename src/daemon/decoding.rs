@@ -64,6 +64,8 @@ impl Source for Messages {
             data: Bytes::from(data),
             rows: cut,
             rejects: Vec::new(),
+            header: None,
+            skipped: 0,
         }))
     }
 

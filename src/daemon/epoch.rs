@@ -271,7 +271,7 @@ impl Pipeline {
 
     /// Seals the open epoch and commits it: the anchor first, whose commit decides, then the others.
     pub(crate) async fn seal(&mut self) -> Result<()> {
-        if self.epoch.delta.is_empty() || self.epoch.rows == 0 {
+        if self.epoch.delta.is_empty() || self.waiting() == 0 {
             return Ok(());
         }
         self.within_reject_limit()?;

@@ -337,7 +337,8 @@ fn open_source(
             let mut files = files.clone();
             files.path = absolute(&files.path)?;
             let (store, prefix) = shared.storage.resolve(&files.path)?;
-            let options = FilesOptions { blank_rows, ..FilesOptions::default() };
+            let header = blank_rows && settings.decode.csv.header;
+            let options = FilesOptions { header, blank_rows, ..FilesOptions::default() };
             Box::new(FilesSource::new(files, store, prefix, env)?.with_options(options))
         }
         SourceConfig::Stdin => {
@@ -420,3 +421,4 @@ mod recovery;
 mod setbacks;
 #[cfg(test)]
 mod tests;
+mod tombstones;

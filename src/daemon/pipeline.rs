@@ -86,6 +86,8 @@ pub(crate) struct Ahead {
     range: Range,
     /// Rows as the source counts them, its rejects included.
     rows: u64,
+    /// Records that the source passed over.
+    skipped: u64,
     rejects: Vec<Reject>,
     /// When the source says that its newest row was written.
     newest_ms: Option<i64>,
@@ -110,6 +112,8 @@ pub(crate) struct Epoch {
     pub(crate) delta: Delta,
     pub(crate) rows: u64,
     pub(crate) rejects: u64,
+    /// Records that the source passed over.
+    pub(crate) skipped: u64,
     pub(crate) opened_ms: i64,
     /// When the source says that its newest row was written.
     pub(crate) newest_ms: Option<i64>,
@@ -271,10 +275,13 @@ impl Pipeline {
         let bytes = u64::try_from(raw.data.len()).unwrap_or(u64::MAX);
         let grant = self.shared.budget.hold(bytes.saturating_mul(DECODED_FACTOR));
         let newest_ms = raw.rows.iter().filter_map(|row| row.timestamp_ms).max();
-        self.watch.read(raw.rows.len() as u64, bytes, newest_ms);
-        let (partition, range) = (raw.partition.clone(), raw.range.clone());
+        let (partition, range, skipped) = (raw.partition.clone(), raw.range.clone(), raw.skipped);
         let rows = (raw.rows.len() + raw.rejects.len()) as u64;
-        let (by_table, rejects) = self.route.split(raw);
+        self.watch.read(rows.saturating_add(skipped), bytes, newest_ms);
+        self.watch.skipped(&partition, skipped);
+        // What was passed over says nothing of a table that is still to be made.
+        let none = rows == 0 && skipped > 0;
+        let (by_table, rejects) = if none { Default::default() } else { self.route.split(raw) };
         let mut parts = Vec::with_capacity(by_table.len());
         for (table, raw) in by_table {
             self.open_lane(&table, &raw).await?;
@@ -289,13 +296,14 @@ impl Pipeline {
             parts.push(Part { table, raw, version, decoding: Some(decoding), decoded: None });
         }
         tracing::debug!(pipeline = %self.name, rows, bytes, "read");
-        self.ahead.push_back(Ahead { partition, range, rows, rejects, newest_ms, parts, _grant: grant });
+        self.ahead.push_back(Ahead { partition, range, rows, skipped, rejects, newest_ms, parts, _grant: grant });
         Ok(())
     }
 
     /// Writes the oldest batch that was decoded ahead into the open epoch.
     async fn write_next(&mut self) -> Result<()> {
-        let Some(Ahead { partition, range, rows, mut rejects, newest_ms, parts, _grant }) = self.ahead.pop_front()
+        let Some(Ahead { partition, range, rows, skipped, mut rejects, newest_ms, parts, _grant }) =
+            self.ahead.pop_front()
         else {
             return Ok(());
         };
@@ -314,11 +322,12 @@ impl Pipeline {
             let lane = self.lane(&part.table)?;
             rejects.extend(lane.take(&part.raw, decoded, part.version, &owner).await?);
         }
-        if self.epoch.delta.is_empty() {
+        if self.waiting() == 0 {
             self.epoch.opened_ms = self.shared.env.now_ms();
         }
         self.put_aside(&partition, rejects).await?;
         self.epoch.rows += rows;
+        self.epoch.skipped += skipped;
         self.epoch.newest_ms = self.epoch.newest_ms.max(newest_ms);
         self.epoch.delta.extend(partition, range)
     }
@@ -357,7 +366,7 @@ impl Pipeline {
     /// What is in the open epoch.
     fn open(&self) -> OpenEpoch {
         OpenEpoch {
-            rows: self.epoch.rows,
+            rows: self.waiting(),
             bytes: self.lanes.values().map(Lane::bytes).sum(),
             fill: self.lanes.values().map(Lane::fill).fold(Fill::default(), Fill::and),
             opened_ms: self.epoch.opened_ms,
@@ -377,6 +386,12 @@ impl Pipeline {
         tracing::debug!(pipeline = %self.name, ?reason, rows = self.epoch.rows, "seals");
         self.epoch.reason = Some(reason);
         self.seal().await
+    }
+
+    /// What of the open epoch waits for a commit. What was passed over makes no table: where there is none it waits for rows.
+    pub(crate) fn waiting(&self) -> u64 {
+        let is_there = !self.fresh || self.lanes.contains_key(&self.anchor);
+        self.epoch.rows.saturating_add(if is_there { self.epoch.skipped } else { 0 })
     }
 
     /// Writes what was read and commits it.

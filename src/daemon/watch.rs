@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::api::{Health, PipelineHealth};
 use crate::daemon::cadence::Why;
 use crate::model::batch::Reject;
-use crate::model::ids::{PipelineName, TableName};
+use crate::model::ids::{PartitionId, PipelineName, TableName};
 use crate::quality::quarantine;
 use crate::source::Notes;
 use crate::source::files::FilesCounters;
@@ -50,10 +50,17 @@ impl Watch {
         }
     }
 
-    /// Rows came from the source.
+    /// Rows came from the source, with its rejects and what it passed over.
     pub(crate) fn read(&self, rows: u64, bytes: u64, newest_ms: Option<i64>) {
         self.metrics.rows_read(self.pipeline.as_str(), rows, bytes);
         self.lag(newest_ms, None);
+    }
+
+    /// Records of a partition were passed over.
+    pub(crate) fn skipped(&self, partition: &PartitionId, rows: u64) {
+        if rows > 0 {
+            self.metrics.rows_skipped(self.pipeline.as_str(), partition.as_str(), rows);
+        }
     }
 
     /// The newest row read, the newest one committed, by the source's own times: what lies between is the lag.

@@ -1,4 +1,5 @@
-//! Rows of values with a mark between them, one a line. Their names are configured: a line alone does not say them.
+//! Rows of values with a mark between them, one a line. Their names are configured, or stand in the first line of each file, which
+//! its batches have with them: a line alone does not say them.
 //!
 //! A value may be in quotes; a quote within them is written twice. What it is follows from its column, as with texts in JSON:
 //! `true` and `false`, numbers, dates and timestamps, also numbers since the epoch, base64. An unquoted value that is the
@@ -9,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
+use bytes::Bytes;
 use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::spec::{PrimitiveType, Schema, SchemaRef};
 
@@ -34,10 +36,44 @@ pub struct CsvDecoder {
     plan: StructPlan,
     arrow: ArrowSchemaRef,
     options: JsonOptions,
-    /// The column of each value of a row.
+    /// Where values go that have the configured names.
+    places: Places,
+}
+
+/// Where the values of a row go.
+#[derive(Debug, Clone)]
+struct Places {
+    /// Their names.
+    names: Vec<String>,
+    /// The column of each.
     targets: Vec<Option<usize>>,
     /// Columns that no value is for.
     absent: Vec<usize>,
+}
+
+impl Places {
+    fn of(plan: &StructPlan, names: &[String]) -> Self {
+        let targets: Vec<Option<usize>> = names.iter().map(|name| plan.find(name)).collect();
+        let absent = (0..plan.fields.len()).filter(|index| !targets.contains(&Some(*index))).collect();
+        Self { names: names.to_vec(), targets, absent }
+    }
+}
+
+/// The names that a file's line of them has.
+fn header_names(config: &CsvConfig, header: Option<&Bytes>) -> Result<Vec<String>, Fault> {
+    let fault = |what: String| Fault::row(format!("the line that names the file's values: {what}"));
+    let line = header.ok_or_else(|| fault("it is not there, or longer than row_bytes_max".to_owned()))?;
+    let mut values = Values::of(config, line).map_err(|_| fault("it is empty, or no UTF-8".to_owned()))?;
+    let (mut names, mut seen) = (Vec::new(), BTreeSet::new());
+    while let Some(Value { text, .. }) = values.next().map_err(|own| fault(own.reason.clone()))? {
+        // As with configured ones: engines do not tell names apart that differ in case only.
+        match (text.trim().is_empty(), seen.insert(text.to_lowercase())) {
+            (true, _) => return Err(fault(format!("name {} is empty", names.len() + 1))),
+            (false, false) => return Err(fault(format!("it has the name {text:?} twice"))),
+            (false, true) => names.push(text.into_owned()),
+        }
+    }
+    Ok(names)
 }
 
 /// A value as it is written.
@@ -111,17 +147,18 @@ impl<'a> Values<'a> {
     }
 
     /// All of them, which must be as many as there are names.
-    fn all(mut self) -> Result<Vec<Value<'a>>, Fault> {
-        let names = self.config.columns.len();
-        match self.kept()? {
+    fn all(mut self, names: usize) -> Result<Vec<Value<'a>>, Fault> {
+        match self.kept(names)? {
             (values, count) if count == names => Ok(values),
-            (_, count) => Err(Fault::row(format!("the row has {count} values, not the {names} of decode.csv.columns"))),
+            (_, count) => {
+                let of = if self.config.header { "the line that names them" } else { "decode.csv.columns" };
+                Err(Fault::row(format!("the row has {count} values, not the {names} of {of}")))
+            }
         }
     }
 
     /// As many as there are names at most, and how many there are: a row of marks alone has more than memory should hold.
-    fn kept(&mut self) -> Result<(Vec<Value<'a>>, usize), Fault> {
-        let names = self.config.columns.len();
+    fn kept(&mut self, names: usize) -> Result<(Vec<Value<'a>>, usize), Fault> {
         let (mut values, mut count) = (Vec::with_capacity(names), 0);
         while let Some(value) = self.next()? {
             if count < names {
@@ -161,9 +198,16 @@ impl CsvDecoder {
             .context(ErrorKind::Unsupported, || "the table's schema has no Arrow form")?;
         let fields: Vec<_> = arrow.fields().iter().filter(|f| !reserved.contains(f.name())).cloned().collect();
         let plan = StructPlan::of_row(schema.as_struct().fields(), reserved)?;
-        let targets: Vec<Option<usize>> = config.columns.iter().map(|name| plan.find(name)).collect();
-        let absent = (0..plan.fields.len()).filter(|index| !targets.contains(&Some(*index))).collect();
-        Ok(Self { config, plan, arrow: Arc::new(ArrowSchema::new(fields)), options, targets, absent })
+        let places = Places::of(&plan, &config.columns);
+        Ok(Self { config, plan, arrow: Arc::new(ArrowSchema::new(fields)), options, places })
+    }
+
+    /// Where the values of a batch go.
+    fn places(&self, raw: &RawBatch) -> Result<Cow<'_, Places>, Fault> {
+        if !self.config.header {
+            return Ok(Cow::Borrowed(&self.places));
+        }
+        header_names(&self.config, raw.header.as_ref()).map(|names| Cow::Owned(Places::of(&self.plan, &names)))
     }
 
     /// As [`JsonDecoder::decode_observed`](crate::decode::json::JsonDecoder::decode_observed) does.
@@ -177,10 +221,13 @@ impl CsvDecoder {
         let (mut source_rows, mut rejects) = (Vec::with_capacity(raw.rows.len()), raw.rejects.clone());
         let mut observed = Observed::default();
         let mut appender = Appender::new(on_change, self.options.epoch);
+        let places = self.places(raw);
         for (index, row) in (0_u32..).zip(&raw.rows) {
             let length = source_rows.len();
-            let values = Values::of(&self.config, raw.bytes(*row)).and_then(Values::all);
-            let done = values.and_then(|values| self.row(&mut appender, &mut columns, length, &values, &mut observed));
+            let done = places.as_deref().map_err(Fault::clone).and_then(|places| {
+                let values = Values::of(&self.config, raw.bytes(*row))?.all(places.names.len())?;
+                self.row(&mut appender, &mut columns, length, (places, &values), &mut observed)
+            });
             match done {
                 Ok(()) => source_rows.push(index),
                 Err(fault) => {
@@ -200,7 +247,7 @@ impl CsvDecoder {
         appender: &mut Appender,
         columns: &mut Columns,
         length: usize,
-        values: &[Value<'_>],
+        values: (&Places, &[Value<'_>]),
         observed: &mut Observed,
     ) -> Result<(), Fault> {
         let ignored = appender.ignored;
@@ -226,8 +273,13 @@ impl CsvDecoder {
         Err(fault)
     }
 
-    fn values(&self, appender: &mut Appender, columns: &mut Columns, values: &[Value<'_>]) -> Result<(), Fault> {
-        for ((value, target), name) in values.iter().zip(&self.targets).zip(&self.config.columns) {
+    fn values(
+        &self,
+        appender: &mut Appender,
+        columns: &mut Columns,
+        (places, values): (&Places, &[Value<'_>]),
+    ) -> Result<(), Fault> {
+        for ((value, target), name) in values.iter().zip(&places.targets).zip(&places.names) {
             let found = target.and_then(|index| Some((self.plan.fields.get(index)?, columns.columns.get_mut(index)?)));
             let done = match found {
                 None => self.unknown(appender, name, value),
@@ -239,7 +291,7 @@ impl CsvDecoder {
             };
             done.map_err(|fault| fault.in_field(name))?;
         }
-        for index in &self.absent {
+        for index in &places.absent {
             let found = self.plan.fields.get(*index).zip(columns.columns.get_mut(*index));
             let Some((plan, column)) = found else { continue };
             match &plan.default {
@@ -279,22 +331,27 @@ fn scalar<'a>(value: &'a Value<'_>, kind: &PrimitiveType) -> Scalar<'a> {
     number.map_or_else(|| Scalar::Text(Cow::Borrowed(&value.text)), Scalar::Number)
 }
 
-/// The schema that the first rows suggest for a table, with field ids from 1; all columns are optional. Those with the name of a
+/// The schema that the first rows suggest for a table, with field ids from 1; all columns are optional. Their names are those of
+/// `header` where it has them. Those with the name of a
 /// `metadata` column, in whatever case, are left out.
 ///
 /// # Errors
 /// `Internal` when the columns make no valid schema.
 pub fn table_schema<'a>(
     config: &CsvConfig,
+    header: Option<&Bytes>,
     rows: impl Iterator<Item = &'a [u8]>,
     metadata: &BTreeMap<String, MetadataColumn>,
     limits: GrowthLimits,
 ) -> Result<Schema> {
     let mut shape = StructShape::default();
+    // Without names all rows will be rejects.
+    let named = if config.header { header_names(config, header).unwrap_or_default() } else { Vec::new() };
+    let names = if config.header { &named } else { &config.columns };
     for row in rows {
         // Bad rows will be rejects.
-        let Ok(values) = Values::of(config, row).and_then(Values::all) else { continue };
-        for (name, value) in config.columns.iter().zip(&values) {
+        let Ok(values) = Values::of(config, row).and_then(|values| values.all(names.len())) else { continue };
+        for (name, value) in names.iter().zip(&values) {
             shape.insert(name, value.shape(config));
         }
     }

@@ -192,7 +192,7 @@ impl Format {
         let sample = || raw.rows.iter().take(how.rows).map(|row| raw.bytes(*row));
         match self {
             Self::Json => Ok(infer::infer(sample(), how.metadata, how.limits)?.schema),
-            Self::Csv(config) => csv::table_schema(config, sample(), how.metadata, how.limits),
+            Self::Csv(config) => csv::table_schema(config, raw.header.as_ref(), sample(), how.metadata, how.limits),
             Self::Enveloped(format) => format.table_schema(raw, how),
             Self::Raw => raw::table_schema(),
             Self::FramedJson(writers) => {

@@ -13,7 +13,7 @@ use crate::model::ids::PartitionId;
 pub struct RawBatch {
     /// The partition.
     pub partition: PartitionId,
-    /// The positions this batch covers, rejects and blank rows included.
+    /// The positions this batch covers; those of rejects, of blank rows and of what was passed over are among them.
     pub range: Range,
     /// What a person would call the place: a file's location, a topic, `stdin`.
     pub origin: Arc<str>,
@@ -23,6 +23,10 @@ pub struct RawBatch {
     pub rows: Vec<RawRow>,
     /// What the source itself could not make a row of.
     pub rejects: Vec<Reject>,
+    /// The line of the file that names the values of its rows, where it has one.
+    pub header: Option<Bytes>,
+    /// Records that the source passed over, as it is told to: neither rows nor rejects.
+    pub skipped: u64,
 }
 
 /// One row's bytes within its batch.

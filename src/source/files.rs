@@ -56,6 +56,8 @@ pub struct FilesOptions {
     pub batch_bytes: usize,
     /// Rows at which a batch is closed.
     pub batch_rows: usize,
+    /// Whether the first line of a file, after `skip_lines`, names the values of its rows.
+    pub header: bool,
     /// Whether lines of white space alone are rows.
     pub blank_rows: bool,
     /// Plain bytes of a compressed file below which `expansion_max` does not matter.
@@ -74,6 +76,7 @@ impl Default for FilesOptions {
             chunk_bytes: 4 << 20,
             batch_bytes: 1 << 20,
             batch_rows: 8_192,
+            header: false,
             blank_rows: false,
             bomb_floor: 64 << 20,
             pending_max: 16_384,
@@ -224,6 +227,7 @@ impl FilesSource {
             batch_bytes: self.options.batch_bytes,
             batch_rows: self.options.batch_rows,
             skip_lines: self.config.skip_lines,
+            header: self.options.header,
             blank_rows: self.options.blank_rows,
             ..Sizes::new(self.config.row_bytes_max)
         };

@@ -25,6 +25,8 @@ pub(super) struct Sizes {
     pub(super) row_bytes_max: usize,
     /// Lines at the beginning that are no rows.
     pub(super) skip_lines: u64,
+    /// Whether the line after these is no row either, but names the values of rows.
+    pub(super) header: bool,
     /// Whether lines of white space alone are rows: with a blank mark between values they hold some.
     pub(super) blank_rows: bool,
 }
@@ -36,7 +38,12 @@ impl Sizes {
     /// Batches of about 1 MiB or 8,192 rows.
     pub(super) fn new(row_bytes_max: u64) -> Self {
         let row_bytes_max = usize::try_from(row_bytes_max).unwrap_or(usize::MAX).min(Self::ROW_LIMIT);
-        Self { batch_bytes: 1 << 20, batch_rows: 8_192, row_bytes_max, skip_lines: 0, blank_rows: false }
+        Self { batch_bytes: 1 << 20, batch_rows: 8_192, row_bytes_max, skip_lines: 0, header: false, blank_rows: false }
+    }
+
+    /// The last line at the beginning that is no row.
+    fn before(&self) -> u64 {
+        self.skip_lines.saturating_add(u64::from(self.header))
     }
 
     /// Whether a line, without its end, is no row.
@@ -52,6 +59,8 @@ pub(super) struct Cut {
     pub(super) data: Bytes,
     pub(super) rows: Vec<RawRow>,
     pub(super) refused: Vec<Refused>,
+    /// The line that names the values, as far as there is one.
+    pub(super) header: Option<Bytes>,
     /// The number of the last line that is dealt with in this cut or before it.
     pub(super) through: u64,
 }
@@ -68,7 +77,16 @@ impl Cut {
             raw: refused.raw,
         });
         let rejects = rejects.collect();
-        RawBatch { partition, range, origin, data: self.data, rows: self.rows, rejects }
+        RawBatch {
+            partition,
+            range,
+            origin,
+            data: self.data,
+            rows: self.rows,
+            rejects,
+            header: self.header,
+            skipped: 0,
+        }
     }
 }
 
@@ -92,10 +110,56 @@ enum Line {
     Tail { head: Vec<u8> },
 }
 
+/// What becomes of the line that names the values of a file's rows. It is gathered on its own: a reader that goes on within the
+/// file passes over it among the lines that were dealt with, and needs it all the same.
+#[derive(Debug)]
+enum Header {
+    /// There is none.
+    None,
+    /// So many lines come before it.
+    Ahead(u64),
+    /// Its bytes so far.
+    Begun(Vec<u8>),
+    /// All of it.
+    Whole(Bytes),
+}
+
+impl Header {
+    fn of(sizes: &Sizes) -> Self {
+        match (sizes.header, sizes.skip_lines) {
+            (false, _) => Self::None,
+            (true, 0) => Self::Begun(Vec::new()),
+            (true, before) => Self::Ahead(before),
+        }
+    }
+
+    /// Takes the next bytes of the stream. One of more than `most` bytes is none.
+    fn feed(&mut self, mut input: &[u8], most: usize) {
+        while let Self::Ahead(before) = self {
+            let Some(newline) = memchr(b'\n', input) else { return };
+            input = &input[newline + 1..];
+            *self = if *before > 1 { Self::Ahead(*before - 1) } else { Self::Begun(Vec::new()) };
+        }
+        let Self::Begun(bytes) = self else { return };
+        let newline = memchr(b'\n', input);
+        let piece = &input[..newline.unwrap_or(input.len())];
+        // A byte order mark and a carriage return are not counted.
+        if bytes.len() + piece.len() > most + BYTE_ORDER_MARK.len() + 1 {
+            *self = Self::None;
+            return;
+        }
+        bytes.extend_from_slice(piece);
+        if newline.is_some() {
+            *self = Self::Whole(Bytes::copy_from_slice(bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)));
+        }
+    }
+}
+
 /// Cuts a stream of bytes into rows.
 #[derive(Debug)]
 pub(super) struct Framer {
     sizes: Sizes,
+    header: Header,
     buffer: Vec<u8>,
     line_start: usize,
     line: Line,
@@ -127,6 +191,7 @@ impl Framer {
     /// A framer of a stream whose first line has the number after `row`.
     pub(super) fn numbering(sizes: Sizes, row: u64) -> Self {
         Self {
+            header: Header::of(&sizes),
             sizes,
             buffer: vec![],
             line_start: 0,
@@ -145,6 +210,7 @@ impl Framer {
 
     /// As `feed`, without copying more than the first batch: the others share `input`'s memory.
     pub(super) fn feed_shared(&mut self, mut input: Bytes, cuts: &mut Vec<Cut>) {
+        self.header.feed(&input, self.sizes.row_bytes_max);
         while !input.is_empty() {
             let own = !self.buffer.is_empty() || !matches!(self.line, Line::Kept) || self.first || self.row < self.skip;
             let taken = if own { self.feed_until_cut(&input, cuts) } else { self.share(&input, cuts) };
@@ -172,6 +238,7 @@ impl Framer {
 
     /// Takes the next bytes; finished batches go to `cuts`.
     pub(super) fn feed(&mut self, mut input: &[u8], cuts: &mut Vec<Cut>) {
+        self.header.feed(input, self.sizes.row_bytes_max);
         while !input.is_empty() {
             let taken = self.feed_until_cut(input, cuts);
             input = &input[taken..];
@@ -219,7 +286,11 @@ impl Framer {
         self.room = data.len().min(self.sizes.batch_bytes);
         self.refused_bytes = 0;
         self.cut_at = self.row;
-        Cut { data, rows: mem::take(&mut self.rows), refused: mem::take(&mut self.refused), through: self.row }
+        let header = match &self.header {
+            Header::Whole(line) => Some(line.clone()),
+            _ => None,
+        };
+        Cut { data, rows: mem::take(&mut self.rows), refused: mem::take(&mut self.refused), header, through: self.row }
     }
 
     /// Takes a last line without newline for a row; bytes that follow after all are refused, not lost in silence.
@@ -331,7 +402,9 @@ impl Framer {
             }
             Line::Long { head, length } => {
                 self.row += 1;
-                self.refuse_long(length, head);
+                if self.row > self.sizes.before() {
+                    self.refuse_long(length, head);
+                }
             }
             Line::Tail { head } => {
                 if !self.sizes.is_blank(head.strip_suffix(b"\r").unwrap_or(&head)) {
@@ -345,7 +418,7 @@ impl Framer {
     /// Takes the line at `start..end` of `data`; says whether it is a row.
     fn take_row(&mut self, data: &[u8], start: usize, end: usize) -> bool {
         self.row += 1;
-        if self.row <= self.sizes.skip_lines {
+        if self.row <= self.sizes.before() {
             return false;
         }
         let line = &data[start..end];
@@ -387,7 +460,7 @@ mod tests {
     use super::*;
 
     fn sizes(row_bytes_max: usize) -> Sizes {
-        Sizes { batch_bytes: 64, batch_rows: 4, row_bytes_max, skip_lines: 0, blank_rows: false }
+        Sizes { batch_bytes: 64, batch_rows: 4, row_bytes_max, skip_lines: 0, header: false, blank_rows: false }
     }
 
     type Numbered = Vec<(u64, String)>;
@@ -423,6 +496,39 @@ mod tests {
         assert_eq!(framed(&mut Framer::numbering(sizes, 0)), rows);
         // A reader that goes on within the file skips no more for it.
         assert_eq!(framed(&mut Framer::skipping(sizes, 3)), rows[1..]);
+    }
+
+    #[test]
+    fn the_line_that_names_the_values_is_found_wherever_reading_goes_on_and_however_bytes_come() {
+        let file = b"\xef\xbb\xbfnote\nid,name\r\n1,a\n2,b\n3,c\n4,d\n5,e\n6,f\n7,g\n8,h";
+        for size in 1..file.len() {
+            for skip in 0..9 {
+                let mut framer = Framer::skipping(Sizes { skip_lines: 1, header: true, ..sizes(100) }, skip);
+                let mut cuts = vec![];
+                for (number, piece) in file.chunks(size).enumerate() {
+                    if number % 2 == 0 {
+                        framer.feed_shared(Bytes::copy_from_slice(piece), &mut cuts);
+                    } else {
+                        framer.feed(piece, &mut cuts);
+                    }
+                }
+                cuts.extend(framer.finish());
+                let numbers: Vec<u64> = cuts.iter().flat_map(|cut| cut.rows.iter().map(|row| row.number)).collect();
+                assert_eq!(numbers, (skip.max(2) + 1..=10).collect::<Vec<_>>(), "{size} {skip}");
+                let named = |cut: &Cut| cut.rows.is_empty() || cut.header.as_deref() == Some(b"id,name\r");
+                assert!(cuts.iter().all(named), "{size} {skip}: {cuts:?}");
+            }
+        }
+        let header = |row_bytes_max, file: &[u8]| {
+            let mut framer = Framer::skipping(Sizes { header: true, ..sizes(row_bytes_max) }, 0);
+            framer.feed(file, &mut vec![]);
+            let cut = framer.finish().unwrap_or_default();
+            (cut.header.map(|line| line.to_vec()), cut.rows.len(), cut.refused.len())
+        };
+        assert_eq!(header(9, b"\xef\xbb\xbfa\n1"), (Some(b"a".to_vec()), 1, 0));
+        assert_eq!(header(9, b"\n1\n"), (Some(vec![]), 1, 0));
+        assert_eq!(header(9, b"a,b"), (None, 0, 0));
+        assert_eq!(header(9, b"01234567890123\n1\n"), (None, 1, 0), "one that is too long names nothing");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::config::kafka::OnGap;
+use crate::config::kafka::{OnGap, Tombstones};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::batch::{RawBatch, RawRow, Reject, Span, Stage};
 use crate::model::checkpoint::{Delta, Position, Positions, Range};
@@ -153,6 +153,7 @@ impl Tails {
 pub struct Log {
     id: PartitionId,
     topic: Arc<str>,
+    tombstones: Tombstones,
     /// Whether the pipeline has said from where it is read.
     is_open: bool,
     /// The offset of the last row that was given, and of the last that is here.
@@ -163,6 +164,8 @@ pub struct Log {
     data: Vec<u8>,
     rows: Vec<RawRow>,
     rejects: Vec<Reject>,
+    /// Records here that are passed over.
+    skipped: u64,
     /// What the last record here looks like.
     tail: u32,
     tail_ms: i64,
@@ -172,10 +175,11 @@ pub struct Log {
 
 impl Log {
     /// A partition of which nothing is read yet.
-    pub fn new(id: PartitionId, topic: Arc<str>) -> Self {
+    pub fn new(id: PartitionId, topic: Arc<str>, tombstones: Tombstones) -> Self {
         Self {
             id,
             topic,
+            tombstones,
             is_open: false,
             given: None,
             at: None,
@@ -183,6 +187,7 @@ impl Log {
             data: Vec::new(),
             rows: Vec::new(),
             rejects: Vec::new(),
+            skipped: 0,
             tail: 0,
             tail_ms: 0,
             since_ms: 0,
@@ -201,6 +206,7 @@ impl Log {
         self.data = Vec::new();
         self.rows.clear();
         self.rejects.clear();
+        self.skipped = 0;
     }
 
     /// Whether the pipeline has said from where it is read.
@@ -250,7 +256,10 @@ impl Log {
         let key = record.key.unwrap_or_default();
         let Some(value) = record.value else {
             let reason = "a record without a value, which deletes its key, and rows are only added here";
-            self.put_aside(number, reason.to_owned(), key);
+            match self.tombstones {
+                Tombstones::Skip => self.skipped += 1,
+                Tombstones::Reject => self.put_aside(number, reason.to_owned(), key),
+            }
             return Ok(());
         };
         if (value.len() as u64).saturating_add(key.len() as u64) > row_bytes_max {
@@ -309,6 +318,8 @@ impl Log {
             data: std::mem::take(&mut self.data).into(),
             rows: std::mem::take(&mut self.rows),
             rejects: std::mem::take(&mut self.rejects),
+            header: None,
+            skipped: std::mem::take(&mut self.skipped),
         };
         Some((batch, tail(self.tail, self.tail_ms)))
     }

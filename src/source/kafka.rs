@@ -10,7 +10,8 @@
 //! **Which log.** The checkpoint names the cluster and, per partition, what the last row looked like: a topic that was deleted and
 //! made again halts the pipeline instead of being skipped. Once retention has removed that row it cannot be verified.
 //!
-//! **What is no row.** A record without a value (a tombstone) and one over `row_bytes_max` are rejects.
+//! **What is no row.** A record over `row_bytes_max` is a reject, and so is one without a value (a tombstone) unless `tombstones` says
+//! that these are passed over: then they are counted, and positions move past them.
 //!
 //! Memory: `fetch_bytes`, a batch for each partition up to 64 MiB together, and a few batches on their way.
 

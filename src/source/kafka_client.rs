@@ -1,6 +1,7 @@
 //! The client of a Kafka cluster: how it is set up, what it calls back, and what its errors mean.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rdkafka::ClientContext;
@@ -27,6 +28,8 @@ const STATISTICS_MS: &str = "5000";
 const ANSWERS: u64 = 4;
 /// but no less than this.
 const ANSWER_MIN: u64 = 1 << 20;
+/// How librdkafka's words begin where there is no token to show.
+const NO_TOKEN: &str = "Failed to acquire SASL OAUTHBEARER token";
 /// How long nothing is fetched once enough was: librdkafka's own second leaves the reader without rows.
 const FULL_MS: &str = "20";
 
@@ -43,7 +46,30 @@ pub(super) enum Ownership {
     Lost(Vec<Place>),
 }
 
+/// What the client could not mend so far.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    /// Since when.
+    pub(super) since_ms: i64,
+    /// What it says.
+    pub(super) error: Error,
+    /// Whether it is about connections alone: it is over once brokers answer.
+    pub(super) connection: bool,
+}
+
+impl Trouble {
+    /// What it has come to with another error, which means `own` to the pipeline.
+    pub(super) fn after(held: Option<Self>, error: &KafkaError, own: Error, now_ms: i64) -> Self {
+        use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut, Resolve, SSL};
+        let connections = [AllBrokersDown, BrokerTransportFailure, OperationTimedOut, Resolve, SSL];
+        let connection = error.rdkafka_error_code().is_some_and(|code| connections.contains(&code));
+        let before = held.map_or((now_ms, true), |held| (held.since_ms, held.connection));
+        Self { since_ms: before.0, error: own, connection: connection && before.1 }
+    }
+}
+
 /// What the client calls back. Runs on the thread that polls.
+#[derive(Default)]
 pub(super) struct Callbacks {
     changes: Mutex<Vec<Ownership>>,
     trouble: Mutex<Option<Error>>,
@@ -51,6 +77,8 @@ pub(super) struct Callbacks {
     cause: Mutex<Option<(KafkaError, String)>>,
     /// Where partitions end for this client: behind the last row that it may read.
     ends: Mutex<BTreeMap<Place, i64>>,
+    /// Whether statistics said, since it was last asked, that all brokers answer that this client needs.
+    answers: AtomicBool,
     tokens: Option<Tokens>,
 }
 
@@ -58,7 +86,28 @@ pub(super) struct Callbacks {
 #[derive(Deserialize)]
 struct Statistics {
     #[serde(default)]
+    brokers: BTreeMap<String, BrokerStatistics>,
+    #[serde(default)]
     topics: BTreeMap<String, TopicStatistics>,
+    #[serde(default)]
+    cgrp: Option<GroupStatistics>,
+}
+
+#[derive(Deserialize)]
+struct BrokerStatistics {
+    #[serde(default)]
+    nodeid: i32,
+    /// `logical` for what is a role of another one, such as the group's coordinator.
+    #[serde(default)]
+    source: String,
+    #[serde(default)]
+    state: String,
+}
+
+#[derive(Deserialize)]
+struct GroupStatistics {
+    #[serde(default)]
+    state: String,
 }
 
 #[derive(Deserialize)]
@@ -71,6 +120,26 @@ struct TopicStatistics {
 struct PartitionStatistics {
     hi_offset: i64,
     ls_offset: i64,
+    #[serde(default)]
+    leader: i32,
+    #[serde(default)]
+    fetch_state: String,
+}
+
+impl Statistics {
+    /// Whether the group's coordinator and the leaders of all partitions that are read have a connection; where none is read, any
+    /// broker.
+    fn answer(&self) -> bool {
+        let mut up = self.brokers.values().filter(|broker| broker.source != "logical" && broker.state == "UP");
+        let coordinated = self.cgrp.as_ref().is_none_or(|group| group.state == "up");
+        let partitions = self.topics.values().flat_map(|topic| topic.partitions.values());
+        let mut read = partitions.filter(|own| own.fetch_state != "none" && !own.fetch_state.is_empty()).peekable();
+        let all = match read.peek() {
+            Some(_) => read.all(|own| up.clone().any(|broker| broker.nodeid == own.leader)),
+            None => up.any(|broker| broker.nodeid >= 0),
+        };
+        coordinated && all
+    }
 }
 
 impl Callbacks {
@@ -82,6 +151,11 @@ impl Callbacks {
     /// The newest trouble with the cluster as a whole, once.
     pub(super) fn trouble(&self) -> Option<Error> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether all brokers answer that are needed, by what was heard of them since it was last asked.
+    pub(super) fn answers(&self) -> bool {
+        self.answers.swap(false, Ordering::Relaxed)
     }
 
     /// How many rows lie between `at`, the last one read, and the end of a partition.
@@ -120,6 +194,12 @@ impl ClientContext for Callbacks {
         tracing::debug!("kafka: {error}: {reason}");
         let mut cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
         use RDKafkaErrorCode as Code;
+        // Why there is no token was told when it was asked for: that may pass, where brokers that refuse us do not.
+        if error.rdkafka_error_code() == Some(Code::Authentication) && reason.contains(NO_TOKEN) {
+            let away = || Error::new(ErrorKind::Unavailable, format!("Kafka: {reason}"));
+            self.trouble.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(away);
+            return;
+        }
         let told = match (error.rdkafka_error_code(), &*cause) {
             (Some(Code::AllBrokersDown), Some((error, reason))) => meaning(error, reason),
             (code, _) => {
@@ -135,9 +215,10 @@ impl ClientContext for Callbacks {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        let Ok(Statistics { topics }) = serde_json::from_slice(statistics) else { return };
+        let Ok(told) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        self.answers.store(told.answer(), Ordering::Relaxed);
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        for (topic, found) in topics {
+        for (topic, found) in told.topics {
             for (partition, at) in found.partitions {
                 // Unknown offsets are negative, and so is the number of a partition that is none.
                 let end = if at.ls_offset >= 0 { at.ls_offset } else { at.hi_offset };
@@ -215,13 +296,8 @@ pub(super) fn meaning(error: &KafkaError, reason: &str) -> Option<Error> {
     let code = error.rdkafka_error_code()?;
     let of = |kind, what: &str| Some(Error::new(kind, format!("Kafka: {what}: {reason}")));
     let denied = |what, hint: &str| of(ErrorKind::Denied, what).map(|error| error.with_hint(hint));
-    let tls = || {
-        of(ErrorKind::Unavailable, "TLS fails").map(|error| {
-            error.with_hint(
-                "check tls.ca, the brokers' certificates and whether they ask for ours; tls.enabled = \"off\" for brokers without TLS",
-            )
-        })
-    };
+    let unreachable = || of(ErrorKind::Unavailable, "the brokers cannot be reached or do not answer");
+    let tls = || of(ErrorKind::Unavailable, "TLS fails").map(|error| error.with_hint(tls_hint(reason)));
     match code {
         Code::PartitionEOF | Code::NoError => None,
         Code::Authentication | Code::SaslAuthenticationFailed => {
@@ -236,7 +312,11 @@ pub(super) fn meaning(error: &KafkaError, reason: &str) -> Option<Error> {
         Code::ClusterAuthorizationFailed => denied("the cluster may not be used", "check this user's ACLs"),
         // An alert of theirs, such as that our certificate is missing, comes as the end of a connection.
         Code::SSL => tls(),
-        Code::BrokerTransportFailure if reason.contains("tls alert") => tls(),
+        Code::BrokerTransportFailure if is_alert(reason) => tls(),
+        Code::BrokerTransportFailure if reason.contains("connecting to a PLAINTEXT broker listener") => unreachable()
+            .map(|error| error.with_hint("tls.enabled = \"off\" if this port of the brokers is one without TLS")),
+        Code::BrokerTransportFailure if reason.contains("connecting to a SSL listener") => unreachable()
+            .map(|error| error.with_hint("tls.enabled = \"on\" if this port of the brokers is one with TLS")),
         Code::FencedInstanceId | Code::UnreleasedInstanceId => {
             of(ErrorKind::Config, "another process has the same member name")
                 .map(|error| error.with_hint("give each process of the group its own `member`, or remove the setting"))
@@ -251,9 +331,37 @@ pub(super) fn meaning(error: &KafkaError, reason: &str) -> Option<Error> {
             })
         }
         Code::AutoOffsetReset | Code::OffsetOutOfRange => of(ErrorKind::Unavailable, "rows are no longer there"),
-        _ => of(ErrorKind::Unavailable, "the brokers cannot be reached or do not answer"),
+        _ => unreachable(),
     }
 }
+
+/// Whether the brokers broke off with an alert: OpenSSL calls these `ssl/tls alert …`, `tlsv1 alert …` and `tlsv13 alert …`.
+fn is_alert(reason: &str) -> bool {
+    reason.contains("SSL routines") && reason.contains(" alert ")
+}
+
+/// What to do about TLS that fails for this reason; docs/runbook.md has more of each.
+fn tls_hint(reason: &str) -> &'static str {
+    let hints = [
+        (
+            "certificate verify failed",
+            "the brokers' certificate is not signed by tls.ca, has expired, or is of another host name than `brokers` and the brokers' own listeners say",
+        ),
+        ("alert certificate required", WANTED),
+        ("alert bad certificate", WANTED),
+        ("alert handshake failure", WANTED),
+        ("alert certificate expired", "tls.certificate has expired: renew it, and start again"),
+        ("alert certificate revoked", "tls.certificate was revoked: get another one, and start again"),
+        ("alert unknown ca", UNTRUSTED),
+        ("alert certificate unknown", UNTRUSTED),
+        ("alert protocol version", "the brokers speak other versions of TLS than 1.2 and 1.3"),
+    ];
+    let known = hints.iter().find(|(text, _)| reason.contains(text)).map(|(_, hint)| *hint);
+    known.unwrap_or("check tls.ca, the brokers' certificates and whether they ask for ours; tls.enabled = \"off\" for brokers without TLS")
+}
+
+const WANTED: &str = "the brokers want a certificate of ours, or another one: set tls.certificate and tls.key";
+const UNTRUSTED: &str = "the brokers do not trust tls.certificate: it must be signed by an authority of theirs, and hold the chain up to it";
 
 /// A client as configured; nothing is asked of the cluster yet. Call within a runtime: it fetches tokens there.
 ///
@@ -293,9 +401,7 @@ pub(super) fn client(config: &KafkaConfig) -> Result<Client> {
         Some(sasl @ KafkaSasl::OAuth2 { .. }) => Some(Tokens::new(sasl)?),
         _ => None,
     };
-    let (changes, trouble, cause) = (Mutex::default(), Mutex::default(), Mutex::default());
-    let callbacks = Callbacks { changes, trouble, cause, ends: Mutex::default(), tokens };
-    own.create_with_context(callbacks).map_err(|error| match error {
+    own.create_with_context(Callbacks { tokens, ..Callbacks::default() }).map_err(|error| match error {
         // Values may be secrets.
         KafkaError::ClientConfig(_, what, property, _) => {
             Error::new(ErrorKind::Config, format!("Kafka: property {property}: {what}"))
@@ -332,6 +438,124 @@ fn secure(own: &mut ClientConfig, config: &KafkaConfig) {
         }
         Some(KafkaSasl::OAuth2 { .. }) => {
             own.set("sasl.mechanisms", "OAUTHBEARER");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_server_that_is_away_is_no_refusal_of_the_brokers() {
+        let callbacks = Callbacks::default();
+        let refused = KafkaError::Global(RDKafkaErrorCode::Authentication);
+        callbacks.troubled(Error::new(ErrorKind::Unavailable, "OAuth2 token: the server answered 503"));
+        callbacks.error(refused.clone(), "Failed to acquire SASL OAUTHBEARER token: the server answered 503");
+        let told = callbacks.trouble().expect("told");
+        assert_eq!((told.kind(), told.to_string().contains("503")), (ErrorKind::Unavailable, true), "{told}");
+        // Another error may have taken it along.
+        callbacks.error(refused.clone(), "Failed to acquire SASL OAUTHBEARER token: the server answered 503");
+        assert_eq!(callbacks.trouble().expect("told").kind(), ErrorKind::Unavailable);
+        callbacks.error(refused, "SASL OAUTHBEARER authentication failed: invalid_token");
+        assert_eq!(callbacks.trouble().expect("told").kind(), ErrorKind::Denied);
+    }
+
+    #[test]
+    fn trouble_is_over_once_brokers_answer_only_while_it_was_about_connections_alone() {
+        let after = |held, code, now_ms| {
+            Trouble::after(held, &KafkaError::Global(code), Error::new(ErrorKind::Unavailable, "down"), now_ms)
+        };
+        let down = after(None, RDKafkaErrorCode::AllBrokersDown, 5);
+        assert_eq!((down.since_ms, down.connection), (5, true));
+        let still = after(Some(down), RDKafkaErrorCode::BrokerTransportFailure, 7);
+        assert_eq!((still.since_ms, still.connection), (5, true));
+        let missing = after(Some(still), RDKafkaErrorCode::UnknownTopicOrPartition, 9);
+        assert_eq!((missing.since_ms, missing.connection), (5, false));
+        assert!(!after(Some(missing), RDKafkaErrorCode::BrokerTransportFailure, 11).connection);
+    }
+
+    #[test]
+    fn brokers_answer_once_the_coordinator_and_every_leader_that_is_read_from_has_a_connection() {
+        let told = |group: &str, states: [&str; 2], fetch: [&str; 2]| {
+            let text = serde_json::json!({
+                "brokers": {
+                    "b1:9092/1": { "nodeid": 1, "state": states[0] },
+                    "b2:9092/2": { "nodeid": 2, "state": states[1] },
+                    "GroupCoordinator": { "nodeid": 2, "source": "logical", "state": "UP" },
+                    "b1:9092/bootstrap": { "nodeid": -1, "state": "UP" },
+                },
+                "cgrp": { "state": group },
+                "topics": { "orders": { "partitions": {
+                    "0": { "leader": 1, "fetch_state": fetch[0], "hi_offset": 3, "ls_offset": 3 },
+                    "1": { "leader": 2, "fetch_state": fetch[1], "hi_offset": 3, "ls_offset": 3 },
+                    "-1": { "leader": -1, "fetch_state": "none", "hi_offset": -1001, "ls_offset": -1001 },
+                } } },
+            });
+            serde_json::from_value::<Statistics>(text).expect("as librdkafka tells").answer()
+        };
+        let both = ["active", "active"];
+        assert!(told("up", ["UP", "UP"], both));
+        assert!(!told("up", ["UP", "TRY_CONNECT"], both) && !told("wait-broker-transport", ["UP", "UP"], both));
+        assert!(
+            told("up", ["UP", "DOWN"], ["active", "none"]) && !told("up", ["UP", "DOWN"], ["none", "offset-query"])
+        );
+        assert!(told("up", ["DOWN", "UP"], ["none", "none"]) && !told("up", ["DOWN", "INIT"], ["none", "none"]));
+    }
+
+    #[test]
+    fn what_tls_fails_for_is_told_with_its_own_way_out() {
+        let alert = |text: &str| {
+            format!(
+                "ssl://b1:9093/1: SSL handshake failed: error:0A000412:SSL routines::{text} (after 3ms in state UP)"
+            )
+        };
+        let transport = KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure);
+        for (text, hint) in [
+            ("tlsv13 alert certificate required", "want a certificate of ours"),
+            ("ssl/tls alert bad certificate", "want a certificate of ours"),
+            ("ssl/tls alert handshake failure", "want a certificate of ours"),
+            ("ssl/tls alert certificate expired", "renew it"),
+            ("ssl/tls alert certificate revoked", "get another one"),
+            ("tlsv1 alert unknown ca", "do not trust tls.certificate"),
+            ("ssl/tls alert certificate unknown", "do not trust tls.certificate"),
+            ("tlsv1 alert protocol version", "other versions of TLS"),
+            ("tlsv1 alert internal error", "check tls.ca"),
+        ] {
+            for error in [&transport, &KafkaError::Global(RDKafkaErrorCode::SSL)] {
+                let told = meaning(error, &alert(text)).expect("an error");
+                assert_eq!(told.kind(), ErrorKind::Unavailable);
+                assert!(told.to_string().starts_with("Kafka: TLS fails: ssl://b1:9093/1"), "{told}");
+                assert!(told.hint().is_some_and(|own| own.contains(hint)), "{text}: {:?}", told.hint());
+            }
+        }
+        let verify = alert("certificate verify failed: broker certificate could not be verified");
+        let told = meaning(&KafkaError::Global(RDKafkaErrorCode::SSL), &verify).expect("an error");
+        assert!(told.hint().is_some_and(|hint| hint.contains("not signed by tls.ca")), "{:?}", told.hint());
+    }
+
+    #[test]
+    fn a_connection_that_ends_is_no_alert_and_one_to_the_wrong_port_says_so() {
+        let transport = KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure);
+        for (reason, hint) in [
+            ("error:0A000126:SSL routines::unexpected eof while reading", None),
+            ("Disconnected: verify that security.protocol is correctly configured", None),
+            (
+                "SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?",
+                Some("tls.enabled = \"off\""),
+            ),
+            (
+                "Disconnected: requesting ApiVersion: might be caused by incorrect security.protocol configuration (connecting to a SSL listener?)",
+                Some("tls.enabled = \"on\""),
+            ),
+        ] {
+            let told = meaning(&transport, reason).expect("an error");
+            assert!(told.to_string().starts_with("Kafka: the brokers cannot be reached"), "{told}");
+            assert_eq!(
+                told.hint().map(|own| hint.is_some_and(|part| own.contains(part))),
+                hint.map(|_| true),
+                "{reason}"
+            );
         }
     }
 }

@@ -2,12 +2,16 @@
 
 #![cfg(test)]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use rdkafka::mocking::MockCoordinator;
 use rdkafka::types::RDKafkaApiKey as Api;
 use rdkafka::types::RDKafkaRespErr::{self as Code, *};
 
-use crate::env::Env;
+use crate::env::{Clock, Env, SystemClock};
 use crate::error::ErrorKind;
 use crate::source::Source;
 use crate::source::kafka::tests::{Cluster, Member};
@@ -66,6 +70,50 @@ async fn a_broker_that_goes_away_and_comes_back_lets_reading_go_on() {
     cluster.mock.broker_up(1).expect("up");
     cluster.send("orders", 2, 20..40);
     member.until(40).await;
+    in_order(&member, 40);
+}
+
+/// A clock that can be set forward.
+#[derive(Debug)]
+struct Ahead(SystemClock, AtomicI64);
+
+#[async_trait]
+impl Clock for Ahead {
+    fn now_ms(&self) -> i64 {
+        self.0.now_ms() + self.1.load(Ordering::Relaxed)
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.0.sleep(duration).await;
+    }
+}
+
+// The thread that reads takes one of the workers, whose number must not be that of a small machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_broker_that_was_away_for_a_moment_while_no_rows_came_is_forgotten() {
+    // The group's coordinator stays: nothing but rows, of which there are none, would tell that all is well again.
+    let cluster = Cluster::of(2, &[("orders", 2)]);
+    cluster.mock.coordinator(MockCoordinator::Group("readers".to_owned()), 1).expect("a coordinator");
+    for partition in 0..2 {
+        cluster.mock.partition_leader("orders", partition, Some(2)).expect("a leader");
+    }
+    cluster.send("orders", 2, 0..20);
+    let clock = Arc::new(Ahead(SystemClock, AtomicI64::new(0)));
+    let env = Env::simulated(Arc::clone(&clock) as Arc<dyn Clock>, 1);
+    let mut member = Member::timed(cluster.config(&["orders"]), env).await;
+    member.until(20).await;
+    cluster.mock.broker_down(2).expect("down");
+    SystemClock.sleep(Duration::from_secs(2)).await;
+    cluster.mock.broker_up(2).expect("up");
+    // Longer than between two looks at the client's statistics, whose clock is its own.
+    SystemClock.sleep(Duration::from_secs(12)).await;
+    clock.1.store(60_000, Ordering::Relaxed);
+    // The reader has looked at its clock by then, and would have told what it holds before rows come.
+    SystemClock.sleep(Duration::from_secs(1)).await;
+    cluster.send("orders", 2, 20..40);
+    while member.numbers().len() < 40 {
+        member.step().await.expect("nothing is wrong any more");
+    }
     in_order(&member, 40);
 }
 

@@ -11,7 +11,7 @@ use regex::Regex;
 use roaring::RoaringTreemap;
 
 use crate::config::Secret;
-use crate::config::kafka::KafkaConfig;
+use crate::config::kafka::{KafkaConfig, Tombstones};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::ids::PartitionId;
@@ -40,10 +40,12 @@ pub struct Gaps {
 pub struct Held {
     /// The log.
     pub log: String,
-    /// Offsets at which it has a record that is committed.
+    /// Offsets at which it has a record that is committed, and that the source takes for a row.
     pub records: RoaringTreemap,
     /// Offsets below its first one: they cannot be asked for any more.
     pub removed: RoaringTreemap,
+    /// Offsets at which it has a record without a value, where the source passes over these.
+    pub skipped: RoaringTreemap,
     /// Offsets from its end on, which is where the oldest transaction that is open begins: it does not tell of them yet.
     pub untold: RoaringTreemap,
 }
@@ -86,6 +88,7 @@ pub struct Group<T> {
 pub struct Probe {
     client: Client,
     group: String,
+    tombstones: Tombstones,
     env: Env,
 }
 
@@ -98,7 +101,7 @@ impl Probe {
         let mut own = config.clone();
         // The end of a log is told, where no record is.
         own.properties.insert("enable.partition.eof".to_owned(), Secret::new("true"));
-        Ok(Self { client: client(&own)?, group: own.group, env: env.clone() })
+        Ok(Self { client: client(&own)?, group: own.group, tombstones: own.tombstones, env: env.clone() })
     }
 
     /// What each log has at these offsets.
@@ -213,7 +216,9 @@ impl Probe {
         }
         for (first, end) in spans {
             let note = |record: &BorrowedMessage<'_>| {
-                held.records.insert(u64::try_from(record.offset()).unwrap_or(0));
+                let skipped = self.tombstones == Tombstones::Skip && record.payload().is_none();
+                let held = if skipped { &mut held.skipped } else { &mut held.records };
+                held.insert(u64::try_from(record.offset()).unwrap_or(0));
                 Ok(())
             };
             self.each(&place, first, end, note).map_err(|error| error.within(&gaps.log))?;
@@ -225,6 +230,7 @@ impl Probe {
         if now < high {
             gaps.ranges.iter().for_each(|range| held.note_ends(*range, 0, now));
             held.untold -= &held.records;
+            held.untold -= &held.skipped;
         }
         Ok(held)
     }

@@ -23,7 +23,7 @@ use crate::model::batch::RawBatch;
 use crate::model::checkpoint::{Checkpoint, Position, Positions};
 use crate::model::ids::PartitionId;
 use crate::source::gather::{self, Gaps, Log, Record};
-use crate::source::kafka_client::{Client, Ownership, Place, REFRESH_MS, meaning, name, place};
+use crate::source::kafka_client::{Client, Ownership, Place, REFRESH_MS, Trouble, meaning, name, place};
 
 /// How long one request to the brokers may take.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -112,8 +112,8 @@ pub(super) struct State {
     paused: bool,
     /// When it last said that nothing is there; none since rows came.
     idle_ms: Option<i64>,
-    /// Since when the cluster does not answer, and what it says.
-    trouble: Option<(i64, Error)>,
+    /// What the client could not mend so far.
+    trouble: Option<Trouble>,
 }
 
 impl Reader {
@@ -275,8 +275,7 @@ impl Reader {
             return Some(own);
         }
         tracing::warn!("{own}");
-        let since = self.state.trouble.as_ref().map_or_else(|| self.env.now_ms(), |(since, _)| *since);
-        self.state.trouble = Some((since, own));
+        self.state.trouble = Some(Trouble::after(self.state.trouble.take(), error, own, self.env.now_ms()));
         None
     }
 
@@ -288,7 +287,9 @@ impl Reader {
                 Ownership::Gained(places) => {
                     for place in &places {
                         let topic = self.state.logs.entry(place.0.clone()).or_default();
-                        topic.insert(place.1, Log::new(PartitionId::new(name(place)), place.0.as_str().into()));
+                        let log =
+                            Log::new(PartitionId::new(name(place)), place.0.as_str().into(), self.config.tombstones);
+                        topic.insert(place.1, log);
                     }
                     self.state.trouble = None;
                     self.say(What::Gained(ids(&places)));
@@ -314,13 +315,11 @@ impl Reader {
                 tracing::warn!("{error}");
             }
         }
-        let lasting = |(since, _): &(i64, Error)| now.saturating_sub(*since) >= SILENCE_MS;
-        if self.logs().any(|log| !log.is_empty()) {
-            self.state.trouble = None;
-        } else if self.state.trouble.as_ref().is_some_and(lasting)
-            && let Some((_, error)) = self.state.trouble.take()
-        {
-            self.say(What::Failed(error));
+        // Rows are the best sign; where none come, brokers that answer again are enough.
+        let (rows, answers) = (self.logs().any(|log| !log.is_empty()), self.client.context().answers());
+        self.state.trouble.take_if(|held| rows || (answers && held.connection));
+        if let Some(held) = self.state.trouble.take_if(|held| now.saturating_sub(held.since_ms) >= SILENCE_MS) {
+            self.say(What::Failed(held.error));
         }
     }
 

@@ -172,8 +172,16 @@ impl Source for ReplaySource {
         let from = log.next.checked_sub(1).map(offset).transpose()?;
         log.next = log.next.saturating_add(count);
         let range = Range { from, to: offset(log.next.saturating_sub(1))? };
-        let batch =
-            RawBatch { partition: log.id.clone(), range, origin: log.origin.clone(), data, rows, rejects: vec![] };
+        let batch = RawBatch {
+            partition: log.id.clone(),
+            range,
+            origin: log.origin.clone(),
+            data,
+            rows,
+            rejects: vec![],
+            header: None,
+            skipped: 0,
+        };
         self.turn = index + 1;
         self.pace.given = self.pace.given.saturating_add(count);
         if self.rate.is_none() {

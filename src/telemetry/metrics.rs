@@ -52,13 +52,7 @@ const fn metric(
 
 /// All metrics, in the order in which they are shown.
 pub const METRICS: &[Metric] = &[
-    metric(
-        "frazil_rows_read_total",
-        Kind::Counter,
-        "rows",
-        &["pipeline"],
-        "Rows read from the source, rejects included",
-    ),
+    metric("frazil_rows_read_total", Kind::Counter, "rows", &["pipeline"], "Rows read, rejected and skipped included"),
     metric("frazil_read_bytes_total", Kind::Counter, "bytes", &["pipeline"], "Bytes of rows read from the source"),
     metric("frazil_rows_committed_total", Kind::Counter, "rows", &["pipeline", "table"], "Rows in committed snapshots"),
     metric(
@@ -67,6 +61,13 @@ pub const METRICS: &[Metric] = &[
         "rows",
         &["pipeline", "stage"],
         "Rows put aside, by the stage that refused them",
+    ),
+    metric(
+        "frazil_rows_skipped_total",
+        Kind::Counter,
+        "rows",
+        &["pipeline", "partition"],
+        "Records without a value that the source passed over, as `tombstones` says",
     ),
     metric(
         "frazil_fields_ignored_total",
@@ -271,6 +272,11 @@ impl Metrics {
     /// A stage put rows aside.
     pub fn rows_rejected(&self, pipeline: &str, stage: Stage, rows: u64) {
         self.count("frazil_rows_rejected_total", &[pipeline, stage.as_str()], rows);
+    }
+
+    /// A source passed over records of a partition.
+    pub fn rows_skipped(&self, pipeline: &str, partition: &str, rows: u64) {
+        self.count("frazil_rows_skipped_total", &[pipeline, partition], rows);
     }
 
     /// A frozen schema ignored values of unknown fields.

@@ -50,6 +50,8 @@ fn raw<S: AsRef<[u8]>>(rows: &[S]) -> RawBatch {
         data: data.into(),
         rows: cut,
         rejects: Vec::new(),
+        header: None,
+        skipped: 0,
     }
 }
 

@@ -185,6 +185,8 @@ mod tests {
             data,
             rows: vec![row(0, 3, 7, None), row(3, 10, 8, Some(1000)), row(10, 19, 9, None)],
             rejects: Vec::new(),
+            header: None,
+            skipped: 0,
         };
         let schema = schema(&fields(&config()));
         let options = JsonOptions { metadata: config(), ..JsonOptions::default() };

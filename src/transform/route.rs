@@ -279,6 +279,8 @@ mod tests {
             data: Bytes::from(data),
             rows: cut,
             rejects: Vec::new(),
+            header: None,
+            skipped: 0,
         }
     }
 

@@ -36,6 +36,8 @@ pub struct LogProof {
     pub holes: u64,
     /// And the ones that the log has removed since.
     pub removed: u64,
+    /// And the ones of records without a value that the source passes over.
+    pub skipped: u64,
     /// Whether the log was asked.
     pub asked: bool,
     /// Rows more than offsets.
@@ -51,6 +53,8 @@ pub struct LogProof {
     pub above: u64,
     /// Why it cannot be told whether each row is there, where it cannot.
     pub open: Option<&'static str>,
+    /// Whether what is missing may be what the source passes over.
+    doubted: bool,
 }
 
 /// What a log says of offsets that are missing in the table.
@@ -60,6 +64,8 @@ pub struct Asked {
     pub records: RoaringTreemap,
     /// Offsets below its first record: removed, or never there.
     pub removed: RoaringTreemap,
+    /// Offsets of records without a value that the source passes over.
+    pub skipped: RoaringTreemap,
     /// Offsets that it does not tell of yet: they are above its end, or above the beginning of an open transaction.
     pub untold: RoaringTreemap,
 }
@@ -85,8 +91,9 @@ impl LogProof {
         let before = self.missing.len();
         let removed = &self.missing & &asked.removed;
         let untold = self.missing.intersection_len(&asked.untold);
+        self.skipped = self.missing.intersection_len(&asked.skipped);
         self.missing &= &asked.records | &removed;
-        self.holes = before - self.missing.len() - untold;
+        self.holes = before - self.missing.len() - untold - self.skipped;
         if untold > 0 {
             self.open = Some("the log ends before the last offset asked for, or a transaction is open there");
         }
@@ -94,8 +101,18 @@ impl LogProof {
         self.asked = true;
     }
 
+    /// Without asking the log nobody can tell what is missing from records that the source passes over.
+    pub fn doubt(&mut self) {
+        if !self.missing.is_empty() {
+            let may_be =
+                "what is missing may be records without a value, which the source passes over: --connect asks the log";
+            (self.doubted, self.open) = (true, self.open.or(Some(may_be)));
+        }
+    }
+
     fn is_broken(&self) -> bool {
-        !self.missing.is_empty() || self.surplus > 0 || self.above > 0
+        let missing = !self.missing.is_empty() && !self.doubted;
+        missing || self.surplus > 0 || self.above > 0
     }
 
     fn of(
@@ -218,4 +235,49 @@ pub fn twice(proofs: &[LogProof]) -> BTreeMap<String, RoaringTreemap> {
 /// The files of these rows.
 pub fn files_of<'a>(copies: &'a [Copy], log: &str, first: u64, last: u64) -> Vec<&'a str> {
     copies.iter().filter(|copy| copy.has(log, first, last)).map(|copy| copy.file.as_str()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lacking_some() -> LogProof {
+        LogProof { missing: (3..9).collect(), ..LogProof::default() }
+    }
+
+    fn said(proof: LogProof) -> Verdict {
+        verdict(&[proof], &Evidence::default(), &Evidence::default(), false)
+    }
+
+    #[test]
+    fn what_the_source_passes_over_is_not_missing_once_the_log_was_asked() {
+        let asked = |records: &[u64], skipped: &[u64]| Asked {
+            records: records.iter().copied().collect(),
+            skipped: skipped.iter().copied().collect(),
+            ..Asked::default()
+        };
+        let mut proof = lacking_some();
+        proof.take(&asked(&[], &[3, 5, 8, 20]));
+        assert_eq!((proof.missing(), proof.skipped, proof.holes), (0, 3, 3));
+        assert_eq!(said(proof), Verdict::Proven);
+        let mut proof = lacking_some();
+        proof.take(&asked(&[4], &[3, 5]));
+        assert_eq!((proof.gaps().collect::<Vec<_>>(), proof.skipped, proof.holes), (vec![(4, 4)], 2, 3));
+        assert_eq!(said(proof), Verdict::Broken);
+    }
+
+    #[test]
+    fn what_may_have_been_passed_over_is_neither_proven_nor_broken_until_the_log_is_asked() {
+        assert_eq!(said(lacking_some()), Verdict::Broken);
+        let mut proof = lacking_some();
+        proof.doubt();
+        assert!(proof.open.is_some_and(|why| why.contains("--connect")), "{:?}", proof.open);
+        assert_eq!(said(proof), Verdict::Open);
+        let mut twice = LogProof { surplus: 1, ..lacking_some() };
+        twice.doubt();
+        assert_eq!(said(twice), Verdict::Broken);
+        let mut whole = LogProof::default();
+        whole.doubt();
+        assert_eq!(said(whole), Verdict::Proven);
+    }
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind};
 use std::path::Path;
 
+use frazil::config::kafka::Tombstones;
 use frazil::config::resolve::Scope;
-use frazil::config::{Layers, Loaded, Problems};
+use frazil::config::{Layers, Loaded, Problems, SourceConfig};
 
 use proptest::prelude::*;
 
@@ -70,6 +71,47 @@ fn every_configuration_is_answered_as_its_golden_file_says() {
         };
         assert_golden(format!("tests/golden/config/{name}.out"), &answer);
     }
+}
+
+#[test]
+fn records_without_a_value_are_rejects_unless_deletes_are_rows_already_or_somebody_says_so() {
+    let of = |setting: &str, envelope: &str| {
+        let text = format!(
+            r#"
+            [catalog.lake]
+            type = "memory"
+            [source.shop]
+            type = "kafka"
+            brokers = ["127.0.0.1:9092"]
+            group = "g"
+            topics = ["orders"]
+            {setting}
+            [source.other]
+            type = "kafka"
+            brokers = ["127.0.0.1:9092"]
+            group = "other"
+            topics = ["orders"]
+            [pipeline.shop]
+            source = "shop"
+            table = "lake.raw.orders"
+            decode = {{ envelope = "{envelope}" }}
+            [pipeline.other]
+            source = "other"
+            table = "lake.raw.other"
+            "#
+        );
+        let config = load_text(text).expect("valid").config;
+        ["shop", "other"].map(|name| match &config.sources[name] {
+            SourceConfig::Kafka(kafka) => kafka.tombstones,
+            other => panic!("{other:?}"),
+        })
+    };
+    use Tombstones::{Reject, Skip};
+    assert_eq!(of("", "none"), [Reject, Reject]);
+    assert_eq!(of("", "connect"), [Reject, Reject]);
+    assert_eq!(of("", "debezium"), [Skip, Reject]);
+    assert_eq!(of("tombstones = \"reject\"", "debezium"), [Reject, Reject]);
+    assert_eq!(of("tombstones = \"skip\"", "none"), [Skip, Reject]);
 }
 
 #[test]

@@ -18,6 +18,7 @@ fn every_metric_is_exposed_as_its_golden_file_says() {
     metrics.rows_read("shop", 100, 5000);
     metrics.rows_committed("shop", "raw.shop", 90);
     metrics.rows_rejected("shop", Stage::Decode, 10);
+    metrics.rows_skipped("shop", "orders/0", 4);
     metrics.fields_ignored("shop", 7);
     metrics.commit("raw.shop", "committed");
     metrics.commit("raw.shop", "unknown");

@@ -2,6 +2,9 @@
 
 use std::fs;
 
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+
 use crate::daemon::{World, gzip};
 
 const TABLE: &str = "shop.orders";
@@ -194,4 +197,42 @@ fn more_rejects_than_allowed_halt_the_pipeline_and_lose_nothing() {
     assert_eq!((world.count(TABLE), world.rejects(TABLE).len()), (0, 0));
     world.run_to_end(&[]).with(0, &[]);
     assert_eq!((world.count(TABLE), world.rejects(TABLE).len()), (2, 2));
+}
+
+#[test]
+fn files_of_values_name_them_in_their_first_line_each_in_its_own_order_also_where_reading_goes_on_within_one() {
+    let world = World::new(
+        r#"
+[pipeline.orders]
+source = "in"
+table = "lake.shop.orders"
+commit = { freshness = "100ms" }
+decode = { format = "csv", csv = { header = true } }
+"#,
+    );
+    let names = ["--set", "source.in.glob=*.csv*"];
+    world.put("a.csv", "id,qty\r\n1,10\r\n2,20\r\n");
+    let mut daemon = world.start(&names);
+    daemon.until(&["committed", "\"rows\":2"]);
+    daemon.terminate().with(0, &[]);
+    // The rest of a file whose first line was dealt with by another process.
+    fs::write(world.path("incoming/a.csv"), "id,qty\r\n1,10\r\n2,20\r\n3,30\r\n").expect("append");
+    world.put("b.csv", "qty,id,name\n40,4,a\n50,5,b\n");
+    world.put("c.csv", "id\n7\n");
+    world.put("d.csv", "id,qty,ID\n7,70,8\n");
+    world.put("e.csv.gz", gzip(b"name,qty,id\nd,60,6\n"));
+    world.run_to_end(&names).with(0, &[]);
+    assert_eq!(world.longs(TABLE, "id"), [1, 2, 3, 4, 5, 6, 7]);
+    // NULL where the file does not name it.
+    let held = |batch: &RecordBatch| {
+        let column = batch.column_by_name("qty").expect("the column").as_primitive::<Int64Type>().clone();
+        column.iter().flatten().collect::<Vec<_>>()
+    };
+    let mut quantities: Vec<i64> = world.rows(TABLE).iter().flat_map(held).collect();
+    quantities.sort_unstable();
+    assert_eq!(quantities, [10, 20, 30, 40, 50, 60]);
+    assert_eq!(world.count(TABLE), 7);
+    let rejects = world.rejects(TABLE);
+    assert_eq!(rejects.len(), 1, "{rejects:?}");
+    assert!(rejects[0].origin.ends_with("d.csv") && rejects[0].reason.contains("\"ID\" twice"), "{rejects:?}");
 }

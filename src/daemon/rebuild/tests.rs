@@ -31,6 +31,8 @@ fn rows(schema: &SchemaRef, texts: &[&str]) -> RecordBatch {
         rows: cut.collect(),
         data: data.into(),
         rejects: Vec::new(),
+        header: None,
+        skipped: 0,
     };
     let decoded = JsonDecoder::new(schema, JsonOptions::default()).expect("valid").decode_observed(&raw).0;
     assert!(decoded.rejects.is_empty(), "{:?}", decoded.rejects);

@@ -37,6 +37,8 @@ pub(crate) fn raw(rows: &[Vec<u8>]) -> RawBatch {
         data: Bytes::from(data),
         rows: cut,
         rejects: Vec::new(),
+        header: None,
+        skipped: 0,
     }
 }
 

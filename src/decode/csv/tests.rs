@@ -8,7 +8,7 @@ use crate::decode::type_text::{schema_of, type_text};
 
 fn config(names: &[&str]) -> Arc<CsvConfig> {
     let columns = names.iter().map(|name| (*name).to_owned()).collect();
-    Arc::new(CsvConfig { columns, delimiter: ',', quote: '"', null: String::new() })
+    Arc::new(CsvConfig { columns, ..CsvConfig::default() })
 }
 
 fn lines(rows: &[&str]) -> RawBatch {
@@ -127,7 +127,7 @@ fn the_first_rows_suggest_the_columns_and_later_ones_change_them() {
     let rows =
         ["1,2,true,2026-01-01,2026-01-01T00:00:00Z,007,1,", "2,2.5,false,2026-01-02,2026-01-01T00:00:00Z,1,x,", "bad"];
     let sample = rows.iter().map(|row| row.as_bytes());
-    let schema = table_schema(&names, sample, &BTreeMap::new(), GrowthLimits::default()).expect("valid");
+    let schema = table_schema(&names, None, sample, &BTreeMap::new(), GrowthLimits::default()).expect("valid");
     let columns: Vec<String> =
         schema.as_struct().fields().iter().map(|f| format!("{}: {}", f.name, type_text(&f.field_type))).collect();
     assert_eq!(
@@ -164,6 +164,74 @@ fn the_first_rows_suggest_the_columns_and_later_ones_change_them() {
 fn a_row_of_more_values_than_names_is_counted_without_being_held() {
     let names = config(&["a", "b"]);
     let marks = ",".repeat(100_000);
-    let (values, count) = Values::of(&names, marks.as_bytes()).and_then(|mut values| values.kept()).expect("values");
+    let (values, count) = Values::of(&names, marks.as_bytes()).and_then(|mut values| values.kept(2)).expect("values");
     assert_eq!((values.capacity(), count), (2, 100_001));
+}
+
+/// Lines of a file that begins with `header`.
+fn below(header: Option<&str>, rows: &[&str]) -> RawBatch {
+    RawBatch { header: header.map(|line| line.to_owned().into()), ..lines(rows) }
+}
+
+#[test]
+fn values_go_to_the_columns_that_the_files_first_line_names_in_whatever_order() {
+    let config = Arc::new(CsvConfig { header: true, ..CsvConfig::default() });
+    let schema = given(&[("id", "long"), ("name", "string"), ("price", "double")]);
+    let decoder = decoder(&schema, &config);
+    let decoded = |batch: &RawBatch, on_change| decoder.decode_as(batch, on_change);
+    let evolve = OnChange::Evolve;
+    assert_eq!(shown(&decoded(&below(Some("id,name,price\r"), &["1,a,1.5"]), evolve).0), [r#"1 "a" 1.5"#]);
+    // What the file has no value for is NULL; a name in quotes may hold the mark.
+    assert_eq!(
+        shown(&decoded(&below(Some("price,\"id\""), &["1.5,1", "2,"]), evolve).0),
+        ["1 null 1.5", "null null 2.0"]
+    );
+    // A name that is no column does as a field of JSON does.
+    let more = below(Some("\"a,b\",id"), &["x,1", ",2"]);
+    let (grown, observed) = decoded(&more, evolve);
+    assert_eq!(observed.added[&None].fields().map(|(name, _)| name).collect::<Vec<_>>(), ["a,b"]);
+    assert_eq!(grown.rows.num_rows(), 2);
+    let (frozen, observed) = decoded(&more, OnChange::Freeze);
+    assert_eq!((frozen.rows.num_rows(), observed.ignored), (2, 1));
+    assert_eq!(reasons(&decoded(&more, OnChange::Quarantine).0), ["a,b: the table has no such column"]);
+    // As many values as names.
+    let short = decoded(&below(Some("id,name"), &["1", "1,a,2"]), evolve).0;
+    assert_eq!(
+        reasons(&short),
+        [
+            ": the row has 1 values, not the 2 of the line that names them",
+            ": the row has 3 values, not the 2 of the line that names them"
+        ]
+    );
+}
+
+#[test]
+fn a_first_line_that_does_not_name_all_values_rejects_the_rows_of_its_file() {
+    let config = Arc::new(CsvConfig { header: true, ..CsvConfig::default() });
+    let decoder = decoder(&given(&[("id", "long")]), &config);
+    for (header, reason) in [
+        (Some("id,ID"), "it has the name \"ID\" twice"),
+        (Some("id,,name"), "name 2 is empty"),
+        (Some("id,\"\""), "name 2 is empty"),
+        (Some("id, "), "name 2 is empty"),
+        (Some(""), "it is empty, or no UTF-8"),
+        (Some("\"id"), "a value in quotes has no end; it begins at byte 0"),
+        (None, "it is not there, or longer than row_bytes_max"),
+    ] {
+        let batch = below(header, &["1", "2"]);
+        let decoded = decoder.decode_observed(&batch).0;
+        let expected = format!(": the line that names the file's values: {reason}");
+        assert_eq!(reasons(&decoded), [expected.clone(), expected], "{header:?}");
+        assert_eq!(decoded.rows.num_rows(), 0);
+        let header = batch.header.as_ref();
+        let schema = table_schema(&config, header, [&b"1"[..]].into_iter(), &BTreeMap::new(), GrowthLimits::default());
+        assert!(schema.expect("valid").as_struct().fields().is_empty());
+    }
+    let header = Some(&Bytes::from_static(b"id,name"));
+    let rows = [&b"1,a"[..], b"2,b"];
+    let schema = table_schema(&config, header, rows.into_iter(), &BTreeMap::new(), GrowthLimits::default());
+    let schema = schema.expect("valid");
+    let columns: Vec<String> =
+        schema.as_struct().fields().iter().map(|f| format!("{}: {}", f.name, type_text(&f.field_type))).collect();
+    assert_eq!(columns, ["id: long", "name: string"]);
 }

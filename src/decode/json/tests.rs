@@ -31,6 +31,8 @@ fn raw(rows: &[&[u8]]) -> RawBatch {
         data: Bytes::from(data),
         rows: cut,
         rejects: Vec::new(),
+        header: None,
+        skipped: 0,
     }
 }
 

@@ -120,6 +120,42 @@ async fn a_last_line_without_newline_is_given_once_the_file_rests() {
     assert_eq!(reading.texts(), ["1", "2", "3", "4"]);
 }
 
+/// Which line names the values of each row.
+async fn named(source: &mut FilesSource, reading: &mut Reading, idle: usize) -> Vec<(String, Option<String>)> {
+    let (mut found, mut looks) = (Vec::new(), 0);
+    while looks < idle {
+        match source.next().await.expect("an event") {
+            SourceEvent::Batch(batch) => {
+                let header = batch.header.as_ref().map(|line| String::from_utf8_lossy(line).into_owned());
+                let text = |row: &crate::model::batch::RawRow| String::from_utf8_lossy(batch.bytes(*row)).into_owned();
+                found.extend(batch.rows.iter().map(|row| (text(row), header.clone())));
+                reading.take(batch);
+            }
+            SourceEvent::Idle => looks += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn the_line_that_names_the_values_of_a_file_is_known_wherever_reading_goes_on_in_it() {
+    let mut folder = folder();
+    (folder.options.header, folder.options.batch_rows, folder.config.skip_lines) = (true, 1, 1);
+    folder.put("a", "made today\nid,name\n1,a\n2,b\n").await;
+    let mut reading = Reading::default();
+    let of = |text: &str, header: &str| (text.to_owned(), Some(header.to_owned()));
+    let found = named(&mut folder.source(), &mut reading, 1).await;
+    assert_eq!(found, [of("1,a", "id,name"), of("2,b", "id,name")]);
+    folder.put("a", "made today\nid,name\n1,a\n2,b\n3,c\n").await;
+    folder.put("b.gz", gzip(b"made later\nname,id\nd,4\n")).await;
+    let mut again = folder.reopen(&reading).await;
+    let found = named(&mut again, &mut reading, 4).await;
+    assert_eq!(found, [of("3,c", "id,name"), of("d,4", "name,id")]);
+    assert_eq!(reading.rows.iter().map(|(_, number, _)| *number).collect::<Vec<_>>(), [3, 4, 5, 3]);
+    assert!(reading.rejects.is_empty(), "{:?}", reading.reasons());
+}
+
 #[tokio::test]
 async fn a_late_file_is_read_once_while_running_and_not_again_after_a_restart() {
     let folder = folder();

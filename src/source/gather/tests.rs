@@ -11,7 +11,7 @@ fn record(offset: i64, value: &str) -> Record<'_> {
 
 /// A log that was read after `given`, and what became of the records that came.
 fn taken(given: Option<i64>, witness: Option<String>, records: &[(i64, &str)]) -> Result<Vec<(i64, u64)>> {
-    let mut log = Log::new(id(), "orders".into());
+    let mut log = Log::new(id(), "orders".into(), Tombstones::Reject);
     log.open(given, witness);
     for (offset, value) in records {
         log.take(record(*offset, value), 1 << 20, 0)?;
@@ -23,7 +23,7 @@ fn taken(given: Option<i64>, witness: Option<String>, records: &[(i64, &str)]) -
 
 /// What the record looks like that a table has last.
 fn witness(offset: i64, value: &str) -> Option<String> {
-    let mut log = Log::new(id(), "orders".into());
+    let mut log = Log::new(id(), "orders".into(), Tombstones::Reject);
     log.open(None, None);
     log.take(record(offset, value), 1 << 20, 0).expect("a row");
     log.batch().map(|(_, tail)| tail)
@@ -87,7 +87,7 @@ fn an_offset_that_was_removed_is_counted_once_however_often_its_log_is_opened() 
 #[test]
 fn what_the_last_record_of_a_range_looks_like_is_known_until_it_is_committed() {
     let mut tails = Tails::default();
-    let mut log = Log::new(id(), "orders".into());
+    let mut log = Log::new(id(), "orders".into(), Tombstones::Reject);
     log.open(None, None);
     for offset in [3, 7] {
         log.take(record(offset, "row"), 1 << 20, 0).expect("a row");
@@ -102,4 +102,33 @@ fn what_the_last_record_of_a_range_looks_like_is_known_until_it_is_committed() {
     assert_eq!((of(&tails, 3), of(&tails, 7)), (None, witness(7, "row")));
     tails.clear();
     assert_eq!(of(&tails, 7), None);
+}
+
+#[test]
+fn a_record_without_a_value_is_a_reject_or_passed_over_and_the_log_is_past_it_either_way() {
+    let gone = |offset| Record { offset, key: Some(b"k"), ..Record::default() };
+    for (tombstones, rejects, skipped) in [(Tombstones::Reject, 2, 0), (Tombstones::Skip, 0, 2)] {
+        let mut log = Log::new(id(), "orders".into(), tombstones);
+        log.open(Some(2), None);
+        for taken in [record(3, "d"), gone(4), record(5, "f"), gone(7)] {
+            log.take(taken, 1 << 20, 0).expect("the same log");
+        }
+        let (batch, tail) = log.batch().expect("a batch");
+        assert_eq!((batch.rows.len(), batch.rejects.len(), batch.skipped), (2, rejects, skipped), "{tombstones:?}");
+        assert_eq!(batch.range, Range { from: Some(Position::Offset(2)), to: Position::Offset(7) });
+        assert!(log.batch().is_none(), "nothing is counted twice");
+        // It is what the log is known by.
+        let mut again = Log::new(id(), "orders".into(), tombstones);
+        again.open(Some(7), Some(tail));
+        again.take(gone(7), 1 << 20, 0).expect("the same log");
+        again.take(gone(8), 1 << 20, 0).expect("the same log");
+        let (batch, _) = again.batch().expect("a batch of what is passed over alone");
+        assert_eq!((batch.rejects.len() as u64 + batch.skipped, batch.range.to), (1, Position::Offset(8)));
+        // What is here goes with the partition.
+        again.take(gone(9), 1 << 20, 0).expect("the same log");
+        again.open(Some(8), None);
+        again.take(record(9, "k"), 1 << 20, 0).expect("the same log");
+        let (batch, _) = again.batch().expect("a batch");
+        assert_eq!((batch.rows.len(), batch.rejects.len(), batch.skipped), (1, 0, 0));
+    }
 }

@@ -12,9 +12,10 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Produc
 
 use super::*;
 use crate::config::Secret;
-use crate::config::kafka::{KafkaStart, OnGap};
+use crate::config::kafka::{KafkaStart, OnGap, Tombstones};
 use crate::model::batch::RawBatch;
 use crate::model::checkpoint::{Position, Standing};
+use crate::source::kafka_probe::{Gaps, Probe};
 
 pub(in crate::source) struct Cluster {
     pub(in crate::source) mock: MockCluster<'static, DefaultProducerContext>,
@@ -23,7 +24,12 @@ pub(in crate::source) struct Cluster {
 
 impl Cluster {
     pub(in crate::source) fn with(topics: &[(&str, i32)]) -> Self {
-        let mock = MockCluster::new(1).expect("a mock cluster");
+        Self::of(1, topics)
+    }
+
+    /// So many brokers, with these topics.
+    pub(in crate::source) fn of(brokers: i32, topics: &[(&str, i32)]) -> Self {
+        let mock = MockCluster::new(brokers).expect("a mock cluster");
         for (topic, partitions) in topics {
             mock.create_topic(topic, *partitions, 1).expect("a topic");
         }
@@ -50,6 +56,7 @@ impl Cluster {
             start: KafkaStart::Earliest,
             start_offsets: BTreeMap::new(),
             on_gap: OnGap::Halt,
+            tombstones: Tombstones::Reject,
             read_uncommitted: false,
             broker_assigns: false,
             member: None,
@@ -109,8 +116,16 @@ impl Member {
         Self::of(config, Arc::new(Mutex::new(Table { checkpoint, batches: Vec::new() }))).await
     }
 
+    /// One whose time is another.
+    pub(in crate::source) async fn timed(config: KafkaConfig, env: Env) -> Self {
+        Self::of_source(KafkaSource::new(config, env).expect("valid"), Arc::default()).await.expect("opens")
+    }
+
     async fn of(config: KafkaConfig, table: Arc<Mutex<Table>>) -> Result<Self> {
-        let mut source = KafkaSource::new(config, Env::system())?;
+        Self::of_source(KafkaSource::new(config, Env::system())?, table).await
+    }
+
+    async fn of_source(mut source: KafkaSource, table: Arc<Mutex<Table>>) -> Result<Self> {
         source.connect().await?;
         let mut member = Self { source, table, owned: BTreeSet::new(), fenced: 0, taken: Arc::default(), idle: 0 };
         member.open().await?;
@@ -246,6 +261,47 @@ async fn records_that_are_no_rows_are_rejects_at_their_place() {
     let shown: Vec<_> = rejects.iter().map(|reject| (reject.number, reject.raw.len())).collect();
     assert_eq!(shown, [(1, 4), (2, 2_000)]);
     assert!(rejects[0].reason.contains("without a value") && rejects[1].reason.contains("row_bytes_max"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_without_a_value_are_passed_over_where_that_is_set_and_the_log_says_so_when_it_is_asked() {
+    let cluster = Cluster::with(&[("orders", 1)]);
+    let tombstone = || BaseRecord::<str, str>::to("orders").partition(0).key("gone");
+    cluster.send("orders", 1, 0..2);
+    cluster.producer.send(tombstone()).expect("queued");
+    cluster.send("orders", 1, 3..4);
+    cluster.producer.send(tombstone()).expect("queued");
+    cluster.producer.flush(Duration::from_secs(30)).expect("sent");
+    let config = KafkaConfig { tombstones: Tombstones::Skip, ..cluster.config(&["orders"]) };
+    let partition = PartitionId::new("orders/0");
+    let skipped = |member: &Member| member.batches().iter().map(|batch| batch.skipped).sum::<u64>();
+
+    let mut member = Member::begun(config.clone()).await;
+    member.rows(3).await;
+    while skipped(&member) < 2 {
+        member.step().await.expect("an event");
+    }
+    let numbers: Vec<u64> = member.numbers().into_iter().map(|(_, number)| number).collect();
+    assert_eq!((numbers, skipped(&member)), (vec![0, 1, 3], 2));
+    let checkpoint = member.checkpoint();
+    assert_eq!(checkpoint.positions.get(&partition), Some(&Position::Offset(4)));
+    drop(member);
+
+    // The last one that was read is what the log is known by.
+    cluster.send("orders", 1, 5..7);
+    let mut member = Member::at(config.clone(), checkpoint).await.expect("opens");
+    member.rows(2).await;
+    assert_eq!(member.numbers().into_iter().map(|(_, number)| number).collect::<Vec<_>>(), [5, 6]);
+
+    let gaps = || vec![Gaps { log: "orders/0".to_owned(), ranges: vec![(1, 2), (4, 5)] }];
+    let asked = async |config: &KafkaConfig| {
+        let probe = Probe::new(config, &Env::system()).expect("valid");
+        let held = probe.records_at(gaps()).await.expect("answers").remove(0);
+        (held.records.iter().collect::<Vec<_>>(), held.skipped.iter().collect::<Vec<_>>())
+    };
+    assert_eq!(asked(&config).await, (vec![1, 3, 5], vec![2, 4]));
+    let rejects = KafkaConfig { tombstones: Tombstones::Reject, ..config };
+    assert_eq!(asked(&rejects).await, (vec![1, 2, 3, 4, 5], vec![]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

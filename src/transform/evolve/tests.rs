@@ -37,6 +37,8 @@ fn raw<S: AsRef<str>>(rows: &[S]) -> RawBatch {
         data: Bytes::from(data),
         rows: cut,
         rejects: Vec::new(),
+        header: None,
+        skipped: 0,
     }
 }
 

@@ -364,7 +364,10 @@ impl Auditor {
                 customers.extend((!rejects).then(|| batch.column_by_name(CUSTOMER).and_then(|own| long(own, at))));
                 let row = *self.event_ids.get(&id).ok_or_else(|| format!("a row {id:?} that no source has"))?;
                 if self.holes.contains(&row) {
-                    return Err(format!("row {:?} of a transaction that was given up", self.place(row)));
+                    return Err(format!(
+                        "row {:?} of a transaction that was given up, or of a record without a value",
+                        self.place(row)
+                    ));
                 }
                 let place = self.place(row);
                 let told = (partitions.value(at).to_owned(), numbers.value(at));

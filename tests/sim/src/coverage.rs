@@ -206,6 +206,7 @@ const EXPECTED: &[(&str, &[&str])] = &[
             "loses rows that are in",
             "loses rows that are not in",
             "is known as another",
+            "a record without a value is passed over",
         ],
     ),
     ("a table beside the anchor × ", &["idle for days"]),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use frazil::config::kafka::OnGap;
+use frazil::config::kafka::{OnGap, Tombstones};
 use frazil::env::Env;
 use frazil::error::{Error, ErrorKind, Result};
 use frazil::model::batch::RawBatch;
@@ -146,7 +146,7 @@ impl Member {
                 Change::Gained(partitions) => {
                     let name = topic::lock(&self.topic).name();
                     for id in partitions {
-                        let log = Log::new(id.clone(), Arc::clone(&name));
+                        let log = Log::new(id.clone(), Arc::clone(&name), Tombstones::Skip);
                         self.holds.insert(id.clone(), Held { log, next: 0, lost: None });
                     }
                 }
@@ -172,7 +172,12 @@ impl Member {
             let Some(held) = self.holds.get_mut(&id).filter(|held| held.log.is_open()) else { continue };
             let what = match held.read(&topic, &id, most, self.env.now_ms()) {
                 Ok(None) => continue,
-                Ok(Some((batch, tail))) => What::Batch(batch, tail),
+                Ok(Some((batch, tail))) => {
+                    if batch.skipped > 0 {
+                        self.world.cover("topic × a record without a value is passed over");
+                    }
+                    What::Batch(batch, tail)
+                }
                 Err(error) => What::Failed(error),
             };
             self.say(what);

@@ -206,6 +206,7 @@ impl Scenario {
             skips: env.below(2) == 0,
             loss: if env.below(4) == 0 { Some(pick(env, &[Loss::Tail, Loss::Tail, Loss::Anew])) } else { None },
             eager: env.below(3) == 0,
+            tombstones: true,
         };
         // Whoever sets positions says that the log is the right one: nothing tells a log from another after that.
         let sets = |deed: &Deed| {

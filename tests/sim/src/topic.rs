@@ -29,6 +29,8 @@ const LOSES: u64 = 25;
 const LOSES_FROM: u64 = 40;
 /// The most rows that retention takes before they are read.
 const TAKEN_MAX: u64 = 6;
+/// One of so many records has no value, where some have none.
+const TOMBSTONES: u64 = 12;
 /// Transactions that are open at a time.
 const OPEN_MAX: usize = 2;
 
@@ -56,6 +58,8 @@ pub struct Plan {
     pub loss: Option<Loss>,
     /// Whether a rebalance takes all partitions away, and nobody waits for anybody.
     pub eager: bool,
+    /// Whether some records have no value: readers pass over them.
+    pub tombstones: bool,
 }
 
 /// What stands at an offset.
@@ -66,6 +70,8 @@ enum Kind {
     Aborted,
     /// The end of a transaction.
     Marker,
+    /// A record without a value.
+    Tombstone,
 }
 
 #[derive(Debug, Clone)]
@@ -152,10 +158,16 @@ impl Topic {
         watched: &Watched,
     ) -> SharedTopic {
         let draw = Env::simulated(Arc::new(SystemClock), world.seed.wrapping_mul(31) ^ config.seed);
+        // On its own, so that all else is as it is without.
+        let gone = Env::simulated(Arc::new(SystemClock), world.seed.wrapping_mul(37) ^ config.seed);
         let rows = usize::try_from(watched.rows).unwrap_or(0);
         let mut partitions = Vec::new();
         for _ in 0..config.partitions {
-            let (kinds, stable) = layout(&draw, rows, plan.transactions);
+            let (mut kinds, stable) = layout(&draw, rows, plan.transactions);
+            if plan.tombstones {
+                let is_gone = |kind: &&mut Kind| **kind == Kind::Row && gone.below(TOMBSTONES) == 0;
+                kinds.iter_mut().filter(is_gone).for_each(|kind| *kind = Kind::Tombstone);
+            }
             let entry = |kind| Entry { kind, value: Bytes::new(), timestamp_ms: 0 };
             let other = if plan.loss.is_some() { vec![entry(Kind::Row); rows] } else { Vec::new() };
             let was = kinds.into_iter().map(entry).collect();
@@ -354,9 +366,12 @@ impl Topic {
     pub fn record(&self, partition: usize, offset: i64) -> Option<Record<'_>> {
         let at = usize::try_from(offset).ok()?;
         let entry = self.partitions[partition].entry(at);
-        let read =
-            Record { offset, timestamp_ms: Some(entry.timestamp_ms), value: Some(&entry.value), ..Record::default() };
-        (entry.kind == Kind::Row).then_some(read)
+        let value = match entry.kind {
+            Kind::Row => Some(&entry.value[..]),
+            Kind::Tombstone => None,
+            Kind::Aborted | Kind::Marker => return None,
+        };
+        Some(Record { offset, timestamp_ms: Some(entry.timestamp_ms), value, ..Record::default() })
     }
 
     /// Rows of these offsets were passed over.

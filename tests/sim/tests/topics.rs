@@ -10,7 +10,8 @@ use frazil_sim::scenario::{Scenario, Shape};
 use frazil_sim::topic::{Loss, Plan};
 use frazil_sim::world::Rates;
 
-const QUIET: Plan = Plan { transactions: false, holds: false, retention: 0, skips: false, loss: None, eager: false };
+const QUIET: Plan =
+    Plan { transactions: false, holds: false, retention: 0, skips: false, loss: None, eager: false, tombstones: false };
 
 /// One pipeline that reads a topic into one table, and nothing goes wrong but with the topic.
 fn reads(plan: Plan, instances: u64) -> Scenario {
