@@ -1,4 +1,5 @@
 //! Logs and metrics.
 
 pub mod logs;
+pub mod metric_list;
 pub mod metrics;
