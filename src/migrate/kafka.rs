@@ -60,6 +60,7 @@ impl Draft<'_> {
             Some(_) => {}
             None => self.line("# The connector read rows of aborted transactions as well; these stay out from now on."),
         }
+        self.line("tombstones = \"skip\" # as the connector does: a record without a value is no row");
         self.security(name);
         self.properties();
         if !offsets.is_empty() {
