@@ -22,7 +22,8 @@ use crate::write::shape::FileShape;
 /// What a column of an open row group costs beside what its encoder counts, in bytes: measured, mostly its compressor.
 const COLUMN_OVERHEAD: u64 = 22 * 1024;
 
-/// A row group may be so many times as long as its rows are in memory: until then nobody looks how long it is.
+/// Rows may come to so many times what they are in memory: while even then the row group is not full nobody waits to see how
+/// long it is.
 const ROOM: u64 = 2;
 
 /// Bytes of the pieces in which a row group goes to storage: no longer than most pages, in whose place they come in memory. With
@@ -139,7 +140,7 @@ impl Encoder {
     async fn next_fit(&self, left: &mut VecDeque<RecordBatch>) -> Result<Vec<RecordBatch>> {
         let Some(columns) = &self.columns else { return Ok(left.pop_front().into_iter().collect()) };
         let coming: u64 = left.iter().map(pending::weight).sum();
-        let may_become = ROOM * (columns.bytes() as u64 + columns.queued() + coming);
+        let may_become = columns.bytes() as u64 + ROOM * (columns.queued() + coming);
         if may_become < self.row_group_bytes as u64 {
             return Ok(left.drain(..).collect());
         }
