@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use iceberg::spec::{FormatVersion, Schema, SchemaRef, Transform};
 
-use crate::config::{Epoch, MetadataColumn, OnChange, PipelineConfig};
+use crate::config::{Epoch, Limits, MetadataColumn, OnChange, PipelineConfig};
 use crate::daemon::table::TableHandle;
 use crate::daemon::tables::Shared;
 use crate::decode::growth::GrowthLimits;
@@ -44,20 +44,23 @@ pub(crate) struct LaneOptions {
     pub(crate) growth: GrowthLimits,
     pub(crate) metadata: BTreeMap<String, MetadataColumn>,
     pub(crate) open_files_max: usize,
+    /// Columns of a file encoded at a time.
+    pub(crate) column_concurrency: usize,
     pub(crate) target_file_size: Option<u64>,
     /// How names of files begin.
     pub(crate) file_prefix: String,
 }
 
 impl LaneOptions {
-    pub(crate) fn new(name: &PipelineName, pipeline: &PipelineConfig, format: Format, open_files_max: usize) -> Self {
+    pub(crate) fn new(name: &PipelineName, pipeline: &PipelineConfig, format: Format, limits: &Limits) -> Self {
         Self {
             format,
             on_change: pipeline.schema.on_change,
             epoch: pipeline.decode.epoch,
             growth: GrowthLimits { columns_max: pipeline.schema.columns_max, ..GrowthLimits::default() },
             metadata: pipeline.metadata.clone(),
-            open_files_max,
+            open_files_max: limits.open_files,
+            column_concurrency: limits.workers,
             target_file_size: pipeline.commit.target_file_size,
             file_prefix: name.file_mark(),
         }
@@ -326,6 +329,7 @@ impl Lane {
         WriterOptions {
             file_prefix: self.options.file_prefix.clone(),
             open_files_max: self.options.open_files_max,
+            column_concurrency: self.options.column_concurrency,
             gather_bytes_max: self.shared.budget.limit() / 4,
             // Never reached while the budget seals first.
             held_bytes_max: self.shared.budget.limit(),

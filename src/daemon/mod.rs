@@ -389,7 +389,7 @@ fn pipeline(
     Ok(Pipeline {
         shared: shared.clone(),
         name: name.clone(),
-        options: LaneOptions::new(name, settings, format.clone(), config.limits.open_files),
+        options: LaneOptions::new(name, settings, format.clone(), &config.limits),
         creation: Creation::new(settings, format),
         config: settings.clone(),
         source,
