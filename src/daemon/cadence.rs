@@ -16,7 +16,7 @@ const MEAN_SHARE: u64 = 4;
 const SLOWEST_SHARE: u64 = 8;
 /// However fast a catalog is, sealing more often than this only makes small files.
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
-/// Conflicts of one commit, and commits in a row that met one, from which on there are too many.
+/// Conflicts of one commit from which on there are too many.
 const CONFLICTS_MANY: u32 = 3;
 /// How far conflicts stretch the interval, as a multiple of the freshness target: each costs an attempt, and nothing more.
 const CONFLICTS_STRETCH_MAX: u32 = 4;
@@ -102,8 +102,8 @@ pub struct Cadence {
     commit: Option<(Duration, Duration)>,
     /// The least interval that throttling or conflicts leave, and which of them.
     stretched: Option<(Duration, Why)>,
-    /// Commits in a row that met others.
-    met: u32,
+    /// Whether others commit to the table as well, as far as the last commit could tell.
+    others: bool,
     /// What chance takes off the interval, or puts on it, in thousandths.
     jitter: u32,
 }
@@ -121,7 +121,7 @@ fn towards(from: Duration, to: Duration, share: u64) -> Duration {
 impl Cadence {
     /// Nothing is known of commits yet.
     pub fn new(freshness: Duration) -> Self {
-        Self { freshness, commit: None, stretched: None, met: 0, jitter: 0 }
+        Self { freshness, commit: None, stretched: None, others: false, jitter: 0 }
     }
 
     /// Below which bound chance draws for [`Cadence::draw`].
@@ -145,18 +145,22 @@ impl Cadence {
                 (mean, took.max(towards(slowest, mean, SLOWEST_SHARE)))
             }
         });
-        self.met = if answers.conflicts > 0 { self.met.saturating_add(1) } else { 0 };
-        let crowded = answers.conflicts >= CONFLICTS_MANY || self.met >= CONFLICTS_MANY;
+        self.others = answers.others || answers.conflicts > 0;
         if answers.throttled > 0 {
             let bounds = self.freshness.saturating_mul(THROTTLED_STRETCH_MAX).clamp(STRETCHED_MIN, STRETCHED_MAX);
             let wanted = before.saturating_mul(2).max(answers.wait);
             self.stretch(wanted.min(bounds.max(self.freshness)), Why::Throttled);
-        } else if crowded {
+        } else if answers.conflicts >= CONFLICTS_MANY {
             let bound = self.freshness.saturating_mul(CONFLICTS_STRETCH_MAX);
             self.stretch((before + before / 2).min(bound), Why::Conflicts);
         } else if answers.conflicts == 0 {
             self.relax();
         }
+    }
+
+    /// Whether the next commit loads the table before its first attempt.
+    pub fn looks_first(&self) -> bool {
+        self.others
     }
 
     /// Multiplicatively up,

@@ -22,7 +22,7 @@ fn after(took: &[u64]) -> Cadence {
 }
 
 fn throttled(wait: u64) -> Answers {
-    Answers { throttled: 1, wait: ms(wait), conflicts: 0 }
+    Answers { throttled: 1, wait: ms(wait), ..Answers::default() }
 }
 
 fn conflicts(conflicts: u32) -> Answers {
@@ -113,11 +113,27 @@ fn single_conflicts_change_nothing_and_many_stretch_the_interval_a_little() {
     }
     for _ in 0..20 {
         cadence.committed(ms(10), conflicts(1));
+        assert_eq!(cadence.interval().1, Why::Freshness, "several daemons meet, and that is all");
+    }
+    for _ in 0..20 {
+        cadence.committed(ms(10), conflicts(3));
     }
     assert_eq!(cadence.interval(), (FRESHNESS * 4, Why::Conflicts));
     let mut cadence = Cadence::new(FRESHNESS);
     cadence.committed(ms(10), conflicts(5));
     assert_eq!(cadence.interval(), (ms(15_000), Why::Conflicts));
+}
+
+#[test]
+fn whoever_met_others_looks_first_until_nobody_else_is_there() {
+    let mut cadence = Cadence::new(FRESHNESS);
+    assert!(!cadence.looks_first());
+    cadence.committed(ms(10), conflicts(1));
+    assert!(cadence.looks_first());
+    cadence.committed(ms(10), Answers { others: true, ..Answers::default() });
+    assert!(cadence.looks_first());
+    cadence.committed(ms(10), Answers::default());
+    assert!(!cadence.looks_first());
 }
 
 #[test]

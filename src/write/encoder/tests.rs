@@ -84,3 +84,40 @@ fn a_row_group_takes_no_more_rows_than_fit_whatever_comes_at_once() {
     assert!(full.len() > 3 && full.iter().all(|rows| rows.abs_diff(full[0]) < full[0].unsigned_abs() / 4), "{rows:?}");
     assert!(*last <= full[0] * 5 / 4, "{rows:?}");
 }
+
+/// How it ends when `bad` is written after good rows.
+fn ended(bad: impl Fn(&RecordBatch) -> RecordBatch) -> Result<Encoded> {
+    let mut layout = wide();
+    layout.properties.row_group_bytes = 1 << 30;
+    let mut rng = StdRng::seed_from_u64(5);
+    let good = random_rows(&layout, 100, &mut rng);
+    let shape = FileShape::new(layout).expect("shape");
+    let work = async {
+        let env = Env::system();
+        let properties = shape.properties(&good).expect("properties");
+        let mut encoder = Encoder::new(&shape, properties, 2).expect("encoder");
+        for batch in [good.clone(), bad(&good), good.clone(), good.clone()] {
+            encoder = encoder.write(&env, vec![batch]).await?;
+        }
+        encoder.finish(&env).await
+    };
+    tokio::runtime::Runtime::new().expect("runtime").block_on(work)
+}
+
+#[test]
+fn rows_that_do_not_fit_end_the_file_though_nobody_waited_for_them() {
+    assert!(ended(RecordBatch::clone).is_ok());
+    // Each column where the next one should be.
+    let turned = |good: &RecordBatch| {
+        let count = good.num_columns();
+        let order: Vec<usize> = (0..count).map(|at| (at + 1) % count).collect();
+        good.project(&order).expect("columns")
+    };
+    assert_eq!(ended(turned).err().map(|error| error.kind()), Some(ErrorKind::Internal));
+}
+
+#[test]
+fn a_thread_that_is_lost_ends_the_file_and_nobody_waits_for_it() {
+    let short = |good: &RecordBatch| good.project(&[0]).expect("a column");
+    assert_eq!(ended(short).err().map(|error| error.kind()), Some(ErrorKind::Internal));
+}
