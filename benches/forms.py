@@ -60,9 +60,10 @@ def fastest(servers):
     with topic.started(servers, name, servers.topic, freshness=1) as child:
         topic.Run(servers, name, child.pid)
         told = process.commits(servers.folder / name / "log")
+    if len(told) < 3:
+        raise process.Failure(f"{len(told)} commits; see {servers.folder / name}/log")
     at = [datetime.datetime.fromisoformat(one["timestamp"]) for one in told]
-    rows = sum(one["rows"] for one in told[1:])
-    return int(rows / (at[-1] - at[0]).total_seconds()) if rows else 0
+    return int(sum(one["rows"] for one in told[1:]) / (at[-1] - at[0]).total_seconds())
 
 
 def steady(servers, folder, rate):
@@ -85,6 +86,8 @@ def steady(servers, folder, rate):
             time.sleep(SECONDS)
             took = time.monotonic() - began
             told = process.commits(servers.folder / name / "log")[before:]
+    if not told:
+        raise process.Failure(f"no commit in {SECONDS} s; see {servers.folder / name}/log")
     slowest = process.percentile([one["ms"] / 1000 for one in told], 0.95)
     age = process.percentile([one["oldest_ms"] / 1000 for one in told], 0.95)
     most = FRESHNESS + COMMITS * slowest

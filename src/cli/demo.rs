@@ -46,7 +46,7 @@ pub(crate) fn demo(flags: &Flags, own: &Demo) -> Result<Exit> {
     })?;
     let config = Arc::new(config);
     let handles = Handles::new();
-    let process = Process::start(config.limits.workers)?;
+    let process = Process::start(config.limits.workers, 0)?;
     let seconds = own.seconds.or_else(|| own.rows.is_none().then_some(SECONDS));
     let started_ms = handles.env.now_ms();
     let work = async {

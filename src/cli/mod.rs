@@ -176,5 +176,5 @@ fn with_config(flags: &Flags, from: &CatalogChoice, work: impl AsyncFnOnce(&Conf
 }
 
 fn block_on<T>(workers: usize, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
-    Process::start(workers)?.until_signal(work)
+    Process::start(workers, 0)?.until_signal(work)
 }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{Health, PipelineHealth, Server};
 use crate::cli::{Exit, no_file, wiring};
-use crate::config::{Config, Loaded, Role};
+use crate::config::{Config, Loaded, Role, SourceConfig};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::telemetry::metrics::Metrics;
@@ -24,13 +24,15 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts a runtime with so many threads, and the TLS that every client of this process uses.
-    pub(crate) fn start(workers: usize) -> Result<Self> {
+    ///
+    /// `held` threads are taken for good, by sources that wait in them.
+    pub(crate) fn start(workers: usize, held: usize) -> Result<Self> {
         // A second call in one process finds the provider in place.
         let _ = rustls::crypto::ring::default_provider().install_default();
         crate::commit::avro_names::install();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers.max(1))
-            .max_blocking_threads(workers.max(1).saturating_add(BLOCKING_MORE))
+            .max_blocking_threads(workers.max(1).saturating_add(BLOCKING_MORE).saturating_add(held))
             .thread_name("frazil")
             .enable_all()
             .build()
@@ -153,7 +155,9 @@ pub(crate) fn run_daemon(loaded: Loaded) -> Result<Exit> {
             .with_hint("add [pipeline.NAME] with a source and a table, or name another file with -c"));
     }
     let handles = Handles::new();
-    let process = Process::start(config.limits.workers)?;
+    let waits = |source: &&SourceConfig| matches!(source, SourceConfig::Kafka(_) | SourceConfig::Stdin);
+    let held = config.sources.values().filter(waits).count();
+    let process = Process::start(config.limits.workers, held)?;
     let ended = process.until_second_signal(&handles.token, serve(config, handles.clone()));
     process.end();
     match ended? {

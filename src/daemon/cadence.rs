@@ -149,10 +149,14 @@ impl Cadence {
         if answers.throttled > 0 {
             let bounds = self.freshness.saturating_mul(THROTTLED_STRETCH_MAX).clamp(STRETCHED_MIN, STRETCHED_MAX);
             let wanted = before.saturating_mul(2).max(answers.wait);
-            self.stretch(wanted.min(bounds.max(self.freshness)), Why::Throttled);
+            self.stretch(wanted.min(bounds), Why::Throttled);
         } else if answers.conflicts >= CONFLICTS_MANY {
-            let bound = self.freshness.saturating_mul(CONFLICTS_STRETCH_MAX);
-            self.stretch((before + before / 2).min(bound), Why::Conflicts);
+            let bound = self.freshness.saturating_mul(CONFLICTS_STRETCH_MAX).min(STRETCHED_MAX.max(self.freshness));
+            if self.stretched.is_some_and(|(held, _)| held > bound) {
+                self.relax(); // what throttling left is more than conflicts ask for
+            } else {
+                self.stretch((before + before / 2).min(bound), Why::Conflicts);
+            }
         } else if answers.conflicts == 0 {
             self.relax();
         }

@@ -365,10 +365,12 @@ impl Pipeline {
 
     /// What is in the open epoch.
     fn open(&self) -> OpenEpoch {
+        // One reject must not keep full files waiting.
+        let rows = self.lanes.iter().filter(|(table, _)| !table.name().ends_with(REJECTS_SUFFIX));
         OpenEpoch {
             rows: self.waiting(),
             bytes: self.lanes.values().map(Lane::bytes).sum(),
-            fill: self.lanes.values().map(Lane::fill).fold(Fill::default(), Fill::and),
+            fill: rows.map(|(_, lane)| lane.fill()).fold(Fill::default(), Fill::and),
             opened_ms: self.epoch.opened_ms,
         }
     }

@@ -63,6 +63,8 @@ impl Trouble {
         use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut, Resolve, SSL};
         let connections = [AllBrokersDown, BrokerTransportFailure, OperationTimedOut, Resolve, SSL];
         let connection = error.rdkafka_error_code().is_some_and(|code| connections.contains(&code));
+        // A token that came late is no trouble any more once brokers took it.
+        let connection = connection || own.to_string().contains(NO_TOKEN);
         let before = held.map_or((now_ms, true), |held| (held.since_ms, held.connection));
         Self { since_ms: before.0, error: own, connection: connection && before.1 }
     }
@@ -130,12 +132,15 @@ impl Statistics {
     /// Whether the group's coordinator and the leaders of all partitions that are read have a connection; where none is read, any
     /// broker.
     fn answer(&self) -> bool {
-        let mut up = self.brokers.values().filter(|broker| broker.source != "logical" && broker.state == "UP");
+        let mut up = self
+            .brokers
+            .values()
+            .filter(|broker| !["logical", "internal"].contains(&broker.source.as_str()) && broker.state == "UP");
         let coordinated = self.cgrp.as_ref().is_none_or(|group| group.state == "up");
         let partitions = self.topics.values().flat_map(|topic| topic.partitions.values());
         let mut read = partitions.filter(|own| own.fetch_state != "none" && !own.fetch_state.is_empty()).peekable();
         let all = match read.peek() {
-            Some(_) => read.all(|own| up.clone().any(|broker| broker.nodeid == own.leader)),
+            Some(_) => read.all(|own| own.leader >= 0 && up.clone().any(|broker| broker.nodeid == own.leader)),
             None => up.any(|broker| broker.nodeid >= 0),
         };
         coordinated && all

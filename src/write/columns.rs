@@ -72,12 +72,12 @@ struct Shared {
 #[derive(Default)]
 struct State {
     lines: Vec<Line>,
-    /// Entries of all queues, those under way included.
-    waiting: usize,
-    /// What they hold in memory.
+    /// What rows that some column has not taken yet hold in memory.
     queued: u64,
     /// Threads at work.
     threads: usize,
+    /// Whether rows are lost, and why until it was told.
+    broken: bool,
     failed: Option<Error>,
 }
 
@@ -85,15 +85,14 @@ struct State {
 struct Line {
     /// Away while rows are added.
     column: Option<Column>,
-    queue: VecDeque<Rows>,
+    queue: VecDeque<Arc<Rows>>,
     bytes: usize,
     memory: usize,
 }
 
-/// Rows for every column; what they weigh, for each of them.
-#[derive(Clone)]
+/// Rows for every column, and what they weigh.
 struct Rows {
-    batches: Arc<Vec<RecordBatch>>,
+    batches: Vec<RecordBatch>,
     weight: u64,
 }
 
@@ -111,26 +110,27 @@ impl Columns {
         Self { shared: Arc::new(shared), env: env.clone(), concurrency: concurrency.max(1) }
     }
 
-    /// Adds rows as soon as every column has at most one more piece to take before them.
+    /// Adds rows as soon as no column has more than one piece to take before them.
     ///
     /// # Errors
     /// What any rows before these met with.
     pub(crate) async fn push(&self, batches: Vec<RecordBatch>) -> Result<()> {
-        let lines = self.shared.lock().lines.len();
-        self.until(lines).await?;
+        self.until(1).await?;
         let weight: u64 = batches.iter().map(pending::weight).sum();
-        let rows = Rows { batches: Arc::new(batches), weight: weight / (lines.max(1) as u64) };
-        let mut state = self.shared.lock();
-        for line in &mut state.lines {
-            line.queue.push_back(rows.clone());
-        }
-        state.waiting += lines;
-        state.queued += rows.weight * lines as u64;
-        while state.threads < self.concurrency.min(lines) {
-            state.threads += 1;
-            let (env, shared) = (self.env.clone(), Arc::clone(&self.shared));
-            let thread = Thread { shared: Arc::clone(&shared), ended_well: false };
-            tokio::spawn(thread.run(async move { env.offload(move || shared.work()).await }));
+        let rows = Arc::new(Rows { batches, weight });
+        let idle = {
+            let mut state = self.shared.lock();
+            for line in &mut state.lines {
+                line.queue.push_back(Arc::clone(&rows));
+            }
+            state.queued += weight;
+            let idle = self.concurrency.min(state.lines.len()).saturating_sub(state.threads);
+            state.threads += idle;
+            idle
+        };
+        for _ in 0..idle {
+            let thread = Thread { shared: Arc::clone(&self.shared), ended_well: false };
+            tokio::spawn(thread.run(self.env.clone()));
         }
         Ok(())
     }
@@ -143,15 +143,17 @@ impl Columns {
         self.until(0).await
     }
 
-    async fn until(&self, waiting: usize) -> Result<()> {
+    /// Until no column has more than so many pieces to take.
+    async fn until(&self, pieces: usize) -> Result<()> {
         loop {
             let progress = self.shared.progress.notified();
             {
                 let mut state = self.shared.lock();
-                if let Some(error) = state.failed.take() {
-                    return Err(error);
+                if state.broken {
+                    let lost = || Error::new(ErrorKind::Internal, "a row group that failed before");
+                    return Err(state.failed.take().unwrap_or_else(lost));
                 }
-                if state.waiting <= waiting {
+                if state.lines.iter().all(|line| line.pieces() <= pieces) {
                     return Ok(());
                 }
             }
@@ -167,8 +169,9 @@ impl Columns {
         self.idle().await?;
         let mut columns: Vec<Column> = self.shared.lock().lines.drain(..).filter_map(|line| line.column).collect();
         columns.sort_by_key(Column::bytes);
+        let threads = self.concurrency.min(columns.len());
         let columns = Arc::new(Mutex::new(columns));
-        let threads = (0..self.concurrency).map(|_| {
+        let threads = (0..threads).map(|_| {
             let columns = Arc::clone(&columns);
             self.env.offload(move || {
                 let mut done = Vec::new();
@@ -193,7 +196,7 @@ impl Columns {
         self.shared.lock().lines.iter().map(|line| line.bytes).sum()
     }
 
-    /// Bytes of rows that wait.
+    /// Bytes of rows that some column has not taken.
     pub(crate) fn queued(&self) -> u64 {
         self.shared.lock().queued
     }
@@ -219,16 +222,35 @@ struct Thread {
 }
 
 impl Thread {
-    async fn run(mut self, work: impl Future<Output = Result<()>>) {
-        self.ended_well = work.await.is_ok();
+    /// A piece at a time, so that others get their turn, and what is to be slow is slow.
+    async fn run(mut self, env: Env) {
+        loop {
+            let shared = Arc::clone(&self.shared);
+            match env.offload(move || shared.work()).await {
+                Ok(true) => {}
+                Ok(false) => self.ended_well = true,
+                Err(_) => return,
+            }
+            if self.ended_well {
+                return;
+            }
+        }
     }
 }
 
 impl Drop for Thread {
     fn drop(&mut self) {
         if !self.ended_well {
-            self.shared.fail(Error::new(ErrorKind::Internal, "a thread that encodes ended early"));
+            self.shared.lock().fail(Error::new(ErrorKind::Internal, "a thread that encodes ended early"));
+            self.shared.progress.notify_one();
         }
+    }
+}
+
+impl Line {
+    /// What it has not taken yet, what it is taking included.
+    fn pieces(&self) -> usize {
+        self.queue.len() + usize::from(self.column.is_none())
     }
 }
 
@@ -238,7 +260,14 @@ impl State {
         for line in &mut self.lines {
             line.queue.clear();
         }
-        (self.waiting, self.queued) = (0, 0);
+        self.queued = 0;
+    }
+
+    /// The row group is of no use any more.
+    fn fail(&mut self, error: Error) {
+        self.broken = true;
+        self.failed.get_or_insert(error);
+        self.forget();
     }
 }
 
@@ -247,41 +276,34 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The row group is of no use any more.
-    fn fail(&self, error: Error) {
+    /// Adds a piece of rows to a column; false when there is none that no other thread sees to, and this one ends.
+    fn work(&self) -> bool {
         let mut state = self.lock();
-        state.failed.get_or_insert(error);
-        state.forget();
+        let free = state.lines.iter_mut().filter(|line| line.column.is_some() && !line.queue.is_empty());
+        // Who has most to do, and then is the largest, begins first.
+        let next = free.max_by_key(|line| (line.queue.len(), line.bytes));
+        let taken = next.and_then(|line| Some((line.column.take()?, line.queue.pop_front()?)));
+        let Some((mut column, rows)) = taken else {
+            state.threads -= 1;
+            return false;
+        };
+        drop(state);
+        let answer = column.write(&self.schema, &rows.batches).context(ErrorKind::Internal, || "encode");
+        let (at, bytes, memory) = (column.at, column.bytes(), column.memory());
+        let mut state = self.lock();
+        if let Some(line) = state.lines.get_mut(at) {
+            (line.column, line.bytes, line.memory) = (Some(column), bytes, memory);
+        }
+        // The last column that takes them frees them.
+        if let Some(rows) = Arc::into_inner(rows) {
+            state.queued = state.queued.saturating_sub(rows.weight);
+        }
+        // In the same moment as its rows count as taken.
+        if let Err(error) = answer {
+            state.fail(error);
+        }
         drop(state);
         self.progress.notify_one();
-    }
-
-    /// Adds rows to columns until there are none that another thread does not see to.
-    fn work(&self) {
-        loop {
-            let mut state = self.lock();
-            let free = state.lines.iter_mut().filter(|line| line.column.is_some() && !line.queue.is_empty());
-            // Who has most to do, and then is the largest, begins first.
-            let next = free.max_by_key(|line| (line.queue.len(), line.bytes));
-            let taken = next.and_then(|line| Some((line.column.take()?, line.queue.pop_front()?)));
-            let Some((mut column, rows)) = taken else {
-                state.threads -= 1;
-                return;
-            };
-            drop(state);
-            let answer = column.write(&self.schema, &rows.batches);
-            let (at, bytes, memory) = (column.at, column.bytes(), column.memory());
-            let mut state = self.lock();
-            if let Some(line) = state.lines.get_mut(at) {
-                (line.column, line.bytes, line.memory) = (Some(column), bytes, memory);
-            }
-            state.waiting = state.waiting.saturating_sub(1);
-            state.queued = state.queued.saturating_sub(rows.weight);
-            drop(state);
-            if let Err(error) = answer.context(ErrorKind::Internal, || "encode") {
-                self.fail(error);
-            }
-            self.progress.notify_one();
-        }
+        true
     }
 }

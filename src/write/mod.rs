@@ -30,7 +30,7 @@ use futures::stream::{self, StreamExt};
 use iceberg::spec::{DataFile, Struct};
 
 use crate::env::Env;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::write::align::align;
 use crate::write::budget::{Budget, Grant};
 use crate::write::dictionary::SAMPLE_ROWS;
@@ -291,10 +291,8 @@ impl EpochWriter {
     pub fn fill(&self) -> Fill {
         let target = self.shared.shape.layout.properties.target_file_bytes;
         let enough = target - target / 4;
-        let full = self.done.iter().filter(|file| file.file_size_in_bytes() >= target).count() as u64;
-        if full == 0 {
-            return Fill { full, short: self.open.len() as u64 };
-        }
+        // A file is closed by its estimated size: what its last pages come to is a little less.
+        let full = self.done.iter().filter(|file| file.file_size_in_bytes() >= enough).count() as u64;
         let short = self.open.values().filter(|part| part.size(self.shared.options.density) < enough).count() as u64;
         Fill { full, short }
     }
@@ -304,7 +302,13 @@ impl EpochWriter {
     /// # Errors
     /// As [`EpochWriter::write`]; the files are removed then, as far as storage lets.
     pub async fn finish(mut self) -> Result<Staged> {
-        if let Err(error) = self.complete_all().await {
+        let mut done = self.complete_all().await;
+        let rows: u64 = self.done.iter().map(DataFile::record_count).sum();
+        if done.is_ok() && rows != self.rows {
+            let text = format!("table {}: {rows} rows in files of {}", self.shared.shape.layout.name, self.rows);
+            done = Err(Error::new(ErrorKind::Internal, text));
+        }
+        if let Err(error) = done {
             if let Err(left) = self.discard().await {
                 tracing::warn!(error = %left, "files of a failed epoch stay for the orphan sweep");
             }
@@ -317,7 +321,7 @@ impl EpochWriter {
             table: layout.name.clone(),
             schema: Arc::clone(&layout.schema),
             spec: Arc::clone(&layout.spec),
-            rows: files.iter().map(DataFile::record_count).sum(),
+            rows,
             bytes: files.iter().map(DataFile::file_size_in_bytes).sum(),
             files,
         })

@@ -60,8 +60,6 @@ pub(crate) struct DataFileWriter {
     file: Box<dyn OpenFile>,
     /// Out of its place while rows are encoded; a writer whose future was dropped in that moment is lost.
     encoder: Option<Encoder>,
-    memory: u64,
-    bytes: u64,
 }
 
 impl DataFileWriter {
@@ -78,26 +76,17 @@ impl DataFileWriter {
         let encoder = shape.properties(sample).and_then(|properties| Encoder::new(shape, properties, concurrency));
         let encoder = encoder.map_err(|e| e.within(format!("open {location}")))?;
         let file = (files.create)(location.clone()).await.map_err(|e| e.within(format!("create {location}")))?;
-        Ok(Self {
-            shape: Arc::clone(shape),
-            env: env.clone(),
-            location,
-            partition,
-            file,
-            encoder: Some(encoder),
-            memory: 0,
-            bytes: 0,
-        })
+        Ok(Self { shape: Arc::clone(shape), env: env.clone(), location, partition, file, encoder: Some(encoder) })
     }
 
     /// Bytes in memory.
     pub(crate) fn memory(&self) -> u64 {
-        self.memory
+        self.encoder.as_ref().map_or(0, Encoder::memory)
     }
 
     /// Bytes the file has so far, those of the open row group estimated.
     pub(crate) fn bytes_written(&self) -> u64 {
-        self.bytes
+        self.encoder.as_ref().map_or(0, Encoder::bytes)
     }
 
     /// Appends rows. Not cancel-safe: dropping the future loses the file.
@@ -108,7 +97,6 @@ impl DataFileWriter {
         let encoder = self.take()?.write(&self.env, batches).await;
         let mut encoder = encoder.map_err(|e| e.within(format!("encode {}", self.location)))?;
         let ready = encoder.take();
-        (self.memory, self.bytes) = (encoder.memory(), encoder.bytes());
         self.encoder = Some(encoder);
         self.send(ready).await
     }

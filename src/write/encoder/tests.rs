@@ -121,3 +121,28 @@ fn a_thread_that_is_lost_ends_the_file_and_nobody_waits_for_it() {
     let short = |good: &RecordBatch| good.project(&[0]).expect("a column");
     assert_eq!(ended(short).err().map(|error| error.kind()), Some(ErrorKind::Internal));
 }
+
+#[test]
+fn no_column_lags_further_behind_than_a_piece_and_what_waits_is_counted() {
+    let layout = wide();
+    let mut rng = StdRng::seed_from_u64(7);
+    let rows = random_rows(&layout, 200, &mut rng);
+    let shape = FileShape::new(layout).expect("shape");
+    let weight = pending::weight(&rows);
+    // On one thread nothing is encoded before somebody waits.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(async {
+        let env = Env::system();
+        let properties = shape.properties(&rows).expect("properties");
+        let mut encoder = Encoder::new(&shape, properties, 2).expect("encoder");
+        for _ in 0..20 {
+            encoder = encoder.write(&env, vec![rows.clone()]).await.expect("written");
+            let queued = encoder.columns.as_ref().map_or(0, Columns::queued);
+            assert!((weight..=2 * weight).contains(&queued), "{queued} of {weight}");
+            assert!(encoder.memory() >= queued);
+        }
+        let columns = encoder.columns.as_ref().expect("open");
+        columns.idle().await.expect("encoded");
+        assert_eq!(columns.queued(), 0);
+    });
+}
