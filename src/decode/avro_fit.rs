@@ -101,6 +101,8 @@ pub(crate) enum Step {
     UuidText,
     /// The text of a date, a time or a timestamp.
     Moment(PrimitiveType),
+    /// The same as Debezium writes them.
+    DebeziumMoment(PrimitiveType),
     Decimal(Decimal),
     /// A decimal of that scale, or of one that the value says, into a decimal that holds it or as a text.
     ScaledDecimal(Option<i32>),
@@ -335,11 +337,13 @@ fn characters(kind: &AvroType, column: &PrimitiveType) -> Option<Step> {
         }
         (AvroType::Enum(symbols), P::String) => Step::Enum(Arc::clone(symbols)),
         (AvroType::Moment(_), P::String) => Step::Text,
-        (AvroType::Moment(P::Date), P::Date) | (AvroType::Moment(P::Time), P::Time) => Step::Moment(column.clone()),
+        (AvroType::Moment(P::Date), P::Date) | (AvroType::Moment(P::Time), P::Time) => {
+            Step::DebeziumMoment(column.clone())
+        }
         (
             AvroType::Moment(P::Timestamp | P::Timestamptz),
             P::Timestamp | P::Timestamptz | P::TimestampNs | P::TimestamptzNs,
-        ) => Step::Moment(column.clone()),
+        ) => Step::DebeziumMoment(column.clone()),
         (AvroType::String, P::Date | P::Time | P::Timestamp | P::Timestamptz | P::TimestampNs | P::TimestamptzNs) => {
             Step::Moment(column.clone())
         }
