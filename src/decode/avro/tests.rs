@@ -470,6 +470,10 @@ fn a_value_is_taken_where_its_column_can_hold_it_and_refused_where_not() {
     let money = |value: i32| Value::Decimal(Decimal::from(value.to_be_bytes()));
     let at = |unit: &str| json!({ "type": "long", "logicalType": format!("timestamp-{unit}") });
     let debezium = |name: &str| json!({ "type": "string", "connect.name": format!("io.debezium.time.{name}") });
+    let wide = || {
+        json!({ "type": "bytes", "connect.name": "org.apache.kafka.connect.data.Decimal",
+            "connect.parameters": { "scale": "40" } })
+    };
     let (digits, range) = ("the value has more than the 4 digits of the column", "is out of the column's range");
     for (kind, value, column, wanted) in [
         (json!("int"), Value::Int(-7), P::Long, Ok("-7")),
@@ -499,6 +503,17 @@ fn a_value_is_taken_where_its_column_can_hold_it_and_refused_where_not() {
         (debezium("IsoDate"), Value::String("2026-01-32Z".into()), P::Date, Err("\"2026-01-32Z\" is no date")),
         (debezium("IsoTime"), Value::String("10:00:00Z".into()), P::Time, Ok("36000000000")),
         (debezium("IsoTime"), Value::String("10:00:00+02:00Z".into()), P::Time, Err("\"10:00:00+02:00Z\" is no time")),
+        // In columns of other types it is a plain text.
+        (debezium("ZonedTimestamp"), Value::String("x".into()), P::Binary, Ok("[120]")),
+        (debezium("IsoDate"), Value::String("1970-01-02".into()), P::Timestamp, Ok("86400000000")),
+        (
+            debezium("IsoDate"),
+            Value::String("1970-01-02Z".into()),
+            P::Timestamp,
+            Err("\"1970-01-02Z\" is no timestamp"),
+        ),
+        (wide(), Value::Bytes(vec![1, 2]), P::Fixed(2), Ok("[1, 2]")),
+        (cents(), money(2), P::Fixed(4), Ok("[0, 0, 0, 2]")),
         (json!("long"), Value::Long(1_500), P::Timestamptz, Ok("1500000")),
         (json!("long"), Value::Long(i64::MAX), P::Timestamptz, Err(range)),
         (at("millis"), Value::TimestampMillis(i64::MAX), P::Timestamptz, Err(range)),
