@@ -233,6 +233,14 @@ impl Check<'_> {
         for column in decode.debezium.columns.keys() {
             self.reserved_name(&["pipeline", name, "decode", "debezium", "columns", column], column);
         }
+        let columns = &decode.debezium.columns;
+        for (at, (column, what)) in columns.iter().enumerate() {
+            if let Some((first, _)) = columns.iter().take(at).find(|(_, other)| *other == what) {
+                let message = format!("the column {first:?} holds the same");
+                let path = ["pipeline", name, "decode", "debezium", "columns", column];
+                self.problem(&path, message, "leave one of them out");
+            }
+        }
         if let Some(both) = decode.debezium.columns.keys().find(|column| pipeline.metadata.contains_key(*column)) {
             let message = format!("the column {both:?} is one of decode.debezium.columns too");
             self.problem(&["pipeline", name, "metadata"], message, "give one of them another name");

@@ -5,7 +5,8 @@ use crate::decode::avro_cursor::Cursor;
 use crate::decode::avro_fit::{BranchStep, Extra, FieldStep, Step, StructStep};
 use crate::decode::columns::{Column, Columns, Values, offset};
 use crate::decode::convert::{
-    append, append_decimal, append_fixed, append_moment, append_uuid, narrow, other_type, time, times, unscaled,
+    append, append_debeziums, append_decimal, append_fixed, append_moment, append_uuid, narrow, other_type, time,
+    times, unscaled,
 };
 use crate::decode::decimal_text::decimal_text;
 use crate::decode::fault::Fault;
@@ -278,6 +279,7 @@ fn single(step: &Step, values: &mut Values, cursor: &mut Cursor<'_>) -> Result<(
         (Step::BinaryAsFixed, Values::Fixed(width, bytes)) => append_fixed(*width, bytes, cursor.bytes()?)?,
         (Step::UuidText, Values::Fixed(16, bytes)) => append_uuid(bytes, cursor.text()?)?,
         (Step::Moment(kind), values) => append_moment(kind, values, cursor.text()?)?,
+        (Step::DebeziumMoment(kind), values) => append_debeziums(kind, values, cursor.text()?)?,
         _ => return Err(other_type()),
     }
     Ok(())

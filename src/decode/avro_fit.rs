@@ -101,6 +101,8 @@ pub(crate) enum Step {
     UuidText,
     /// The text of a date, a time or a timestamp.
     Moment(PrimitiveType),
+    /// The same as Debezium writes them.
+    DebeziumMoment(PrimitiveType),
     Decimal(Decimal),
     /// A decimal of that scale, or of one that the value says, into a decimal that holds it or as a text.
     ScaledDecimal(Option<i32>),
@@ -268,14 +270,14 @@ impl Fitter {
                 Step::ScaledDecimal(Some(i32::try_from(*scale).ok()?))
             }
             // As before they were known to be decimals.
-            (AvroType::Decimal { width: None, .. } | AvroType::ScaledDecimal(Some(_)), P::Binary)
+            (AvroType::Decimal { width: None, .. } | AvroType::ScaledDecimal(Some(_)), P::Binary | P::Fixed(_))
                 if !self.terms.json =>
             {
-                Step::Binary
+                characters(&AvroType::Bytes, column)?
             }
             (AvroType::ScaledDecimal(scale), P::String | P::Decimal { .. }) => Step::ScaledDecimal(*scale),
-            // Both would be taken for base64.
-            (AvroType::String | AvroType::Uuid, P::Binary) if self.terms.json => return None,
+            // They would be taken for base64.
+            (AvroType::String | AvroType::Uuid | AvroType::Moment(_), P::Binary) if self.terms.json => return None,
             (AvroType::Int | AvroType::Long | AvroType::Timestamp { .. }, _) => self.timestamp(kind, column)?,
             _ => characters(kind, column)?,
         })
@@ -334,15 +336,18 @@ fn characters(kind: &AvroType, column: &PrimitiveType) -> Option<Step> {
             Step::Fixed(*size)
         }
         (AvroType::Enum(symbols), P::String) => Step::Enum(Arc::clone(symbols)),
-        (AvroType::Moment(_), P::String) => Step::Text,
-        (AvroType::Moment(P::Date), P::Date) | (AvroType::Moment(P::Time), P::Time) => Step::Moment(column.clone()),
+        (AvroType::Moment(P::Date), P::Date) | (AvroType::Moment(P::Time), P::Time) => {
+            Step::DebeziumMoment(column.clone())
+        }
         (
             AvroType::Moment(P::Timestamp | P::Timestamptz),
             P::Timestamp | P::Timestamptz | P::TimestampNs | P::TimestamptzNs,
-        ) => Step::Moment(column.clone()),
+        ) => Step::DebeziumMoment(column.clone()),
         (AvroType::String, P::Date | P::Time | P::Timestamp | P::Timestamptz | P::TimestampNs | P::TimestamptzNs) => {
             Step::Moment(column.clone())
         }
+        // A name says no more than the column takes.
+        (AvroType::Moment(_), _) => return characters(&AvroType::String, column),
         _ => return None,
     })
 }

@@ -421,7 +421,12 @@ fn branch_name(json: &Value) -> String {
 /// word for beside it.
 fn annotated(kind: AvroType, object: &Map<String, Value>) -> AvroType {
     let text = |key: &str| object.get(key).and_then(Value::as_str);
-    let connect = |name| connect_schema::named(&kind, name, object.get("connect.parameters"));
+    let connect = |name| {
+        let parameters = object.get("connect.parameters");
+        let named = connect_schema::named(&kind, name, parameters)?;
+        let own = decimal(object, None).filter(|own| same_scale(own, &named));
+        Some(own.filter(|_| !connect_schema::says_digits(parameters)).unwrap_or(named))
+    };
     if let Some(named) = text("connect.name").and_then(connect) {
         return named;
     }
@@ -443,6 +448,10 @@ fn annotated(kind: AvroType, object: &Map<String, Value>) -> AvroType {
         (AvroType::Fixed { size, .. }, "decimal") => decimal(object, Some(*size)).unwrap_or(kind),
         _ => kind,
     }
+}
+
+fn same_scale(one: &AvroType, other: &AvroType) -> bool {
+    matches!((one, other), (AvroType::Decimal { scale, .. }, AvroType::Decimal { scale: other, .. }) if scale == other)
 }
 
 fn decimal(object: &Map<String, Value>, width: Option<usize>) -> Option<AvroType> {
@@ -467,6 +476,14 @@ mod tests {
         error.to_string()
     }
 
+    /// A decimal of Connect's with these members of Avro's, and these parameters.
+    fn connect(own: &str, parameters: &str) -> String {
+        let name = "org.apache.kafka.connect.data.Decimal";
+        format!(
+            r#"{{"type":"bytes","logicalType":"decimal",{own},"connect.name":"{name}","connect.parameters":{parameters}}}"#
+        )
+    }
+
     #[test]
     fn logical_types_are_told_apart_and_ignored_where_they_do_not_fit() {
         for (kind, word) in [
@@ -483,6 +500,14 @@ mod tests {
             (r#"{"type":"fixed","name":"U","size":16,"logicalType":"uuid"}"#, "uuid"),
             (r#"{"type":"fixed","name":"U","size":12,"logicalType":"uuid"}"#, "fixed(12)"),
             (r#"{"type":"fixed","name":"P","size":12,"logicalType":"duration"}"#, "fixed(12)"),
+            (&connect(r#""precision":12,"scale":2"#, r#"{"scale":"2"}"#), "decimal(12, 2)"),
+            (&connect(r#""precision":12"#, r#"{"scale":"0"}"#), "decimal(12, 0)"),
+            (
+                &connect(r#""precision":12,"scale":2"#, r#"{"scale":"2","connect.decimal.precision":"9"}"#),
+                "decimal(9, 2)",
+            ),
+            (&connect(r#""precision":12,"scale":3"#, r#"{"scale":"2"}"#), "decimal(38, 2)"),
+            (&connect(r#""precision":64,"scale":2"#, r#"{"scale":"2"}"#), "decimal(38, 2)"),
             (r#"["null",{"type":"string","logicalType":"uuid"}]"#, "union of null, uuid"),
             (r#"{"type":"string","logicalType":"anything"}"#, "string"),
         ] {

@@ -78,6 +78,23 @@ mod tests {
         StructPlan::of_row(&fields, BTreeSet::new()).expect("valid")
     }
 
+    /// Room is made for all bytes of a fixed one, also where it is NULL.
+    #[test]
+    fn a_wide_fixed_value_counts_for_sixteen_bytes_each() {
+        let fixed =
+            |id, width| NestedField::optional(id, format!("c{id}"), Type::Primitive(PrimitiveType::Fixed(width)));
+        let inner = StructType::new([fixed(1, 15), fixed(2, 160)].map(Arc::new).to_vec());
+        let list = ListType::new(Arc::new(NestedField::list_element(3, Type::Struct(inner), false)));
+        let field = NestedField::optional(4, "l", Type::List(list));
+        let plan = StructPlan::of_row(&[Arc::new(field)], BTreeSet::new()).expect("valid");
+        let row = |most| {
+            let mut appender = Appender::new(OnChange::Freeze, Epoch::Millis);
+            appender.budget.most = most;
+            appender.row(&plan, &mut Columns::new(&plan, 1), r#"{"l":[{}]}"#).is_ok()
+        };
+        assert_eq!((row(13), row(12)), (true, false));
+    }
+
     const LISTED: &str = r#"{"l":[{},{},{},{},{},{},{},{},{},{}]}"#;
     const MAPPED: &str = r#"{"m":{"a":{},"b":{},"c":{},"d":{},"e":{},"f":{},"g":{},"h":{},"i":{},"j":{}}}"#;
 

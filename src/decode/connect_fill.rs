@@ -8,7 +8,7 @@ use crate::decode::avro_fill::{Numbers, append_number};
 use crate::decode::avro_fit::{Decimal, Extra, FieldStep, Step, StructStep};
 use crate::decode::columns::{Column, Columns, Values, offset};
 use crate::decode::convert::{
-    append, append_decimal, append_fixed, append_moment, append_uuid, narrow, other_type, unscaled,
+    append, append_debeziums, append_decimal, append_fixed, append_moment, append_uuid, narrow, other_type, unscaled,
 };
 use crate::decode::decimal_text::decimal_text;
 use crate::decode::fault::{Fault, excerpt};
@@ -280,6 +280,7 @@ fn text(step: &Step, plan: &Plan, values: &mut Values, text: &str) -> Result<(),
         (Step::BinaryAsFixed, Values::Fixed(width, bytes)) => append_fixed(*width, bytes, &base64(text)?)?,
         (Step::UuidText, Values::Fixed(16, bytes)) => append_uuid(bytes, text)?,
         (Step::Moment(kind), values) => append_moment(kind, values, text)?,
+        (Step::DebeziumMoment(kind), values) => append_debeziums(kind, values, text)?,
         (Step::F32 | Step::F64AsF32, Values::F32(values)) => {
             values.push(infinite(text).ok_or_else(|| not_of(&excerpt(text), plan)).and_then(narrow)?);
         }

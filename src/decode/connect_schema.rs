@@ -18,6 +18,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// Digits of a decimal whose schema does not say how many.
 const DIGITS_MAX: u32 = 38;
 
+/// The parameter that says how many.
+const PRECISION: &str = "connect.decimal.precision";
+
 /// What Connect calls decimals of one scale, and Debezium those of any.
 const DECIMAL: &str = "org.apache.kafka.connect.data.Decimal";
 pub(crate) const ANY_SCALE: &str = "io.debezium.data.VariableScaleDecimal";
@@ -159,12 +162,17 @@ fn characters(name: &str) -> AvroType {
     }
 }
 
+/// Whether the parameters of a decimal say its digits.
+pub(crate) fn says_digits(parameters: Option<&Value>) -> bool {
+    parameters.is_some_and(|parameters| parameters.get(PRECISION).is_some())
+}
+
 fn decimal(parameters: Option<&Value>) -> Result<AvroType> {
     let parameter = |name: &str| parameters?.get(name)?.as_str()?.parse::<i32>().ok();
     let scale = parameter("scale").ok_or_else(|| wrong("a Decimal says no `scale`"))?;
     let digits = |number: i32| u32::try_from(number).ok().filter(|digits| *digits <= DIGITS_MAX);
     let Some(fraction) = digits(scale) else { return Ok(AvroType::ScaledDecimal(Some(scale))) };
-    let precision = parameter("connect.decimal.precision").and_then(digits).unwrap_or(DIGITS_MAX);
+    let precision = parameter(PRECISION).and_then(digits).unwrap_or(DIGITS_MAX);
     Ok(AvroType::Decimal { precision: precision.max(fraction).max(1), scale: fraction, width: None })
 }
 

@@ -106,16 +106,26 @@ pub(crate) fn append_decimal(plan: &Plan, values: &mut Values, text: &str) -> Re
     Ok(())
 }
 
-/// Appends the date, time of day or timestamp that a text of Connect's is.
+/// Appends the date, time of day or timestamp that a text is.
 pub(crate) fn append_moment(kind: &PrimitiveType, values: &mut Values, text: &str) -> Result<(), Fault> {
     let none = || none(text, kind);
-    match (values, kind) {
-        (Values::I32(values), _) => values.push(temporal::date(utc(text)).ok_or_else(none)?),
-        (Values::I64(values), PrimitiveType::Time) => values.push(temporal::time(utc(text)).ok_or_else(none)?),
-        (Values::I64(values), _) => {
-            values.push(moment(text, kind).or_else(|| endless(text, kind)).ok_or_else(none)?);
-        }
+    match values {
+        Values::I32(values) => values.push(temporal::date(text).ok_or_else(none)?),
+        Values::I64(values) => values.push(moment(text, kind).ok_or_else(none)?),
         _ => return Err(other_type()),
+    }
+    Ok(())
+}
+
+/// The same of a text of Debezium's: its dates are in UTC and say so, and timestamps may be infinite.
+pub(crate) fn append_debeziums(kind: &PrimitiveType, values: &mut Values, text: &str) -> Result<(), Fault> {
+    match (values, endless(text, kind)) {
+        (Values::I64(values), Some(end)) => values.push(end),
+        (Values::I32(values), _) => {
+            let day = temporal::date(text.strip_suffix('Z').unwrap_or(text));
+            values.push(day.ok_or_else(|| none(text, kind))?);
+        }
+        (values, _) => return append_moment(kind, values, text),
     }
     Ok(())
 }
@@ -128,11 +138,6 @@ fn endless(text: &str, kind: &PrimitiveType) -> Option<i64> {
         "-infinity" => Some(-9_223_372_036_832_400_000),
         _ => None,
     }
-}
-
-/// Dates and times of day in UTC, without saying so.
-fn utc(text: &str) -> &str {
-    text.strip_suffix('Z').unwrap_or(text)
 }
 
 pub(crate) fn moment(text: &str, kind: &PrimitiveType) -> Option<i64> {
@@ -164,10 +169,17 @@ pub(crate) fn narrow(value: f64) -> Result<f32, Fault> {
     Err(Fault::value(format!("{value:e} is no float")))
 }
 
+/// Zero has a byte too.
+#[cold]
+pub(crate) fn no_bytes() -> Fault {
+    Fault::value("a decimal without bytes")
+}
+
 /// The unscaled value that big-endian two's complement bytes are, as the column counts.
 #[inline]
 pub(crate) fn unscaled(bytes: &[u8], to: &Rescale) -> Result<i128, Fault> {
-    let negative = bytes.first().is_some_and(|byte| byte & 0x80 != 0);
+    let first = bytes.first().ok_or_else(no_bytes)?;
+    let negative = first & 0x80 != 0;
     let filler = if negative { 0xff } else { 0 };
     let mut whole = [filler; 16];
     let (extra, kept) = bytes.split_at(bytes.len().saturating_sub(16));

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::{Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
 use bytes::Bytes;
@@ -28,6 +28,8 @@ use crate::model::batch::{Batch, RawBatch, Stage};
 
 /// Values that room is made for in advance; columns beyond it grow as they fill.
 const CAPACITY: usize = 8192;
+/// Names that a file's line of them may have.
+const NAMES_MAX: usize = 10_000;
 
 /// Decodes one line per row to the columns of one table schema.
 #[derive(Debug)]
@@ -37,11 +39,20 @@ pub struct CsvDecoder {
     arrow: ArrowSchemaRef,
     options: JsonOptions,
     /// Where values go that have the configured names.
-    places: Places,
+    places: Arc<Places>,
+    /// The last file's line of names, and what it says: its batches come one after the other.
+    last: Mutex<Option<Header>>,
+}
+
+/// A line of names, and where its values go.
+#[derive(Debug)]
+struct Header {
+    line: Option<Bytes>,
+    places: Result<Arc<Places>, Fault>,
 }
 
 /// Where the values of a row go.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Places {
     /// Their names.
     names: Vec<String>,
@@ -52,10 +63,16 @@ struct Places {
 }
 
 impl Places {
-    fn of(plan: &StructPlan, names: &[String]) -> Self {
+    fn of(plan: &StructPlan, names: Vec<String>) -> Self {
         let targets: Vec<Option<usize>> = names.iter().map(|name| plan.find(name)).collect();
-        let absent = (0..plan.fields.len()).filter(|index| !targets.contains(&Some(*index))).collect();
-        Self { names: names.to_vec(), targets, absent }
+        let mut absent = vec![true; plan.fields.len()];
+        for target in targets.iter().flatten() {
+            if let Some(absent) = absent.get_mut(*target) {
+                *absent = false;
+            }
+        }
+        let absent = (0_usize..).zip(absent).filter_map(|(index, absent)| absent.then_some(index)).collect();
+        Self { names, targets, absent }
     }
 }
 
@@ -66,6 +83,9 @@ fn header_names(config: &CsvConfig, header: Option<&Bytes>) -> Result<Vec<String
     let mut values = Values::of(config, line).map_err(|_| fault("it is empty, or no UTF-8".to_owned()))?;
     let (mut names, mut seen) = (Vec::new(), BTreeSet::new());
     while let Some(Value { text, .. }) = values.next().map_err(|own| fault(own.reason.clone()))? {
+        if names.len() == NAMES_MAX {
+            return Err(fault(format!("it has more than {NAMES_MAX} names")));
+        }
         // As with configured ones: engines do not tell names apart that differ in case only.
         match (text.trim().is_empty(), seen.insert(text.to_lowercase())) {
             (true, _) => return Err(fault(format!("name {} is empty", names.len() + 1))),
@@ -198,16 +218,24 @@ impl CsvDecoder {
             .context(ErrorKind::Unsupported, || "the table's schema has no Arrow form")?;
         let fields: Vec<_> = arrow.fields().iter().filter(|f| !reserved.contains(f.name())).cloned().collect();
         let plan = StructPlan::of_row(schema.as_struct().fields(), reserved)?;
-        let places = Places::of(&plan, &config.columns);
-        Ok(Self { config, plan, arrow: Arc::new(ArrowSchema::new(fields)), options, places })
+        let places = Arc::new(Places::of(&plan, config.columns.clone()));
+        let (arrow, last) = (Arc::new(ArrowSchema::new(fields)), Mutex::new(None));
+        Ok(Self { config, plan, arrow, options, places, last })
     }
 
     /// Where the values of a batch go.
-    fn places(&self, raw: &RawBatch) -> Result<Cow<'_, Places>, Fault> {
+    fn places(&self, raw: &RawBatch) -> Result<Arc<Places>, Fault> {
         if !self.config.header {
-            return Ok(Cow::Borrowed(&self.places));
+            return Ok(Arc::clone(&self.places));
         }
-        header_names(&self.config, raw.header.as_ref()).map(|names| Cow::Owned(Places::of(&self.plan, &names)))
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = last.as_ref().filter(|known| known.line == raw.header) {
+            return known.places.clone();
+        }
+        let names = header_names(&self.config, raw.header.as_ref());
+        let places = names.map(|names| Arc::new(Places::of(&self.plan, names)));
+        *last = Some(Header { line: raw.header.as_deref().map(Bytes::copy_from_slice), places: places.clone() });
+        places
     }
 
     /// As [`JsonDecoder::decode_observed`](crate::decode::json::JsonDecoder::decode_observed) does.

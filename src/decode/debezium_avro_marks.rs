@@ -161,7 +161,16 @@ fn text<'a>(kind: &AvroType, value: &'a [u8]) -> Option<&'a [u8]> {
 
 fn number(kind: &AvroType, value: &[u8]) -> Option<i64> {
     match present(kind, value)? {
-        (AvroType::Int | AvroType::Long, value) => Cursor::new(value).long().ok(),
+        (
+            AvroType::Int
+            | AvroType::Date
+            | AvroType::TimeMillis
+            | AvroType::Long
+            | AvroType::TimeMicros
+            | AvroType::TimeNanos
+            | AvroType::Timestamp { .. },
+            value,
+        ) => Cursor::new(value).long().ok(),
         _ => None,
     }
 }
@@ -185,6 +194,31 @@ mod tests {
 
     fn string(text: &str) -> Vec<u8> {
         [zigzag(i64::try_from(text.len()).expect("short")), text.as_bytes().to_vec()].concat()
+    }
+
+    #[test]
+    fn the_marks_numbers_may_be_of_any_kind_that_is_one_in_avro() {
+        let (marks, mark) = (
+            AvroMarks::new("__ab"),
+            [&[8][..], &"__ab".bytes().flat_map(|b| zigzag(b.into())).collect::<Vec<_>>(), &[0]].concat(),
+        );
+        for (base, logical) in [
+            ("int", "none"),
+            ("int", "date"),
+            ("int", "time-millis"),
+            ("long", "none"),
+            ("long", "time-micros"),
+            ("long", "timestamp-millis"),
+            ("long", "local-timestamp-nanos"),
+        ] {
+            let item = format!(r#"{{"type":"{base}","logicalType":"{logical}"}}"#);
+            let text = format!(
+                r#"{{"type":"record","name":"R","fields":[{{"name":"v","type":{{"type":"array","items":{item}}}}}]}}"#
+            );
+            let record = WriterSchema::parse(&text, &[""; 0]).expect("valid").root;
+            let blanked = marks.blank(&record, &mark).expect("valid").map(|blanked| blanked.names);
+            assert_eq!(blanked, Some(vec!["v".to_owned()]), "{base} {logical}");
+        }
     }
 
     #[test]

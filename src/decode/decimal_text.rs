@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::decode::convert::no_bytes;
 use crate::decode::fault::Fault;
 
 /// Bytes of a decimal that are taken, and digits that its scale may stand for: far beyond what databases send.
@@ -13,7 +14,7 @@ const SCALE_MAX: u32 = 5000;
 /// # Errors
 /// A fault of the value when there are no bytes, too many, or too many digits behind the point.
 pub(crate) fn decimal_text(bytes: &[u8], scale: i32) -> Result<String, Fault> {
-    let Some(first) = bytes.first() else { return Err(Fault::value("a decimal without bytes")) };
+    let Some(first) = bytes.first() else { return Err(no_bytes()) };
     if bytes.len() > BYTES_MAX || scale.unsigned_abs() > SCALE_MAX {
         return Err(Fault::value(format!("a decimal of {} bytes and scale {scale} is too long", bytes.len())));
     }

@@ -151,6 +151,10 @@ impl Plan {
             default,
             fills: match &kind {
                 Kind::Struct(inner) => 1 + inner.fields.iter().map(|field| field.fills).sum::<usize>(),
+                // Its bytes are there also where it is NULL.
+                Kind::Primitive(PrimitiveType::Fixed(width)) => {
+                    usize::try_from(width / 16).map_or(usize::MAX, |more| 1 + more)
+                }
                 _ => 1,
             },
             reading: Reading::Plain,

@@ -469,6 +469,11 @@ fn a_value_is_taken_where_its_column_can_hold_it_and_refused_where_not() {
     let cents = || json!({ "type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2 });
     let money = |value: i32| Value::Decimal(Decimal::from(value.to_be_bytes()));
     let at = |unit: &str| json!({ "type": "long", "logicalType": format!("timestamp-{unit}") });
+    let debezium = |name: &str| json!({ "type": "string", "connect.name": format!("io.debezium.time.{name}") });
+    let wide = || {
+        json!({ "type": "bytes", "connect.name": "org.apache.kafka.connect.data.Decimal",
+            "connect.parameters": { "scale": "40" } })
+    };
     let (digits, range) = ("the value has more than the 4 digits of the column", "is out of the column's range");
     for (kind, value, column, wanted) in [
         (json!("int"), Value::Int(-7), P::Long, Ok("-7")),
@@ -489,6 +494,26 @@ fn a_value_is_taken_where_its_column_can_hold_it_and_refused_where_not() {
         (json!("string"), Value::String("2026-01-31".into()), P::Date, Ok("20484")),
         (json!("string"), Value::String("1970-01-01T00:00:01Z".into()), P::Timestamptz, Ok("1000000")),
         (json!("string"), Value::String("soon".into()), P::Timestamptz, Err("\"soon\" is no timestamptz")),
+        // What Debezium writes is taken where it is Debezium's.
+        (json!("string"), Value::String("infinity".into()), P::Timestamptz, Err("\"infinity\" is no timestamptz")),
+        (json!("string"), Value::String("2026-01-31Z".into()), P::Date, Err("\"2026-01-31Z\" is no date")),
+        (json!("string"), Value::String("10:00:00+02:00Z".into()), P::Time, Err("\"10:00:00+02:00Z\" is no time")),
+        (debezium("ZonedTimestamp"), Value::String("infinity".into()), P::Timestamptz, Ok("9223372036825200000")),
+        (debezium("IsoDate"), Value::String("2026-01-31Z".into()), P::Date, Ok("20484")),
+        (debezium("IsoDate"), Value::String("2026-01-32Z".into()), P::Date, Err("\"2026-01-32Z\" is no date")),
+        (debezium("IsoTime"), Value::String("10:00:00Z".into()), P::Time, Ok("36000000000")),
+        (debezium("IsoTime"), Value::String("10:00:00+02:00Z".into()), P::Time, Err("\"10:00:00+02:00Z\" is no time")),
+        // In columns of other types it is a plain text.
+        (debezium("ZonedTimestamp"), Value::String("x".into()), P::Binary, Ok("[120]")),
+        (debezium("IsoDate"), Value::String("1970-01-02".into()), P::Timestamp, Ok("86400000000")),
+        (
+            debezium("IsoDate"),
+            Value::String("1970-01-02Z".into()),
+            P::Timestamp,
+            Err("\"1970-01-02Z\" is no timestamp"),
+        ),
+        (wide(), Value::Bytes(vec![1, 2]), P::Fixed(2), Ok("[1, 2]")),
+        (cents(), money(2), P::Fixed(4), Ok("[0, 0, 0, 2]")),
         (json!("long"), Value::Long(1_500), P::Timestamptz, Ok("1500000")),
         (json!("long"), Value::Long(i64::MAX), P::Timestamptz, Err(range)),
         (at("millis"), Value::TimestampMillis(i64::MAX), P::Timestamptz, Err(range)),
@@ -513,7 +538,8 @@ fn a_value_is_taken_where_its_column_can_hold_it_and_refused_where_not() {
 #[test]
 fn decimals_of_every_width_are_exact_or_refused() {
     let narrow = Decimal128::of(4);
-    assert_eq!(narrow.read(&[]), Ok(0));
+    assert_eq!(narrow.read(&[0]), Ok(0));
+    assert!(narrow.read(&[]).is_err_and(|reason| reason.contains("a decimal without bytes")));
     assert_eq!(narrow.read(&[0xff]), Ok(-1));
     assert_eq!(narrow.read(&[[0xff; 30].as_slice(), &[0xd8, 0xf1]].concat()), Ok(-9999));
     assert_eq!(narrow.read(&[[0; 30].as_slice(), &[0x27, 0x0f]].concat()), Ok(9999));

@@ -181,6 +181,12 @@ fn values_go_to_the_columns_that_the_files_first_line_names_in_whatever_order() 
     let decoded = |batch: &RawBatch, on_change| decoder.decode_as(batch, on_change);
     let evolve = OnChange::Evolve;
     assert_eq!(shown(&decoded(&below(Some("id,name,price\r"), &["1,a,1.5"]), evolve).0), [r#"1 "a" 1.5"#]);
+    // The next batch of the same file, and one of another.
+    for (header, rows) in
+        [("id,name,price\r", "1,a,1.5"), ("name,id,price\r", "a,1,1.5"), ("name,id,price\r", "a,1,1.5")]
+    {
+        assert_eq!(shown(&decoded(&below(Some(header), &[rows]), evolve).0), [r#"1 "a" 1.5"#], "{header}");
+    }
     // What the file has no value for is NULL; a name in quotes may hold the mark.
     assert_eq!(
         shown(&decoded(&below(Some("price,\"id\""), &["1.5,1", "2,"]), evolve).0),
@@ -209,6 +215,11 @@ fn values_go_to_the_columns_that_the_files_first_line_names_in_whatever_order() 
 fn a_first_line_that_does_not_name_all_values_rejects_the_rows_of_its_file() {
     let config = Arc::new(CsvConfig { header: true, ..CsvConfig::default() });
     let decoder = decoder(&given(&[("id", "long")]), &config);
+    let long = (0..10_001).map(|n| format!("n{n}")).collect::<Vec<_>>().join(",");
+    assert_eq!(
+        header_names(&config, Some(&long[..long.len() - 7].to_owned().into())).map(|n| n.len()).ok(),
+        Some(10_000)
+    );
     for (header, reason) in [
         (Some("id,ID"), "it has the name \"ID\" twice"),
         (Some("id,,name"), "name 2 is empty"),
@@ -216,12 +227,13 @@ fn a_first_line_that_does_not_name_all_values_rejects_the_rows_of_its_file() {
         (Some("id, "), "name 2 is empty"),
         (Some(""), "it is empty, or no UTF-8"),
         (Some("\"id"), "a value in quotes has no end; it begins at byte 0"),
+        (Some(&long), "it has more than 10000 names"),
         (None, "it is not there, or longer than row_bytes_max"),
     ] {
         let batch = below(header, &["1", "2"]);
         let decoded = decoder.decode_observed(&batch).0;
         let expected = format!(": the line that names the file's values: {reason}");
-        assert_eq!(reasons(&decoded), [expected.clone(), expected], "{header:?}");
+        assert_eq!(reasons(&decoded), [expected.clone(), expected]);
         assert_eq!(decoded.rows.num_rows(), 0);
         let header = batch.header.as_ref();
         let schema = table_schema(&config, header, [&b"1"[..]].into_iter(), &BTreeMap::new(), GrowthLimits::default());

@@ -214,6 +214,8 @@ fn what_is_no_change_is_a_row_where_a_column_takes_it_and_else_a_reject() {
 #[test]
 fn a_value_that_was_not_sent_is_null_and_named_and_never_the_mark_in_avro() {
     let list = |name: &str, items: &str| json!({ "field": name, "type": "array", "optional": true, "items": { "type": items, "optional": true } });
+    let mut dates = list("dates", "int32");
+    dates["items"]["name"] = json!("io.debezium.time.Date");
     let fields = [
         json!({ "field": "id", "type": "int64", "optional": false }),
         // The table does not take NULL where the database does not.
@@ -221,18 +223,20 @@ fn a_value_that_was_not_sent_is_null_and_named_and_never_the_mark_in_avro() {
         json!({ "field": "blob", "type": "bytes", "optional": true, "default": "eA==" }),
         list("texts", "string"),
         list("numbers", "int32"),
+        dates,
         json!({ "field": "map", "type": "map", "optional": true, "keys": { "type": "string" }, "values": { "type": "string", "optional": true } }),
         json!({ "field": "kept", "type": "string", "optional": true }),
     ];
     let (schema, mark) = (envelope(&fields), "__debezium_unavailable_value");
-    let whole = json!({ "id": 1, "note": "n", "blob": "AQI=", "texts": ["x"], "numbers": [1], "map": { "a": "b" }, "kept": "k" });
+    let whole = json!({ "id": 1, "note": "n", "blob": "AQI=", "texts": ["x"], "numbers": [1],
+        "dates": [1], "map": { "a": "b" }, "kept": "k" });
     let numbers: Vec<u8> = mark.bytes().collect();
     let blanked = json!({ "id": 1, "note": mark, "blob": BASE64.encode(mark), "texts": [mark], "numbers": numbers,
-        "map": { mark: mark }, "kept": format!("x {mark}") });
+        "dates": numbers, "map": { mark: mark }, "kept": format!("x {mark}") });
     let rows = [event(&schema, "c", &Value::Null, &whole), event(&schema, "u", &blanked, &blanked)];
     let (_, batch) = same(&format(&[("_before", DebeziumColumn::Before)]), &rows);
     let names = array_value_to_string(batch.rows.column_by_name("_unavailable").expect("there"), 1).expect("shows");
-    let own = ["note", "blob", "texts", "numbers", "map"];
+    let own = ["note", "blob", "texts", "numbers", "dates", "map"];
     let both: Vec<String> =
         own.iter().map(|n| (*n).to_owned()).chain(own.iter().map(|n| format!("before.{n}"))).collect();
     assert_eq!(names, format!("[{}]", both.join(", ")));
