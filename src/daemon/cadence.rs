@@ -102,8 +102,6 @@ pub struct Cadence {
     commit: Option<(Duration, Duration)>,
     /// The least interval that throttling or conflicts leave, and which of them.
     stretched: Option<(Duration, Why)>,
-    /// Whether others commit to the table as well, as far as the last commit could tell.
-    others: bool,
     /// What chance takes off the interval, or puts on it, in thousandths.
     jitter: u32,
 }
@@ -121,7 +119,7 @@ fn towards(from: Duration, to: Duration, share: u64) -> Duration {
 impl Cadence {
     /// Nothing is known of commits yet.
     pub fn new(freshness: Duration) -> Self {
-        Self { freshness, commit: None, stretched: None, others: false, jitter: 0 }
+        Self { freshness, commit: None, stretched: None, jitter: 0 }
     }
 
     /// Below which bound chance draws for [`Cadence::draw`].
@@ -145,7 +143,6 @@ impl Cadence {
                 (mean, took.max(towards(slowest, mean, SLOWEST_SHARE)))
             }
         });
-        self.others = answers.others || answers.conflicts > 0;
         if answers.throttled > 0 {
             let bounds = self.freshness.saturating_mul(THROTTLED_STRETCH_MAX).clamp(STRETCHED_MIN, STRETCHED_MAX);
             let wanted = before.saturating_mul(2).max(answers.wait);
@@ -160,11 +157,6 @@ impl Cadence {
         } else if answers.conflicts == 0 {
             self.relax();
         }
-    }
-
-    /// Whether the next commit loads the table before its first attempt.
-    pub fn looks_first(&self) -> bool {
-        self.others
     }
 
     /// Multiplicatively up,

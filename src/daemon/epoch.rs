@@ -215,7 +215,7 @@ impl Pipeline {
     ) -> Result<(Commit, Ending)> {
         let staged_ms = decided.map_or_else(|| self.shared.env.now_ms(), |decided| decided.sealed.sealed_ms);
         let until = staged_ms.saturating_add(STAGED_MAX_MS);
-        let commit = Commit::new(change).until(until).looking_first(self.cadence.looks_first());
+        let commit = Commit::new(change).until(until);
         let mut commit = Box::new(match decided {
             Some(decided) => commit.made_at(decided.made),
             None => commit,

@@ -125,18 +125,6 @@ fn single_conflicts_change_nothing_and_many_stretch_the_interval_a_little() {
 }
 
 #[test]
-fn whoever_met_others_looks_first_until_nobody_else_is_there() {
-    let mut cadence = Cadence::new(FRESHNESS);
-    assert!(!cadence.looks_first());
-    cadence.committed(ms(10), conflicts(1));
-    assert!(cadence.looks_first());
-    cadence.committed(ms(10), Answers { others: true, ..Answers::default() });
-    assert!(cadence.looks_first());
-    cadence.committed(ms(10), Answers::default());
-    assert!(!cadence.looks_first());
-}
-
-#[test]
 fn what_is_said_of_the_interval_is_what_ended_the_epoch() {
     let cadence = after(&[8_000]);
     assert_eq!(cadence.why(Some(SealReason::Time)), Why::Latency);
