@@ -13,15 +13,15 @@ use crate::cli::checkpoint::position_text;
 use crate::cli::flags::{CheckpointEdit, CheckpointVerb, Flags};
 use crate::cli::output::{self, Align, Answer, columns};
 use crate::cli::{Exit, answer, table, wiring, with_config};
-use crate::commit::checkpoint::{Chain, record_key};
-use crate::commit::protocol::{Commit, Ending};
-use crate::commit::standing::newest;
+use crate::commit::checkpoint::{Chain, edited, record_key};
+use crate::commit::protocol::{Commit, Committer, Ending};
+use crate::commit::standing::{carried, newest};
 use crate::config::Config;
 use crate::daemon::{self, REJECTS_SUFFIX};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::change::{Append, Change, Data, OnRollback, OperatorEdit, PipelineDelta};
-use crate::model::checkpoint::{Checkpoint, Delta, Position, Positions, Record, cover};
+use crate::model::checkpoint::{Checkpoint, Delta, Position, Positions, Record};
 use crate::model::ids::{PipelineName, TableName};
 use crate::model::table::TableState;
 use crate::transform::route::Route;
@@ -42,7 +42,8 @@ async fn change(flags: &Flags, config: &Config, verb: &CheckpointVerb, own: &Che
     let env = Env::system();
     let (catalog, name) = table::named(config, &own.choice)?;
     let (mut committer, state) = wiring::committer(config, &catalog, &name, &env, None).await?;
-    let mut plan = Plan::make(&state, verb, own)?;
+    let ancestor = ancestor(&committer, &state, verb, own).await?;
+    let mut plan = Plan::make(&state, ancestor.as_ref(), verb, own)?;
     if matches!(verb, CheckpointVerb::Set { .. }) {
         plan.beside = beside(config, &catalog, &name, &plan, &env).await?;
         for (follower, (_, seq)) in plan.beside.iter().flatten() {
@@ -71,6 +72,27 @@ async fn change(flags: &Flags, config: &Config, verb: &CheckpointVerb, own: &Che
             Err(error.with_hint("look with `frazil table checkpoint` whether it is in; else give the command again"))
         }
         other => Err(Error::new(ErrorKind::Internal, format!("an edit cannot end so: {other:?}"))),
+    }
+}
+
+/// The record on the branch's snapshots, which says what of a record that a rollback took is decided all the same. One that cannot
+/// be read is about to be replaced, and is missed in that case alone.
+async fn ancestor(
+    committer: &Committer,
+    state: &TableState,
+    verb: &CheckpointVerb,
+    own: &CheckpointEdit,
+) -> Result<Option<Record>> {
+    let CheckpointVerb::Set { drop_sealed, .. } = verb else { return Ok(None) };
+    let (pipeline, chain) = (PipelineName::new(own.pipeline.as_str()), Chain::of(state, &own.at)?);
+    let property = state.property(&record_key(&pipeline, &own.at)).and_then(|text| Record::parse(text).ok());
+    let is_lost = property.is_some_and(|record| chain.has_lost(&record));
+    match carried(committer.storage(), state, &pipeline, &own.at).await {
+        Err(error) if *drop_sealed || (error.kind() == ErrorKind::Corrupt && !is_lost) => Ok(None),
+        Err(error) => Err(error.with_hint(
+            "it says which epochs stay decided: give the command again, or forget all of them with --drop-sealed",
+        )),
+        read => read,
     }
 }
 
@@ -118,17 +140,24 @@ struct Plan {
     edit: OperatorEdit,
     before: Option<Record>,
     after: Checkpoint,
+    /// Epochs that stay decided, and those that are no longer.
     sealed: Vec<String>,
+    forgotten: Vec<String>,
     /// Where an anchor is set: the tables beside it.
     beside: Option<Beside>,
 }
 
 impl Plan {
-    fn make(state: &TableState, verb: &CheckpointVerb, own: &CheckpointEdit) -> Result<Self> {
+    fn make(
+        state: &TableState,
+        ancestor: Option<&Record>,
+        verb: &CheckpointVerb,
+        own: &CheckpointEdit,
+    ) -> Result<Self> {
         let pipeline = PipelineName::new(own.pipeline.as_str());
         let edit = OperatorEdit::of(state, &record_key(&pipeline, &own.at), &own.at);
         let before = edit.replaces.as_deref().map(Record::parse);
-        let (after, sealed) = match verb {
+        let (after, sealed, forgotten) = match verb {
             CheckpointVerb::Accept { .. } => {
                 let Some(record) = before.as_ref() else {
                     return Err(Error::new(
@@ -144,31 +173,30 @@ impl Plan {
                     )
                     .with_hint("set the positions with `frazil checkpoint set`"));
                 };
-                (record.checkpoint.clone(), record.sealed.clone())
+                (record.checkpoint.clone(), record.sealed.clone(), Vec::new())
             }
             CheckpointVerb::Set { positions, source, drop_sealed, .. } => {
                 let positions: Positions =
                     serde_json::from_str(positions).context(ErrorKind::Config, || "--positions").map_err(|e| {
                         e.with_hint("write them as in `frazil table checkpoint --json`, such as '{\"0\": 41}'")
                     })?;
-                let held = before.as_ref().and_then(|record| record.as_ref().ok());
+                let property = before.as_ref().and_then(|record| record.as_ref().ok());
+                let (held, mut sealed) = edited(&Chain::of(state, &own.at)?, property, ancestor, &positions);
+                if *drop_sealed {
+                    sealed.clear();
+                }
+                let mut forgotten = held.map(|record| record.sealed.clone()).unwrap_or_default();
+                forgotten.retain(|location| !sealed.contains(location));
                 let identity = source.clone().or_else(|| held.map(|record| record.checkpoint.source.clone()));
-                let chain = Chain::of(state, &own.at)?;
-                // What a rollback took back is read again from here, and decided anew.
-                let again = |held: &Record| chain.has_lost(held) && !cover(&positions, &held.checkpoint.positions);
-                let sealed = held
-                    .filter(|held| !drop_sealed && !again(held))
-                    .map(|record| record.sealed.clone())
-                    .unwrap_or_default();
                 let followers = held.map(|record| record.checkpoint.followers.clone()).unwrap_or_default();
                 let source = identity.unwrap_or_default();
                 let known = held.map(|record| record.checkpoint.known.clone()).unwrap_or_default();
                 let after = Checkpoint { positions, source, tails: BTreeMap::new(), followers, known };
-                (after, sealed)
+                (after, sealed, forgotten)
             }
         };
         let before = before.and_then(Result::ok);
-        Ok(Self { pipeline, target: own.at.clone(), edit, before, after, sealed, beside: None })
+        Ok(Self { pipeline, target: own.at.clone(), edit, before, after, sealed, forgotten, beside: None })
     }
 
     fn change(&self, state: &TableState, snapshot_id: i64) -> Change {
@@ -214,8 +242,7 @@ impl Plan {
         for (table, seq) in self.beside.iter().flat_map(BTreeMap::values) {
             text.push_str(&format!("beside it {table}, at sequence number {seq}\n"));
         }
-        let dropped = self.before.iter().flat_map(|record| &record.sealed).filter(|own| !self.sealed.contains(own));
-        for location in dropped {
+        for location in &self.forgotten {
             text.push_str(&format!("forgets the sealed epoch {location}\n"));
         }
         text
@@ -274,11 +301,11 @@ mod tests {
     #[test]
     fn set_replaces_all_positions_and_keeps_the_source_and_what_is_decided() {
         let state = table(Some(RECORD));
-        let plan = Plan::make(&state, &set(r#"{"0": 12}"#, false), &own()).expect("a plan");
+        let plan = Plan::make(&state, None, &set(r#"{"0": 12}"#, false), &own()).expect("a plan");
         assert_eq!((plan.after.source.as_str(), plan.sealed.len()), ("log", 1));
         let text = plan.text(&state);
         assert!(text.contains("offset 41") && text.contains("offset 12") && text.contains("beginning"), "{text}");
-        let dropped = Plan::make(&state, &set(r#"{"0": 12}"#, true), &own()).expect("a plan");
+        let dropped = Plan::make(&state, None, &set(r#"{"0": 12}"#, true), &own()).expect("a plan");
         assert!(
             dropped.sealed.is_empty() && dropped.text(&state).contains("forgets the sealed epoch s3://b/sealed.json")
         );
@@ -287,39 +314,57 @@ mod tests {
     #[test]
     fn epochs_that_a_rollback_took_are_forgotten_when_their_rows_are_read_again() {
         let lost = RECORD.replace("\"snapshot\":22", "\"snapshot\":44");
-        for (record, positions, kept) in [
-            (lost.as_str(), r#"{"0": 12}"#, 0),
-            (&lost, r#"{"0": 41}"#, 0),
-            (&lost, r#"{"0": 41, "1": 9}"#, 1),
-            (RECORD, r#"{"0": 12}"#, 1),
+        let before = Record::parse(&RECORD.replace("\"seq\":2", "\"seq\":1")).expect("a record");
+        let finished = Record { sealed: vec!["s3://b/another.json".to_owned()], ..before.clone() };
+        for (record, ancestor, positions, kept) in [
+            (lost.as_str(), None, r#"{"0": 12}"#, 0),
+            (&lost, None, r#"{"0": 41}"#, 0),
+            (&lost, None, r#"{"0": 41, "1": 9}"#, 1),
+            // What a commit decided that is still in the branch stays decided, unless the one that was lost had finished it.
+            (&lost, Some(&before), r#"{"0": 12}"#, 1),
+            (&lost, Some(&finished), r#"{"0": 12}"#, 0),
+            (RECORD, None, r#"{"0": 12}"#, 1),
         ] {
-            let plan = Plan::make(&table(Some(record)), &set(positions, false), &own()).expect("a plan");
+            let plan = Plan::make(&table(Some(record)), ancestor, &set(positions, false), &own()).expect("a plan");
             assert_eq!(plan.sealed.len(), kept, "{record} {positions}");
+            assert_eq!(plan.text(&table(Some(record))).contains("forgets the sealed epoch"), kept == 0);
+        }
+    }
+
+    #[test]
+    fn where_the_property_is_gone_or_unreadable_the_snapshots_record_goes_on() {
+        let carried = Record::parse(RECORD).expect("a record");
+        for property in
+            [None, Some("{}"), Some(&*RECORD.replace("\"seq\":2", "\"seq\":1").replace("sealed.json", "old.json"))]
+        {
+            let plan = Plan::make(&table(property), Some(&carried), &set(r#"{"0": 41}"#, false), &own());
+            let plan = plan.expect("a plan");
+            assert_eq!((plan.after.source.as_str(), &plan.sealed), ("log", &carried.sealed), "{property:?}");
         }
     }
 
     #[test]
     fn accept_takes_the_property_as_it_is() {
         let accept = CheckpointVerb::Accept { edit: own() };
-        let plan = Plan::make(&table(Some(RECORD)), &accept, &own()).expect("a plan");
+        let plan = Plan::make(&table(Some(RECORD)), None, &accept, &own()).expect("a plan");
         assert_eq!(Some(&plan.after), plan.before.as_ref().map(|record| &record.checkpoint));
         assert_eq!(plan.edit.replaces.as_deref(), Some(RECORD));
-        let missing = Plan::make(&table(None), &accept, &own()).expect_err("nothing to accept");
+        let missing = Plan::make(&table(None), None, &accept, &own()).expect_err("nothing to accept");
         assert_eq!(missing.kind(), ErrorKind::NotFound);
     }
 
     #[test]
     fn a_record_that_cannot_be_read_can_be_replaced_and_not_accepted() {
         let state = table(Some("{}"));
-        let plan = Plan::make(&state, &set(r#"{"in": {"watermark": "b.json"}}"#, false), &own()).expect("a plan");
+        let plan = Plan::make(&state, None, &set(r#"{"in": {"watermark": "b.json"}}"#, false), &own()).expect("a plan");
         assert!(plan.text(&state).contains("cannot be read") && plan.text(&state).contains("files up to b.json"));
         let accept = CheckpointVerb::Accept { edit: own() };
-        assert_eq!(Plan::make(&state, &accept, &own()).expect_err("unreadable").kind(), ErrorKind::Corrupt);
+        assert_eq!(Plan::make(&state, None, &accept, &own()).expect_err("unreadable").kind(), ErrorKind::Corrupt);
     }
 
     #[test]
     fn positions_that_are_none_are_refused() {
-        let error = Plan::make(&table(None), &set("41", false), &own()).expect_err("no positions");
+        let error = Plan::make(&table(None), None, &set("41", false), &own()).expect_err("no positions");
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.hint().is_some_and(|hint| hint.contains("table checkpoint")));
     }

@@ -8,7 +8,7 @@ use iceberg::spec::SnapshotRef;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::change::{OnRollback, PipelineDelta};
-use crate::model::checkpoint::{Checkpoint, Record};
+use crate::model::checkpoint::{Checkpoint, Positions, Record, cover};
 use crate::model::ids::PipelineName;
 use crate::model::table::TableState;
 
@@ -70,6 +70,23 @@ impl Chain {
     pub fn is_complete(&self) -> bool {
         self.missing.is_none() && !self.snapshots.is_empty()
     }
+}
+
+/// What an operator's `positions` go on from, of the record in the property and of the one that the chain's nearest snapshot
+/// carries: the record that counts, and those of its sealed epochs that stay decided.
+pub fn edited<'a>(
+    chain: &Chain,
+    property: Option<&'a Record>,
+    ancestor: Option<&'a Record>,
+    positions: &Positions,
+) -> (Option<&'a Record>, Vec<String>) {
+    let newest = property.filter(|p| ancestor.is_none_or(|a| p.origin.seq >= a.origin.seq)).or(ancestor);
+    let mut sealed = newest.map(|record| record.sealed.clone()).unwrap_or_default();
+    if newest.is_some_and(|record| chain.has_lost(record) && !cover(positions, &record.checkpoint.positions)) {
+        // What the rollback took is read again and decided anew. What was decided before that stands, unless it was finished.
+        sealed.retain(|location| ancestor.is_some_and(|a| a.sealed.contains(location)));
+    }
+    (newest, sealed)
 }
 
 /// A snapshot that is among its own ancestors.

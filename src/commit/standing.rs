@@ -103,12 +103,27 @@ pub async fn newest(
     if property.is_some() {
         return Ok(property);
     }
-    match records::nearest(&storage.vended(&state.config)?, &Chain::of(state, target)?, target, None).await {
-        Ok(mut carried) => carried.remove(&key).map(|carried| carried.read(&key)).transpose(),
+    match carried(storage, state, pipeline, target).await {
         // Expired since.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+        read => read,
     }
+}
+
+/// The record of `pipeline` that the nearest snapshot of the branch `target` carries.
+///
+/// # Errors
+/// Those of the store, and `Corrupt` for a record that cannot be read.
+pub async fn carried(
+    storage: &Storage,
+    state: &TableState,
+    pipeline: &PipelineName,
+    target: &str,
+) -> Result<Option<Record>> {
+    let key = record_key(pipeline, target);
+    let chain = Chain::of(state, target)?;
+    let mut carried = records::nearest(&storage.vended(&state.config)?, &chain, target, None).await?;
+    carried.remove(&key).map(|carried| carried.read(&key)).transpose()
 }
 
 /// Decides where a pipeline stands in `state`, by the checkpoint table.

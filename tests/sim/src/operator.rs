@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use frazil::commit::checkpoint::{Chain, record_key};
+use frazil::commit::checkpoint::{Chain, edited, record_key};
 use frazil::commit::protocol::{Commit, Committer, Ending};
-use frazil::commit::standing::newest;
+use frazil::commit::standing::{carried, newest};
 use frazil::env::Env;
 use frazil::model::change::{Append, Change, Data, OnRollback, OperatorEdit, PipelineDelta};
-use frazil::model::checkpoint::{Checkpoint, Delta, Record, cover};
+use frazil::model::checkpoint::{Checkpoint, Delta, Record};
 use frazil::model::ids::{MAIN, PipelineName, TableName};
 use frazil::storage::{Storage, StorageOptions};
 use tokio_util::sync::CancellationToken;
@@ -82,21 +82,22 @@ impl Seen {
 
     /// As `frazil checkpoint set` does it: the sealed epochs that are decided stay so, and an anchor knows the tables beside it.
     async fn set(mut self, world: &Arc<World>, pipeline: &str, positions: Checkpoint, drop_sealed: bool) -> bool {
-        let own = record_key(&PipelineName::new(pipeline), &world.target);
-        let held = self.record();
+        let name = PipelineName::new(pipeline);
+        let own = record_key(&name, &world.target);
+        let property = self.record();
+        let storage = self.committer.storage();
+        let Ok(ancestor) = carried(storage, &self.state, &name, &world.target).await else { return false };
+        let Ok(chain) = Chain::of(&self.state, &world.target) else { return false };
+        let (held, mut sealed) = edited(&chain, property.as_ref(), ancestor.as_ref(), &positions.positions);
         let followers = held.iter().flat_map(|r| r.checkpoint.followers.iter().cloned()).collect();
         let known = held.iter().flat_map(|r| r.checkpoint.known.clone()).collect();
-        let Ok(chain) = Chain::of(&self.state, &world.target) else { return false };
-        let again = |held: &Record| chain.has_lost(held) && !cover(&positions.positions, &held.checkpoint.positions);
-        let drop_sealed = drop_sealed || held.as_ref().is_some_and(again);
-        let sealed = held.map(|record| record.sealed).unwrap_or_default();
         if drop_sealed {
-            for location in &sealed {
-                let files = run::files_of(world, &key(location)).await;
-                world.with_auditor(|a| a.forgotten.extend(files));
-            }
+            sealed.clear();
         }
-        let sealed = if drop_sealed { vec![] } else { sealed };
+        for location in held.iter().flat_map(|r| &r.sealed).filter(|location| !sealed.contains(location)) {
+            let files = run::files_of(world, &key(location)).await;
+            world.with_auditor(|a| a.forgotten.extend(files));
+        }
         let mut witness = Checkpoint { tails: BTreeMap::new(), followers, known, ..positions };
         let name = self.state.name.clone();
         if world.with_auditor(|a| a.pipelines.iter().any(|p| p.name == pipeline && p.anchor == name)) {
