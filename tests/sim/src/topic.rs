@@ -357,9 +357,12 @@ impl Topic {
         self.taken > 0
     }
 
-    /// Whether the table has rows of a partition whose places have others now.
+    /// Whether the table has rows of a partition whose places have others now, or whose transaction lost its end.
     pub fn is_another(&self, world: &World) -> bool {
-        (0..self.partitions.len()).any(|at| self.lost(at).is_some_and(|lost| lost <= self.reached(world, at)))
+        (0..self.partitions.len()).any(|at| {
+            let reached = self.reached(world, at);
+            self.lost(at).is_some_and(|lost| lost <= reached || self.ends(at).high <= reached)
+        })
     }
 
     /// The record at an offset; none where there is none to be read.
