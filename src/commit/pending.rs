@@ -37,6 +37,8 @@ pub struct Commit {
     pub(super) attempts: u32,
     /// What the catalog said to them beside yes.
     pub(super) answers: Answers,
+    /// Whether the table is loaded before the first body is made.
+    pub(super) looks_first: bool,
     /// No body is sent after this moment.
     pub(super) until_ms: Option<i64>,
     /// The table's last sequence number when its files were made, where another instance may have committed them since.
@@ -54,6 +56,8 @@ pub struct Answers {
     pub wait: Duration,
     /// It refused because the table had moved.
     pub conflicts: u32,
+    /// The table had moved when it was loaded before the first attempt.
+    pub others: bool,
 }
 
 impl Answers {
@@ -69,6 +73,7 @@ impl Answers {
         self.wait = self.wait.max(other.wait);
         // Tables of one epoch meet their own others: how many one commit met is what counts.
         self.conflicts = self.conflicts.max(other.conflicts);
+        self.others |= other.others;
     }
 }
 
@@ -111,6 +116,7 @@ impl Commit {
             refusal: None,
             attempts: 0,
             answers: Answers::default(),
+            looks_first: false,
             until_ms: None,
             made_seq: None,
             gone_seqs: 0,
@@ -121,6 +127,13 @@ impl Commit {
     #[must_use]
     pub fn until(mut self, ms: i64) -> Self {
         self.until_ms = Some(ms);
+        self
+    }
+
+    /// The same; `yes`: others commit to the table as well, so that it is loaded before the first attempt.
+    #[must_use]
+    pub fn looking_first(mut self, yes: bool) -> Self {
+        self.looks_first = yes;
         self
     }
 

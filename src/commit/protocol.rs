@@ -330,8 +330,11 @@ impl Committer {
         // Another pipeline of this process was here meanwhile: no need to be refused for it.
         let least = commit.change.delta.as_ref().map_or(0, PipelineDelta::least_seq);
         self.has_seen(least);
-        let newer = if self.seen_seq > base.metadata.last_sequence_number() { self.load_once().await? } else { None };
+        // Nor where others commit as well: what was seen last is hardly the head, and to be refused takes as long as to ask.
+        let (seen, looks) = (base.metadata.last_sequence_number(), commit.looks_first && commit.attempts == 0);
+        let newer = if looks || self.seen_seq > seen { self.load_once().await? } else { None };
         let base = newer.as_ref().unwrap_or(base);
+        commit.answers.others |= looks && base.metadata.last_sequence_number() > seen;
         if base.metadata.last_sequence_number() < least {
             let wait = stale_wait(&self.env, self.stale);
             return Ok(Turn::Wait(Step::Prepare(Box::new(base.clone())), wait, FROM_THE_PAST.to_owned()));

@@ -26,6 +26,9 @@ const STRETCHED_MIN: Duration = Duration::from_secs(10);
 const STRETCHED_MAX: Duration = Duration::from_secs(15 * 60);
 /// What is left to chance, in thousandths of the interval: daemons that were started together commit apart.
 const JITTER: u32 = 60;
+/// The same after a commit that met another: whoever commits at the same moment as others looks for another one. Each cycle of
+/// daemons that began together spreads them over so much more of it.
+const JITTER_MET: u32 = 250;
 
 /// What is in the open epoch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -102,6 +105,9 @@ pub struct Cadence {
     commit: Option<(Duration, Duration)>,
     /// The least interval that throttling or conflicts leave, and which of them.
     stretched: Option<(Duration, Why)>,
+    /// Whether others commit to the table as well, as far as the last commit could tell, and whether it met one of them.
+    others: bool,
+    met: bool,
     /// What chance takes off the interval, or puts on it, in thousandths.
     jitter: u32,
 }
@@ -119,15 +125,17 @@ fn towards(from: Duration, to: Duration, share: u64) -> Duration {
 impl Cadence {
     /// Nothing is known of commits yet.
     pub fn new(freshness: Duration) -> Self {
-        Self { freshness, commit: None, stretched: None, jitter: 0 }
+        Self { freshness, commit: None, stretched: None, others: false, met: false, jitter: 0 }
     }
 
     /// Below which bound chance draws for [`Cadence::draw`].
-    pub const CHANCE: u64 = JITTER as u64 + 1;
+    pub fn chance(&self) -> u64 {
+        u64::from(if self.met { JITTER_MET } else { JITTER }) + 1
+    }
 
     /// The next interval gets another share of chance.
     pub fn draw(&mut self, chance: u64) {
-        self.jitter = u32::try_from(chance).unwrap_or(JITTER).min(JITTER);
+        self.jitter = u32::try_from(chance.min(self.chance() - 1)).unwrap_or(JITTER);
     }
 
     /// Notes a commit: how long it took, from seal to answer, and what the catalog said on the way.
@@ -143,6 +151,8 @@ impl Cadence {
                 (mean, took.max(towards(slowest, mean, SLOWEST_SHARE)))
             }
         });
+        self.met = answers.conflicts > 0;
+        self.others = answers.others || self.met;
         if answers.throttled > 0 {
             let bounds = self.freshness.saturating_mul(THROTTLED_STRETCH_MAX).clamp(STRETCHED_MIN, STRETCHED_MAX);
             let wanted = before.saturating_mul(2).max(answers.wait);
@@ -157,6 +167,11 @@ impl Cadence {
         } else if answers.conflicts == 0 {
             self.relax();
         }
+    }
+
+    /// Whether the next commit loads the table before its first attempt.
+    pub fn looks_first(&self) -> bool {
+        self.others
     }
 
     /// Multiplicatively up,

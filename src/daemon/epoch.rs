@@ -9,7 +9,7 @@ use crate::commit::protocol::{Commit, Ending};
 use crate::commit::standing::Standing;
 use crate::config::RejectsTo;
 use crate::config::quantity::show_duration;
-use crate::daemon::cadence::{Cadence, SealReason, Why};
+use crate::daemon::cadence::{SealReason, Why};
 use crate::daemon::pipeline::{Epoch, Pipeline, since};
 use crate::daemon::rebuild;
 use crate::daemon::sealed::{self, STAGED_MAX_MS, Sealed, SealedPart};
@@ -215,7 +215,7 @@ impl Pipeline {
     ) -> Result<(Commit, Ending)> {
         let staged_ms = decided.map_or_else(|| self.shared.env.now_ms(), |decided| decided.sealed.sealed_ms);
         let until = staged_ms.saturating_add(STAGED_MAX_MS);
-        let commit = Commit::new(change).until(until);
+        let commit = Commit::new(change).until(until).looking_first(self.cadence.looks_first());
         let mut commit = Box::new(match decided {
             Some(decided) => commit.made_at(decided.made),
             None => commit,
@@ -351,7 +351,7 @@ impl Pipeline {
     fn pace(&mut self, took: Duration, reason: Option<SealReason>) {
         let before = self.cadence.interval().1;
         self.cadence.committed(took, std::mem::take(&mut self.answers));
-        self.cadence.draw(self.shared.env.below(Cadence::CHANCE));
+        self.cadence.draw(self.shared.env.below(self.cadence.chance()));
         let (interval, now) = self.cadence.interval();
         self.watch.paced(interval, self.cadence.why(reason));
         if now == before {

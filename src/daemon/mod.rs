@@ -295,10 +295,11 @@ async fn open_catalog(
         match connect::connect(config, env, Arc::clone(&resolver)).await {
             Err(error) if error.directive() == Directive::Retry && !stop.is_cancelled() => {
                 tracing::warn!("waiting for the catalog: {error}");
+                let wait = env.backoff(WAIT_MIN, WAIT_MAX, attempt).max(error.wait().unwrap_or_default());
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return Err(error),
-                    () = env.sleep(env.backoff(WAIT_MIN, WAIT_MAX, attempt)) => attempt = attempt.saturating_add(1),
+                    () = env.sleep(wait) => attempt = attempt.saturating_add(1),
                 }
             }
             connected => return Ok((connected?, None)),
@@ -385,7 +386,7 @@ fn pipeline(
     let route = route(config, name, settings)?;
     let anchor = anchor(name, settings, &route)?;
     let mut cadence = Cadence::new(settings.commit.freshness);
-    cadence.draw(shared.env.below(Cadence::CHANCE));
+    cadence.draw(shared.env.below(cadence.chance()));
     Ok(Pipeline {
         shared: shared.clone(),
         name: name.clone(),

@@ -472,6 +472,25 @@ fn a_base_whose_files_were_expired_is_loaded_again() {
 }
 
 #[test]
+fn where_others_commit_the_first_attempt_is_made_on_the_head_and_meets_nobody() {
+    on_virtual_time(async {
+        for (looks, attempts) in [(false, 2), (true, 1)] {
+            let (world, base) = begun(1).await;
+            world.foreign_append(&base).await.expect("committed");
+            let mut commit = Commit::new(world.change("a", "a1", &base, Some(5), 7)).looking_first(looks);
+            let ending = run(&world, &mut commit, &base).await;
+            assert!(matches!(ending, Ending::Done { ours: true, .. }), "{ending:?}");
+            let answers = commit.answers();
+            assert_eq!((commit.attempts(), answers.conflicts, answers.others), (attempts, attempts - 1, looks));
+        }
+        let (world, base) = begun(2).await;
+        let mut alone = Commit::new(world.change("a", "a1", &base, Some(5), 7)).looking_first(true);
+        assert!(matches!(run(&world, &mut alone, &base).await, Ending::Done { ours: true, .. }));
+        assert!(!alone.answers().others);
+    });
+}
+
+#[test]
 fn what_another_instance_decided_stays_in_the_record_until_it_is_known_to_be_finished() {
     on_virtual_time(async {
         let (world, mut base) = begun(1).await;
