@@ -148,7 +148,8 @@ impl Catalog for FaultyCatalog {
                 let _ = self.inner.create(table).await;
                 Outcome::Refused(Error::new(ErrorKind::Conflict, "it exists already"))
             }
-            Fault::LostNo | Fault::NotSent | Fault::Busy | Fault::Late => Outcome::Unknown(lost()),
+            Fault::Busy => Outcome::Unknown(lost().with_wait(Some(Duration::from_secs(30)))),
+            Fault::LostNo | Fault::NotSent | Fault::Late => Outcome::Unknown(lost()),
             Fault::Throttled => Outcome::Throttled(Duration::from_secs(1)),
             Fault::None | Fault::Refused => self.inner.create(table).await,
         }

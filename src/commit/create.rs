@@ -26,25 +26,25 @@ pub async fn create_or_adopt(env: &Env, catalog: &dyn Catalog, wanted: &CreateTa
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) if error.directive() == Directive::Retry => {
                 tracing::warn!(table = %wanted.name, "waiting: {error}");
-                env.sleep(env.backoff(WAIT_MIN, WAIT_MAX, attempt)).await;
+                env.sleep(env.backoff(WAIT_MIN, WAIT_MAX, attempt).max(error.wait().unwrap_or_default())).await;
                 attempt = attempt.saturating_add(1);
                 continue;
             }
             Err(error) => return Err(error),
         }
-        let mut wait = Duration::ZERO;
         let outcome = catalog.create(wanted).await;
         refusals = if matches!(outcome, Outcome::Refused(_)) { refusals.saturating_add(1) } else { 0 };
-        match outcome {
+        let wait = match outcome {
             Outcome::Committed(state) => return adopt(wanted, *state),
             Outcome::Refused(error) if error.kind() != ErrorKind::Conflict || refusals > REFUSALS_MAX => {
                 return Err(error.within(format!("create table {}", wanted.name)));
             }
-            Outcome::Throttled(at_least) => wait = at_least,
+            Outcome::Throttled(at_least) => at_least,
             Outcome::Refused(error) | Outcome::NotSent(error) | Outcome::Unknown(error) => {
                 tracing::warn!(table = %wanted.name, "creation to be looked at: {error}");
+                error.wait().unwrap_or_default()
             }
-        }
+        };
         env.sleep(env.backoff(WAIT_MIN, WAIT_MAX, attempt).max(wait)).await;
         attempt = attempt.saturating_add(1);
     }
@@ -96,6 +96,19 @@ mod tests {
     use crate::catalog::memory::MemoryCatalog;
     use crate::env::virtual_time::{on_virtual_time, simulated};
 
+    fn wanted() -> CreateTable {
+        let n = Arc::new(NestedField::optional(1, "n", Type::Primitive(PrimitiveType::Long)));
+        CreateTable {
+            name: "ns.t".parse().expect("valid"),
+            location: None,
+            schema: Schema::builder().with_fields([n]).build().expect("valid"),
+            spec: UnboundPartitionSpec::default(),
+            sort_order: SortOrder::unsorted_order(),
+            format_version: FormatVersion::V2,
+            properties: HashMap::new(),
+        }
+    }
+
     /// A server that retried by itself answers that the table exists, after a catalog that was throttled for long.
     #[test]
     fn a_table_that_the_server_has_made_in_the_end_is_adopted_however_long_it_was_waited_for() {
@@ -104,18 +117,21 @@ mod tests {
             let truth = Arc::new(MemoryCatalog::new(env.clone(), "memory:///wh"));
             let catalog = FaultyCatalog::new(truth, env.clone(), 0);
             catalog.script([vec![Fault::Throttled; 10], vec![Fault::LyingNo]].concat());
-            let n = Arc::new(NestedField::optional(1, "n", Type::Primitive(PrimitiveType::Long)));
-            let wanted = CreateTable {
-                name: "ns.t".parse().expect("valid"),
-                location: None,
-                schema: Schema::builder().with_fields([n]).build().expect("valid"),
-                spec: UnboundPartitionSpec::default(),
-                sort_order: SortOrder::unsorted_order(),
-                format_version: FormatVersion::V2,
-                properties: HashMap::new(),
-            };
-            let made = create_or_adopt(&env, &catalog, &wanted).await.expect("adopted");
-            assert_eq!(made.name, wanted.name);
+            let made = create_or_adopt(&env, &catalog, &wanted()).await.expect("adopted");
+            assert_eq!(made.name, wanted().name);
+        });
+    }
+
+    #[test]
+    fn a_server_that_asks_to_wait_is_not_asked_again_before() {
+        on_virtual_time(async {
+            let env = simulated(1);
+            let truth = Arc::new(MemoryCatalog::new(env.clone(), "memory:///wh"));
+            let catalog = FaultyCatalog::new(truth, env.clone(), 0);
+            catalog.script([Fault::Busy]);
+            let begun = env.now_ms();
+            create_or_adopt(&env, &catalog, &wanted()).await.expect("created");
+            assert!(env.now_ms() - begun >= 30_000, "{}", env.now_ms() - begun);
         });
     }
 }

@@ -175,6 +175,7 @@ impl Pipeline {
             self.watch.set(PipelineHealth::Waiting(error.to_string()));
             tracing::warn!(pipeline = %self.name, failures, "begins again at its checkpoint: {error}");
             let wait = self.shared.env.backoff(AGAIN_MIN, AGAIN_MAX, failures - 1);
+            let wait = wait.max(error.wait().unwrap_or_default());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
