@@ -1,5 +1,6 @@
 //! Objects that are written as they come: in parts to clouds, through a hidden file to local disks.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ const PART_BYTES: usize = 8 << 20;
 const PARTS_BEFORE_DOUBLING: usize = 1000;
 /// Parts that S3 takes.
 const PARTS_MAX: usize = 10_000;
+/// Bytes from which on what is written goes into its part as it is; what is smaller is gathered first.
+const PIECE_BYTES: usize = 32 << 10;
 /// Parts under way at once; with the one that fills, an upload holds three in memory.
 const PARTS_UNDER_WAY: usize = 2;
 
@@ -74,7 +77,7 @@ impl Upload {
             objects: client.stack.objects,
             multipart,
             path: location.path,
-            buffer: BytesMut::new(),
+            waiting: Waiting::default(),
             id: None,
             begun: 0,
             under_way: JoinSet::new(),
@@ -93,7 +96,7 @@ impl Upload {
         self.written = self.written.saturating_add(length);
         if let (Some(under_way), Sink::Parts(parts)) = (&mut self.under_way, &self.sink) {
             let sent = parts.under_way.len().saturating_mul(part_bytes(parts.begun));
-            under_way.holds(u64::try_from(parts.buffer.len().saturating_add(sent)).unwrap_or(u64::MAX));
+            under_way.holds(u64::try_from(parts.waiting.bytes.saturating_add(sent)).unwrap_or(u64::MAX));
         }
         self.or_give_up(done).await
     }
@@ -110,8 +113,8 @@ impl Upload {
                 done.map(|_| ()).map_err(|e| fault::wrap(&e, "write", &self.location))
             }
             Sink::Parts(parts) if parts.id.is_none() => {
-                let bytes = std::mem::take(&mut parts.buffer).freeze();
-                let put = parts.objects.put(&parts.path, bytes.into()).await;
+                let all = std::mem::take(&mut parts.waiting).take(usize::MAX);
+                let put = parts.objects.put(&parts.path, all).await;
                 put.map(|_| ()).map_err(|e| fault::wrap(&e, "write", &self.location))
             }
             Sink::Parts(parts) => parts.complete(&self.location, self.written).await,
@@ -150,9 +153,9 @@ impl Upload {
         match &mut self.sink {
             Sink::Local(staging) => staging.write(&bytes).await.map_err(|e| fault::wrap(&e, "write", &self.location)),
             Sink::Parts(parts) => {
-                parts.buffer.extend_from_slice(&bytes);
+                parts.waiting.add(bytes);
                 while let Sink::Parts(parts) = &mut self.sink {
-                    if parts.buffer.len() < part_bytes(parts.begun) {
+                    if parts.waiting.bytes < part_bytes(parts.begun) {
                         break;
                     }
                     if parts.id.is_none() {
@@ -160,7 +163,7 @@ impl Upload {
                         self.note_id(&id).await?;
                         continue;
                     }
-                    let part = parts.buffer.split_to(part_bytes(parts.begun)).freeze();
+                    let part = parts.waiting.take(part_bytes(parts.begun));
                     parts.send(part, &self.location).await?;
                 }
                 Ok(())
@@ -195,11 +198,54 @@ fn part_bytes(index: usize) -> usize {
     PART_BYTES << (index / PARTS_BEFORE_DOUBLING).min(9)
 }
 
+/// What was written and is in no part yet. Nothing is copied but what is small, or shared: a slice would hold all it was cut from.
+#[derive(Default)]
+struct Waiting {
+    pieces: VecDeque<Bytes>,
+    small: BytesMut,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn add(&mut self, piece: Bytes) {
+        self.bytes += piece.len();
+        if piece.len() < PIECE_BYTES || !piece.is_unique() {
+            self.small.extend_from_slice(&piece);
+        } else {
+            self.gather();
+            self.pieces.push_back(piece);
+        }
+    }
+
+    fn gather(&mut self) {
+        if !self.small.is_empty() {
+            self.pieces.push_back(self.small.split().freeze());
+        }
+    }
+
+    /// So many bytes, or as many as there are.
+    fn take(&mut self, bytes: usize) -> PutPayload {
+        self.gather();
+        let (mut part, mut left) = (Vec::new(), bytes);
+        while left > 0
+            && let Some(mut piece) = self.pieces.pop_front()
+        {
+            if piece.len() > left {
+                self.pieces.push_front(piece.split_off(left));
+            }
+            left -= piece.len();
+            self.bytes -= piece.len();
+            part.push(piece);
+        }
+        part.into_iter().collect()
+    }
+}
+
 struct Parts {
     objects: Arc<dyn ObjectStore>,
     multipart: Arc<dyn MultipartStore>,
     path: Path,
-    buffer: BytesMut,
+    waiting: Waiting,
     id: Option<String>,
     begun: usize,
     under_way: JoinSet<object_store::Result<(usize, PartId)>>,
@@ -214,7 +260,7 @@ impl Parts {
     }
 
     /// Sends a part once fewer than two are under way.
-    async fn send(&mut self, part: Bytes, location: &str) -> Result<()> {
+    async fn send(&mut self, part: PutPayload, location: &str) -> Result<()> {
         while self.under_way.len() >= PARTS_UNDER_WAY {
             self.join(location).await?;
         }
@@ -227,9 +273,8 @@ impl Parts {
         };
         let (index, multipart, path) = (self.begun, Arc::clone(&self.multipart), self.path.clone());
         self.begun += 1;
-        self.under_way.spawn(async move {
-            multipart.put_part(&path, &id, index, PutPayload::from(part)).await.map(|part| (index, part))
-        });
+        self.under_way
+            .spawn(async move { multipart.put_part(&path, &id, index, part).await.map(|part| (index, part)) });
         Ok(())
     }
 
@@ -250,8 +295,8 @@ impl Parts {
     }
 
     async fn complete(&mut self, location: &str, written: u64) -> Result<()> {
-        if !self.buffer.is_empty() {
-            let last = std::mem::take(&mut self.buffer).freeze();
+        if self.waiting.bytes > 0 {
+            let last = std::mem::take(&mut self.waiting).take(usize::MAX);
             self.send(last, location).await?;
         }
         while !self.under_way.is_empty() {

@@ -312,6 +312,27 @@ async fn an_upload_survives_parts_and_completions_whose_answers_are_lost() {
     assert!(store.inner.open_uploads().is_empty());
 }
 
+/// Small pieces are gathered, large ones go as they are, one that is a slice of something larger is copied: in their order.
+#[tokio::test]
+async fn an_object_is_its_pieces_in_order_however_they_come() {
+    let Rig { storage, store, .. } = rig(0, 4, &[]);
+    let mut upload = storage.upload(AT, None).await.expect("begin");
+    let shared: Bytes = (0..200_000_u32).map(|n| (n % 249) as u8).collect();
+    let mut wanted = Vec::new();
+    for (n, length) in
+        [1, 40_000, 7, 32_767, 32_768, (8 << 20) - 1, 2, (8 << 20) + 1, 17 << 20, 3, 99_999].into_iter().enumerate()
+    {
+        let own: Bytes = (0..length).map(|at| ((at + n) % 251) as u8).collect();
+        for piece in [own, shared.slice(n * 1_000..n * 1_000 + 70_000)] {
+            wanted.extend_from_slice(&piece);
+            upload.write(piece).await.expect("written");
+        }
+    }
+    assert_eq!(upload.finish().await.expect("finished"), wanted.len() as u64);
+    assert!(storage.read(AT).await.expect("read") == wanted);
+    assert!(store.inner.open_uploads().is_empty());
+}
+
 #[tokio::test]
 async fn a_failed_upload_is_aborted_and_stays_in_the_ledger() {
     let Rig { storage, store, .. } = rig(0, 4, &[(Operation::PutPart, Fault::NotDone)]);
