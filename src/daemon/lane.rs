@@ -23,7 +23,6 @@ use crate::storage::ledger::LedgerOwner;
 use crate::transform::evolve::{self, Evolution};
 use crate::transform::metadata_columns::{self, MetadataColumns};
 use crate::write::layout::TableLayout;
-use crate::write::properties::WriteProperties;
 use crate::write::staged::Staged;
 use crate::write::{EpochWriter, Fill, WriterOptions};
 
@@ -318,11 +317,7 @@ impl Lane {
     }
 
     fn layout(&self) -> Result<TableLayout> {
-        let mut defaults = WriteProperties::default();
-        if let Some(size) = self.options.target_file_size {
-            defaults.target_file_bytes = size;
-        }
-        TableLayout::from_state(&self.state, Some(Arc::clone(&self.schema)), &defaults)
+        TableLayout::of_new_rows(&self.state, &self.schema, self.options.target_file_size)
     }
 
     fn writer_options(&self) -> WriterOptions {

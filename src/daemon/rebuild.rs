@@ -13,7 +13,6 @@ use crate::model::ids::PipelineName;
 use crate::model::table::TableState;
 use crate::storage::ledger::LedgerOwner;
 use crate::write::layout::TableLayout;
-use crate::write::properties::WriteProperties;
 use crate::write::staged::Staged;
 use crate::write::{EpochWriter, WriterOptions};
 
@@ -41,7 +40,7 @@ pub(crate) async fn encode_again(
         base_schema_id: head.metadata.current_schema_id(),
         schema: Arc::clone(&schema),
     });
-    let layout = TableLayout::from_state(head, Some(Arc::clone(&schema)), &WriteProperties::default())?;
+    let layout = TableLayout::of_new_rows(head, &schema, None)?;
     let arrow = layout.arrow_schema()?;
     let files = shared.files(head, owner.clone())?;
     let options = WriterOptions { file_prefix: pipeline.file_mark(), ..WriterOptions::default() };

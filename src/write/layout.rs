@@ -35,7 +35,23 @@ pub struct TableLayout {
     pub format_version: FormatVersion,
 }
 
+/// Bytes of a row group of rows that arrive, unless the table says otherwise. The open one is most of what a busy table takes in
+/// memory; compaction makes longer ones of it.
+const ROW_GROUP_BYTES: usize = 64 << 20;
+
 impl TableLayout {
+    /// The same as [`TableLayout::from_state`] for rows that arrive, in files of `target_file_bytes` unless the table says otherwise.
+    ///
+    /// # Errors
+    /// As [`WriteProperties::from_table`].
+    pub fn of_new_rows(table: &TableState, schema: &SchemaRef, target_file_bytes: Option<u64>) -> Result<Self> {
+        let mut defaults = WriteProperties { row_group_bytes: ROW_GROUP_BYTES, ..WriteProperties::default() };
+        if let Some(bytes) = target_file_bytes {
+            defaults.target_file_bytes = bytes;
+        }
+        Self::from_state(table, Some(Arc::clone(schema)), &defaults)
+    }
+
     /// The layout of `table`, with the columns of `evolved` where its schema is about to change.
     ///
     /// # Errors

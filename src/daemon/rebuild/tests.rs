@@ -7,6 +7,7 @@ use crate::model::checkpoint::{Position, Range};
 use crate::model::ids::PartitionId;
 use crate::model::table::tests::with_column;
 use crate::write::layout::TableLayout;
+use crate::write::properties::WriteProperties;
 use arrow::record_batch::RecordBatch;
 use iceberg::spec::SchemaRef;
 

@@ -1,6 +1,9 @@
 use iceberg::spec::{Literal, NestedField, PrimitiveType, SortOrder, StructType};
 
+use serde_json::json;
+
 use super::*;
+use crate::model::table::tests::with_column;
 use crate::write::tests::{layout, optional};
 
 fn table() -> TableLayout {
@@ -40,6 +43,23 @@ fn the_object_store_layout_spreads_files_by_their_hash() {
     ]);
     let name = "00000-x-00001.parquet";
     assert_eq!(location(&unnamed), format!("memory://lake/db/t/data/{}-{name}", object_directories(name)));
+}
+
+#[test]
+fn row_groups_and_files_of_new_rows_are_as_long_as_the_table_says_or_else_as_is_said_here() {
+    let mut state = with_column(&json!("long"));
+    let layout = |state: &TableState, file| {
+        let schema = Arc::clone(state.metadata.current_schema());
+        let properties = TableLayout::of_new_rows(state, &schema, file).expect("a layout").properties;
+        (properties.row_group_bytes, properties.target_file_bytes)
+    };
+    assert_eq!(layout(&state, None), (64 << 20, 512 << 20));
+    assert_eq!(layout(&state, Some(5 << 20)), (64 << 20, 5 << 20));
+    let said = [("write.parquet.row-group-size-bytes", "1000"), ("write.target-file-size-bytes", "7000")];
+    let said = said.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let metadata = (*state.metadata).clone().into_builder(None).set_properties(said).expect("valid").build();
+    state.metadata = Arc::new(metadata.expect("valid").metadata);
+    assert_eq!(layout(&state, Some(5 << 20)), (1000, 7000));
 }
 
 #[test]
