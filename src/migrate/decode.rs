@@ -45,7 +45,14 @@ impl Draft<'_> {
                 self.connector.missing(CONVERTER, true, hint);
             }
             Some((format, registry)) => {
-                self.connector.taken(CONVERTER, "decode.format");
+                let events = envelope == Some("debezium") && matches!(format, "json" | "avro");
+                if envelope == Some("debezium") && !events {
+                    let hint =
+                        "change events are read in JSON and Avro only: let the source's converter write one of these";
+                    self.connector.missing(CONVERTER, true, hint);
+                } else {
+                    self.connector.taken(CONVERTER, "decode.format");
+                }
                 let schemas = self.connector.or_worker("value.converter.schemas.enable");
                 let enveloped = simple == "JsonConverter" && schemas.is_none_or(|text| text != "false");
                 self.connector.taken("value.converter.schemas.enable", "decode.envelope");
@@ -54,10 +61,10 @@ impl Draft<'_> {
                 if registry {
                     parts.push("registry = \"schemas\"".to_owned());
                 }
-                match envelope {
-                    Some("debezium") => parts.push("envelope = \"debezium\"".to_owned()),
-                    _ if enveloped => parts.push("envelope = \"connect\"".to_owned()),
-                    _ => {}
+                if events {
+                    parts.push("envelope = \"debezium\"".to_owned());
+                } else if enveloped {
+                    parts.push("envelope = \"connect\"".to_owned());
                 }
                 rows.registry = registry;
                 rows.decode.push(format!("decode = {{ {} }}", parts.join(", ")));
