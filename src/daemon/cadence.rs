@@ -133,6 +133,14 @@ impl Cadence {
         u64::from(if self.met { JITTER_MET } else { JITTER }) + 1
     }
 
+    /// Below which bound chance draws for [`Cadence::begin`].
+    pub const ANYWHERE: u64 = 1_001;
+
+    /// A group has shared its partitions anew, and all of it begins at once: the first epoch ends anywhere within the interval.
+    pub fn begin(&mut self, chance: u64) {
+        self.jitter = u32::try_from(chance.min(Self::ANYWHERE - 1)).unwrap_or(JITTER);
+    }
+
     /// The next interval gets another share of chance.
     pub fn draw(&mut self, chance: u64) {
         self.jitter = u32::try_from(chance.min(self.chance() - 1)).unwrap_or(JITTER);
@@ -212,10 +220,10 @@ impl Cadence {
     /// The same with chance: earlier within the freshness target, later beyond it.
     fn open_for(&self) -> Duration {
         let (interval, why) = self.interval();
-        let chance = interval.saturating_mul(self.jitter) / 1_000;
+        let share = |thousandths| interval.saturating_mul(thousandths) / 1_000;
         match why {
-            Why::Freshness => interval.saturating_sub(chance).max(self.least()),
-            _ => interval.saturating_add(chance),
+            Why::Freshness => interval.saturating_sub(share(self.jitter)).max(self.least()),
+            _ => interval.saturating_add(share(self.jitter.min(JITTER_MET))),
         }
     }
 

@@ -155,6 +155,7 @@ impl Pipeline {
                 }
                 Ok(End::Again) => {
                     self.drop_epoch().await;
+                    self.cadence.begin(self.shared.env.below(Cadence::ANYWHERE));
                     continue;
                 }
                 Err(error) => error,

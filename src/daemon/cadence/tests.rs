@@ -151,6 +151,25 @@ fn after_a_commit_that_met_another_more_is_left_to_chance() {
 }
 
 #[test]
+fn members_that_begin_together_end_their_first_epochs_anywhere_within_the_interval() {
+    let mut cadence = after(&[400]);
+    let (interval, floor) = (cadence.interval().0, cadence.floor());
+    let mut ends = |chance| {
+        cadence.begin(chance);
+        sealed_after(&cadence)
+    };
+    assert_eq!([0, 500, 1_000].map(&mut ends), [interval, interval / 2, floor]);
+    // Where it is not for freshness that it stays open it stays so: no more than a quarter longer.
+    cadence.committed(ms(400), Answers { throttled: 1, ..Answers::default() });
+    let stretched = cadence.interval().0;
+    cadence.begin(1_000);
+    assert_eq!(sealed_after(&cadence), stretched * 5 / 4);
+    cadence.committed(ms(400), Answers::default());
+    cadence.draw(0);
+    assert!(sealed_after(&cadence) >= cadence.interval().0);
+}
+
+#[test]
 fn what_is_said_of_the_interval_is_what_ended_the_epoch() {
     let cadence = after(&[8_000]);
     assert_eq!(cadence.why(Some(SealReason::Time)), Why::Latency);
