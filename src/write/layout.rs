@@ -37,7 +37,7 @@ pub struct TableLayout {
 
 /// Bytes of a row group of rows that arrive, unless the table says otherwise. The open one is most of what a busy table takes in
 /// memory; compaction makes longer ones of it.
-const ROW_GROUP_BYTES: usize = 64 << 20;
+const ROW_GROUP_BYTES: usize = 32 << 20;
 
 impl TableLayout {
     /// The same as [`TableLayout::from_state`] for rows that arrive, in files of `target_file_bytes` unless the table says otherwise.

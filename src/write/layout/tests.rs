@@ -53,8 +53,8 @@ fn row_groups_and_files_of_new_rows_are_as_long_as_the_table_says_or_else_as_is_
         let properties = TableLayout::of_new_rows(state, &schema, file).expect("a layout").properties;
         (properties.row_group_bytes, properties.target_file_bytes)
     };
-    assert_eq!(layout(&state, None), (64 << 20, 512 << 20));
-    assert_eq!(layout(&state, Some(5 << 20)), (64 << 20, 5 << 20));
+    assert_eq!(layout(&state, None), (32 << 20, 512 << 20));
+    assert_eq!(layout(&state, Some(5 << 20)), (32 << 20, 5 << 20));
     let said = [("write.parquet.row-group-size-bytes", "1000"), ("write.target-file-size-bytes", "7000")];
     let said = said.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let metadata = (*state.metadata).clone().into_builder(None).set_properties(said).expect("valid").build();
