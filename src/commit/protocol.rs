@@ -402,6 +402,8 @@ impl Committer {
                             .is_ok_and(|chain| chain.contains(commit.change.snapshot_id)));
                 if believed {
                     self.seen_seq = self.seen_seq.max(state.metadata.last_sequence_number());
+                    // Nor is it from the past: a look that was answered so before this commit says nothing any more.
+                    self.stale = 0;
                     return Turn::done(*state, true);
                 }
                 (false, Turn::Wait(Step::Look, Duration::ZERO, "a yes that does not show the commit".to_owned()))

@@ -490,6 +490,20 @@ fn where_others_commit_the_first_attempt_is_made_on_the_head_and_meets_nobody() 
     });
 }
 
+/// Looks that were only meant well must not add up to a halt while commits go in.
+#[test]
+fn a_commit_that_is_in_ends_a_run_of_answers_from_the_past() {
+    on_virtual_time(async {
+        let (world, base) = begun(3).await;
+        let mut committer = world.committer("a");
+        committer.stale = STALE_MAX - 1;
+        let mut commit = Commit::new(world.change("a", "a1", &base, Some(5), 7));
+        let ending = committer.run(&mut commit, &base, &CancellationToken::new()).await;
+        assert!(matches!(ending, Ok(Ending::Done { ours: true, .. })), "{ending:?}");
+        assert_eq!(committer.stale, 0);
+    });
+}
+
 #[test]
 fn what_another_instance_decided_stays_in_the_record_until_it_is_known_to_be_finished() {
     on_virtual_time(async {
