@@ -75,8 +75,8 @@ async fn change(flags: &Flags, config: &Config, verb: &CheckpointVerb, own: &Che
     }
 }
 
-/// The record on the branch's snapshots, which says what of a record that a rollback took is decided all the same. One that cannot
-/// be read is about to be replaced, and is missed in that case alone.
+/// The record on the branch's snapshots, which says what of a record that a rollback took is decided all the same. One that is
+/// damaged or gone is about to be replaced: it is missed in that case alone, and there `--drop-sealed` goes on without it.
 async fn ancestor(
     committer: &Committer,
     state: &TableState,
@@ -88,10 +88,14 @@ async fn ancestor(
     let property = state.property(&record_key(&pipeline, &own.at)).and_then(|text| Record::parse(text).ok());
     let is_lost = property.is_some_and(|record| chain.has_lost(&record));
     match carried(committer.storage(), state, &pipeline, &own.at).await {
-        Err(error) if *drop_sealed || (error.kind() == ErrorKind::Corrupt && !is_lost) => Ok(None),
-        Err(error) => Err(error.with_hint(
-            "it says which epochs stay decided: give the command again, or forget all of them with --drop-sealed",
-        )),
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+            if *drop_sealed || (error.kind() == ErrorKind::Corrupt && !is_lost) {
+                return Ok(None);
+            }
+            Err(error.with_hint(
+                "it says which epochs stay decided: give the command again, or forget all of them with --drop-sealed",
+            ))
+        }
         read => read,
     }
 }
@@ -138,6 +142,8 @@ struct Plan {
     target: String,
     /// What is replaced, and what it says where it can be read.
     edit: OperatorEdit,
+    unreadable: bool,
+    /// What the edit goes on from: the property's record, or the snapshots' where that is newer.
     before: Option<Record>,
     after: Checkpoint,
     /// Epochs that stay decided, and those that are no longer.
@@ -157,7 +163,7 @@ impl Plan {
         let pipeline = PipelineName::new(own.pipeline.as_str());
         let edit = OperatorEdit::of(state, &record_key(&pipeline, &own.at), &own.at);
         let before = edit.replaces.as_deref().map(Record::parse);
-        let (after, sealed, forgotten) = match verb {
+        let (goes_on_from, after, sealed, forgotten) = match verb {
             CheckpointVerb::Accept { .. } => {
                 let Some(record) = before.as_ref() else {
                     return Err(Error::new(
@@ -173,7 +179,7 @@ impl Plan {
                     )
                     .with_hint("set the positions with `frazil checkpoint set`"));
                 };
-                (record.checkpoint.clone(), record.sealed.clone(), Vec::new())
+                (Some(record.clone()), record.checkpoint.clone(), record.sealed.clone(), Vec::new())
             }
             CheckpointVerb::Set { positions, source, drop_sealed, .. } => {
                 let positions: Positions =
@@ -192,11 +198,21 @@ impl Plan {
                 let source = identity.unwrap_or_default();
                 let known = held.map(|record| record.checkpoint.known.clone()).unwrap_or_default();
                 let after = Checkpoint { positions, source, tails: BTreeMap::new(), followers, known };
-                (after, sealed, forgotten)
+                (held.cloned(), after, sealed, forgotten)
             }
         };
-        let before = before.and_then(Result::ok);
-        Ok(Self { pipeline, target: own.at.clone(), edit, before, after, sealed, forgotten, beside: None })
+        let unreadable = before.as_ref().is_some_and(Result::is_err);
+        Ok(Self {
+            pipeline,
+            target: own.at.clone(),
+            edit,
+            unreadable,
+            before: goes_on_from,
+            after,
+            sealed,
+            forgotten,
+            beside: None,
+        })
     }
 
     fn change(&self, state: &TableState, snapshot_id: i64) -> Change {
@@ -235,7 +251,7 @@ impl Plan {
             .collect();
         let head = [("partition", Align::Left), ("now", Align::Left), ("then", Align::Left)];
         let mut text = format!("table {}, pipeline {}, ref {}\n", state.name, self.pipeline, self.target);
-        if self.edit.replaces.is_some() && self.before.is_none() {
+        if self.unreadable {
             text.push_str("the checkpoint that is there cannot be read\n");
         }
         text.push_str(&columns(&head, &rows));
@@ -340,6 +356,9 @@ mod tests {
             let plan = Plan::make(&table(property), Some(&carried), &set(r#"{"0": 41}"#, false), &own());
             let plan = plan.expect("a plan");
             assert_eq!((plan.after.source.as_str(), &plan.sealed), ("log", &carried.sealed), "{property:?}");
+            let text = plan.text(&table(property));
+            assert!(text.contains("offset 41") && text.contains("offset 7"), "{text}");
+            assert_eq!(text.contains("cannot be read"), property == Some("{}"));
         }
     }
 

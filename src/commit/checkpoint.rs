@@ -80,7 +80,8 @@ pub fn edited<'a>(
     ancestor: Option<&'a Record>,
     positions: &Positions,
 ) -> (Option<&'a Record>, Vec<String>) {
-    let newest = property.filter(|p| ancestor.is_none_or(|a| p.origin.seq >= a.origin.seq)).or(ancestor);
+    let newest =
+        property.filter(|p| ancestor.is_none_or(|a| p.origin == a.origin || p.origin.seq > a.origin.seq)).or(ancestor);
     let mut sealed = newest.map(|record| record.sealed.clone()).unwrap_or_default();
     if newest.is_some_and(|record| chain.has_lost(record) && !cover(positions, &record.checkpoint.positions)) {
         // What the rollback took is read again and decided anew. What was decided before that stands, unless it was finished.

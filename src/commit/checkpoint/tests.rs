@@ -252,3 +252,23 @@ fn a_circle_of_parents_is_an_error_and_no_endless_walk() {
         assert_eq!(descends(&straight, MAIN, base).expect("straight"), expected, "{base:?}");
     }
 }
+
+/// Which of both records counts for an edit is what counts at a start.
+#[test]
+fn an_edit_goes_on_from_the_record_that_a_start_would_take() {
+    let (older, newer, same) = (record(1, 1, 10), record(2, 2, 20), record(3, 2, 30));
+    let chosen = |p: Option<&Record>, a: Option<&Record>| {
+        edited(&Chain::default(), p, a, &Positions::new()).0.map(|record| record.origin.snapshot)
+    };
+    for (p, a, wanted) in [
+        (None, None, None),
+        (Some(&newer), None, Some(2)),
+        (None, Some(&newer), Some(2)),
+        (Some(&newer), Some(&older), Some(2)),
+        (Some(&older), Some(&newer), Some(2)),
+        (Some(&newer), Some(&newer), Some(2)),
+        (Some(&same), Some(&newer), Some(2)),
+    ] {
+        assert_eq!(chosen(p, a), wanted);
+    }
+}
