@@ -68,6 +68,8 @@ class Fleet:
             time.sleep(30 + 2 * freshness)
             before = [len(self.told(number)) for number in range(size)]
             time.sleep(seconds)
+            # When they are asked to stop all commit what is open, at once.
+            self.commits = [one for number in range(size) for one in self.told(number)[before[number] :]]
             if ended := [child.returncode for child in children if child.poll() is not None]:
                 raise process.Failure(f"daemons ended by themselves with {ended}; {self.told(0)}")
         finally:
@@ -77,7 +79,6 @@ class Fleet:
             for child in children:
                 child.wait()
             rows.join()
-        self.commits = [one for number in range(size) for one in self.told(number)[before[number] :]]
 
     def told(self, number):
         """What a daemon's log says of its commits: attempts, seconds from seal to answer, age of the oldest row."""
