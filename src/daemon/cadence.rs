@@ -136,7 +136,8 @@ impl Cadence {
     /// Below which bound chance draws for [`Cadence::begin`].
     pub const ANYWHERE: u64 = 1_001;
 
-    /// A group has shared its partitions anew, and all of it begins at once: the first epoch ends anywhere within the interval.
+    /// A group has shared its partitions anew, and all of it begins at once: within the freshness target the first
+    /// epoch ends anywhere within the interval.
     pub fn begin(&mut self, chance: u64) {
         self.jitter = u32::try_from(chance.min(Self::ANYWHERE - 1)).unwrap_or(JITTER);
     }

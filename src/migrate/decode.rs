@@ -128,7 +128,7 @@ impl Draft<'_> {
                 }
                 "ExtractNewRecordState" | "DebeziumTransform" => {
                     envelope = Some("debezium");
-                    let hint = "decode.envelope = \"debezium\" does it; its own columns are called otherwise, and deletes are rows too: \
+                    let hint = "decode.envelope = \"debezium\" does it for JSON and Avro; its own columns are called otherwise, and deletes are rows too: \
                                 see decode.debezium.columns";
                     self.connector.missing(&property, true, hint);
                 }

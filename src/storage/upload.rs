@@ -28,7 +28,7 @@ const PARTS_BEFORE_DOUBLING: usize = 1000;
 const PARTS_MAX: usize = 10_000;
 /// Bytes from which on what is written goes into its part as it is; what is smaller is gathered first.
 const PIECE_BYTES: usize = 32 << 10;
-/// Parts under way at once; with the one that fills, an upload holds three in memory.
+/// Parts under way at once; with the one that fills, an upload holds three in memory, and what its last pieces were cut from.
 const PARTS_UNDER_WAY: usize = 2;
 
 /// One object under way. Nobody sees it before [`Upload::finish`]; dropped without, its leftovers stay in the ledger.
@@ -198,7 +198,8 @@ fn part_bytes(index: usize) -> usize {
     PART_BYTES << (index / PARTS_BEFORE_DOUBLING).min(9)
 }
 
-/// What was written and is in no part yet. Nothing is copied but what is small, or shared: a slice would hold all it was cut from.
+/// What was written and is in no part yet. Nothing is copied but what is small, or shared with somebody: whoever cut it from
+/// something larger may go on holding that.
 #[derive(Default)]
 struct Waiting {
     pieces: VecDeque<Bytes>,
@@ -338,5 +339,31 @@ impl fmt::Debug for Upload {
             .field("location", &self.location)
             .field("written", &self.written)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every store wants all parts but the last alike.
+    #[test]
+    fn parts_are_alike_and_nothing_large_is_copied_that_nobody_else_holds() {
+        let mut waiting = Waiting::default();
+        let own = Bytes::from(vec![1_u8; 3 * PIECE_BYTES]);
+        let shared = Bytes::from(vec![2_u8; 3 * PIECE_BYTES]);
+        let (at, theirs) = (own.as_ptr(), shared.slice(..2 * PIECE_BYTES));
+        for piece in [Bytes::from_static(b"few"), own, theirs.clone(), Bytes::from_static(b"more")] {
+            waiting.add(piece);
+        }
+        let all = 3 + 5 * PIECE_BYTES + 4;
+        assert_eq!(waiting.bytes, all);
+        let parts = [PIECE_BYTES, PIECE_BYTES, usize::MAX].map(|bytes| waiting.take(bytes));
+        let lengths = parts.each_ref().map(PutPayload::content_length);
+        assert_eq!((lengths, waiting.bytes), ([PIECE_BYTES, PIECE_BYTES, all - 2 * PIECE_BYTES], 0));
+        let pieces: Vec<Bytes> = parts.into_iter().flatten().collect();
+        assert!(pieces.iter().any(|piece| piece.as_ptr() == at) && shared.len() == 3 * PIECE_BYTES);
+        let copied = |piece: &Bytes| !shared.as_ptr_range().contains(&piece.as_ptr());
+        assert!(pieces.iter().all(copied) && pieces.concat()[3 + 3 * PIECE_BYTES..][..2 * PIECE_BYTES] == theirs[..]);
     }
 }

@@ -36,7 +36,7 @@ pub struct TableLayout {
 }
 
 /// Bytes of a row group of rows that arrive, unless the table says otherwise. The open one is most of what a busy table takes in
-/// memory; compaction makes longer ones of it.
+/// memory. Compaction makes longer ones of those that it rewrites.
 const ROW_GROUP_BYTES: usize = 32 << 20;
 
 impl TableLayout {
