@@ -33,7 +33,7 @@ class Component(Server):
         for old in self.folder().glob("catalog.db*"):
             old.unlink()
         return [
-            *("java", "-Xmx384m", f"-Djava.io.tmpdir={self.folder()}", "-cp", f"{self.home}/lib/*:{self.home}/classes"),
+            *("java", "-Xmx1g", f"-Djava.io.tmpdir={self.folder()}", "-cp", f"{self.home}/lib/*:{self.home}/classes"),
             *("org.apache.iceberg.rest.LoopbackRest", f"port={ports['catalog']}"),
             *("catalog-impl=org.apache.iceberg.jdbc.JdbcCatalog", "jdbc.schema-version=V1"),
             f"uri=jdbc:sqlite:{self.folder() / 'catalog.db'}",
