@@ -6,20 +6,6 @@ import time
 
 import process
 
-CONFIGURATION = """
-state_dir = "{folder}/state"
-limits = {{ workers = {workers} }}
-[catalog.local]
-type = "embedded"
-path = "{folder}/catalog.db"
-warehouse = "{folder}/warehouse"
-[source.shop]
-type = "replay"
-[pipeline.shop]
-source = "shop"
-table = "local.bench.shop"
-commit = {{ freshness = "5s" }}
-"""
 SECONDS = 26
 TARGET = 1.7
 
@@ -29,7 +15,7 @@ def rate(place, cores, number):
     folder = place.folder / f"cores-{len(cores)}-{number}"
     folder.mkdir()
     settings = folder / "frazil.toml"
-    settings.write_text(CONFIGURATION.format(folder=folder, workers=len(cores)), encoding="utf-8")
+    settings.write_text(process.SHOP.format(folder=folder, threads=len(cores), freshness=5), encoding="utf-8")
     words = ["taskset", "--cpu-list", ",".join(map(str, cores)), place.frazil, "run", "-c", settings]
     with process.running(words, folder / "log"):
         time.sleep(SECONDS)

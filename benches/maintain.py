@@ -11,24 +11,6 @@ import process
 SECONDS = 70
 WANTED = 0.8
 
-CONFIGURATION = """
-state_dir = "{folder}/state"
-limits = {{ workers = {threads} }}
-
-[catalog.local]
-type = "embedded"
-path = "{folder}/catalog.db"
-warehouse = "{folder}/warehouse"
-
-[source.shop]
-type = "replay"
-
-[pipeline.shop]
-source = "shop"
-table = "local.bench.shop"
-commit = {{ freshness = "1s" }}
-"""
-
 # The default budget. Nothing is ever quiet here, so a few files are already many.
 POLICY = """
 [policy."*"]
@@ -48,7 +30,7 @@ class Stream:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         settings = folder / "frazil.toml"
-        settings.write_text(CONFIGURATION.format(folder=folder, threads=self.place.threads) + policy, encoding="utf-8")
+        settings.write_text(process.SHOP.format(folder=folder, threads=self.place.threads, freshness=1) + policy, encoding="utf-8")
         words = [self.place.frazil, "run", "-c", settings]
         with process.running(words, folder / "log"):
             time.sleep(SECONDS)

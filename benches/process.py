@@ -20,6 +20,26 @@ with open(sys.argv[1], "w", encoding="ascii") as out:
 """
 
 
+# The generated web shop into one table of the embedded catalog, as fast as it goes.
+SHOP = """
+state_dir = "{folder}/state"
+limits = {{ workers = {threads} }}
+
+[catalog.local]
+type = "embedded"
+path = "{folder}/catalog.db"
+warehouse = "{folder}/warehouse"
+
+[source.shop]
+type = "replay"
+
+[pipeline.shop]
+source = "shop"
+table = "local.bench.shop"
+commit = {{ freshness = "{freshness}s" }}
+"""
+
+
 class Cost:
     """CPU-seconds (user and system), the largest resident set in MiB, seconds on the wall."""
 
