@@ -114,9 +114,9 @@ impl AvroDecoder {
             noted: BTreeSet::new(),
             observed: Observed::default(),
         };
-        let (source_rows, rejects) = append_all(raw, &mut run);
+        let appended = append_all(raw, &mut run);
         run.observed.ignored = run.filler.tally.ignored;
-        (run.columns.into_batch(&self.target.arrow, raw, source_rows, rejects), run.observed)
+        (self.target.batch(run.columns, raw, appended), run.observed)
     }
 
     fn fitted(&self, id: Option<u32>) -> Lookup {

@@ -65,13 +65,12 @@ impl Filler {
         column: &mut Column,
         cursor: &mut Cursor<'_>,
     ) -> Result<(), Fault> {
+        let step = match step {
+            Step::Nullable(null, _) if cursor.index(2)? == *null => return self.tally.null(plan, column, "null"),
+            Step::Nullable(_, inner) => inner,
+            step => step,
+        };
         match (step, &mut column.values) {
-            (Step::Nullable(null, inner), _) => {
-                if cursor.index(2)? == *null {
-                    return self.tally.null(plan, column, "null");
-                }
-                return self.value(inner, plan, column, cursor);
-            }
             (Step::I32, Values::I32(values)) => values.push(cursor.int()?),
             (Step::I32AsI64, Values::I64(values)) => values.push(cursor.int()?.into()),
             (Step::I64, Values::I64(values)) => values.push(cursor.long()?),

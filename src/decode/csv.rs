@@ -9,9 +9,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::datatypes::{Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
 use bytes::Bytes;
-use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::spec::{PrimitiveType, Schema, SchemaRef};
 
 use crate::config::{CsvConfig, MetadataColumn, OnChange};
@@ -22,12 +20,11 @@ use crate::decode::growth::{Growth, GrowthLimits, GrowthOrder};
 use crate::decode::json::JsonOptions;
 use crate::decode::observe::{Observed, Shape, StructShape};
 use crate::decode::plan::{Kind, StructPlan};
+use crate::decode::rows::{Sink, Target, append_all};
 use crate::decode::scan::number_text;
 use crate::error::{Context, ErrorKind, Result};
-use crate::model::batch::{Batch, RawBatch, Stage};
+use crate::model::batch::{Batch, RawBatch, RawRow};
 
-/// Values that room is made for in advance; columns beyond it grow as they fill.
-const CAPACITY: usize = 8192;
 /// Names that a file's line of them may have.
 const NAMES_MAX: usize = 10_000;
 
@@ -35,8 +32,7 @@ const NAMES_MAX: usize = 10_000;
 #[derive(Debug)]
 pub struct CsvDecoder {
     config: Arc<CsvConfig>,
-    plan: StructPlan,
-    arrow: ArrowSchemaRef,
+    target: Target,
     options: JsonOptions,
     /// Where values go that have the configured names.
     places: Arc<Places>,
@@ -49,6 +45,16 @@ pub struct CsvDecoder {
 struct Header {
     line: Option<Bytes>,
     places: Result<Arc<Places>, Fault>,
+}
+
+/// One batch on its way.
+struct Run<'a> {
+    decoder: &'a CsvDecoder,
+    raw: &'a RawBatch,
+    places: Result<Arc<Places>, Fault>,
+    columns: Columns,
+    appender: Appender,
+    observed: Observed,
 }
 
 /// Where the values of a row go.
@@ -207,20 +213,48 @@ impl Value<'_> {
     }
 }
 
+impl Sink for Run<'_> {
+    fn row(&mut self, row: RawRow, length: usize) -> Result<(), Fault> {
+        let Self { decoder, raw, places, columns, appender, observed } = self;
+        let places = places.as_deref().map_err(Fault::clone)?;
+        let values = Values::of(&decoder.config, raw.bytes(row))?.all(places.names.len())?;
+        let ignored = appender.ignored;
+        appender.unknown.clear();
+        let first = decoder.values(appender, columns, places, &values);
+        let Err(fault) = first else {
+            observed.add_all(&mut appender.unknown);
+            return Ok(());
+        };
+        appender.ignored = ignored;
+        if fault.evolvable && appender.on_change == OnChange::Evolve {
+            // Once more, to note all that the schema lacks for it.
+            columns.truncate(length);
+            appender.unknown.clear();
+            appender.observed = Some(Observed::default());
+            let second = decoder.values(appender, columns, places, &values);
+            let seen = appender.observed.take().unwrap_or_default();
+            appender.ignored = ignored;
+            second?;
+            observed.merge(seen);
+            observed.add_all(&mut appender.unknown);
+        }
+        Err(fault)
+    }
+
+    fn truncate(&mut self, length: usize) {
+        self.columns.truncate(length);
+    }
+}
+
 impl CsvDecoder {
     /// A decoder to `schema`, except for the columns that `options` names as metadata.
     ///
     /// # Errors
     /// `Unsupported` when the schema has a column that cannot be filled.
     pub fn new(schema: &SchemaRef, config: Arc<CsvConfig>, options: JsonOptions) -> Result<Self> {
-        let reserved: BTreeSet<String> = options.metadata.keys().cloned().collect();
-        let arrow = schema_to_arrow_schema(schema)
-            .context(ErrorKind::Unsupported, || "the table's schema has no Arrow form")?;
-        let fields: Vec<_> = arrow.fields().iter().filter(|f| !reserved.contains(f.name())).cloned().collect();
-        let plan = StructPlan::of_row(schema.as_struct().fields(), reserved)?;
-        let places = Arc::new(Places::of(&plan, config.columns.clone()));
-        let (arrow, last) = (Arc::new(ArrowSchema::new(fields)), Mutex::new(None));
-        Ok(Self { config, plan, arrow, options, places, last })
+        let target = Target::new(schema, &options.metadata)?;
+        let places = Arc::new(Places::of(&target.plan, config.columns.clone()));
+        Ok(Self { config, target, options, places, last: Mutex::new(None) })
     }
 
     /// Where the values of a batch go.
@@ -233,7 +267,7 @@ impl CsvDecoder {
             return known.places.clone();
         }
         let names = header_names(&self.config, raw.header.as_ref());
-        let places = names.map(|names| Arc::new(Places::of(&self.plan, names)));
+        let places = names.map(|names| Arc::new(Places::of(&self.target.plan, names)));
         *last = Some(Header { line: raw.header.as_deref().map(Bytes::copy_from_slice), places: places.clone() });
         places
     }
@@ -245,70 +279,31 @@ impl CsvDecoder {
 
     /// The same under another policy.
     pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
-        let mut columns = Columns::new(&self.plan, raw.rows.len().min(CAPACITY));
-        let (mut source_rows, mut rejects) = (Vec::with_capacity(raw.rows.len()), raw.rejects.clone());
-        let mut observed = Observed::default();
-        let mut appender = Appender::new(on_change, self.options.epoch);
-        let places = self.places(raw);
-        for (index, row) in (0_u32..).zip(&raw.rows) {
-            let length = source_rows.len();
-            let done = places.as_deref().map_err(Fault::clone).and_then(|places| {
-                let values = Values::of(&self.config, raw.bytes(*row))?.all(places.names.len())?;
-                self.row(&mut appender, &mut columns, length, (places, &values), &mut observed)
-            });
-            match done {
-                Ok(()) => source_rows.push(index),
-                Err(fault) => {
-                    columns.truncate(length);
-                    rejects.push(raw.reject(*row, Stage::Decode, fault.path.clone(), fault.reason.clone()));
-                }
-            }
-        }
+        let mut run = Run {
+            decoder: self,
+            raw,
+            places: self.places(raw),
+            columns: self.target.columns(raw),
+            appender: Appender::new(on_change, self.options.epoch),
+            observed: Observed::default(),
+        };
+        let appended = append_all(raw, &mut run);
+        let Run { columns, appender, mut observed, .. } = run;
         observed.ignored = appender.ignored;
         observed.added.retain(|_, shape| shape.fields().next().is_some());
-        (columns.into_batch(&self.arrow, raw, source_rows, rejects), observed)
-    }
-
-    /// Appends one row; the columns hold part of it after a fault.
-    fn row(
-        &self,
-        appender: &mut Appender,
-        columns: &mut Columns,
-        length: usize,
-        values: (&Places, &[Value<'_>]),
-        observed: &mut Observed,
-    ) -> Result<(), Fault> {
-        let ignored = appender.ignored;
-        appender.unknown.clear();
-        let first = self.values(appender, columns, values);
-        let Err(fault) = first else {
-            observed.add_all(&mut appender.unknown);
-            return Ok(());
-        };
-        appender.ignored = ignored;
-        if fault.evolvable && appender.on_change == OnChange::Evolve {
-            // Once more, to note all that the schema lacks for it.
-            columns.truncate(length);
-            appender.unknown.clear();
-            appender.observed = Some(Observed::default());
-            let second = self.values(appender, columns, values);
-            let seen = appender.observed.take().unwrap_or_default();
-            appender.ignored = ignored;
-            second?;
-            observed.merge(seen);
-            observed.add_all(&mut appender.unknown);
-        }
-        Err(fault)
+        (self.target.batch(columns, raw, appended), observed)
     }
 
     fn values(
         &self,
         appender: &mut Appender,
         columns: &mut Columns,
-        (places, values): (&Places, &[Value<'_>]),
+        places: &Places,
+        values: &[Value<'_>],
     ) -> Result<(), Fault> {
         for ((value, target), name) in values.iter().zip(&places.targets).zip(&places.names) {
-            let found = target.and_then(|index| Some((self.plan.fields.get(index)?, columns.columns.get_mut(index)?)));
+            let found =
+                target.and_then(|index| Some((self.target.plan.fields.get(index)?, columns.columns.get_mut(index)?)));
             let done = match found {
                 None => self.unknown(appender, name, value),
                 Some((plan, column)) if value.is_null(&self.config) => appender.null(plan, column, "null"),
@@ -320,7 +315,7 @@ impl CsvDecoder {
             done.map_err(|fault| fault.in_field(name))?;
         }
         for index in &places.absent {
-            let found = self.plan.fields.get(*index).zip(columns.columns.get_mut(*index));
+            let found = self.target.plan.fields.get(*index).zip(columns.columns.get_mut(*index));
             let Some((plan, column)) = found else { continue };
             match &plan.default {
                 Some(default) => column.constant(default)?,
@@ -337,7 +332,7 @@ impl CsvDecoder {
         if shape == Shape::Unknown {
             return Ok(());
         }
-        match (appender.on_change, self.plan.obstacle(name)) {
+        match (appender.on_change, self.target.plan.obstacle(name)) {
             (OnChange::Quarantine, _) => return Err(Fault::value("the table has no such column")),
             (OnChange::Evolve, Some(obstacle)) => return Err(Fault::value(obstacle)),
             (OnChange::Evolve, None) => appender.unknown.push((None, name.to_owned(), shape)),

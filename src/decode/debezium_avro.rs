@@ -123,10 +123,10 @@ impl EventDecoder {
             noted: BTreeSet::new(),
             observed: Observed::default(),
         };
-        let (source_rows, rejects) = append_all(raw, &mut run);
+        let appended = append_all(raw, &mut run);
         run.observed.ignored = run.filler.tally.ignored;
         run.observed.added.retain(|_, shape| shape.fields().next().is_some());
-        (self.table.batch(run.columns, raw, source_rows, rejects), run.observed)
+        (self.table.batch(run.columns, raw, appended), run.observed)
     }
 
     fn lay(&self, id: Option<u32>) -> Result<EventLaid, Fault> {

@@ -270,10 +270,10 @@ impl EnvelopeDecoder {
             noted: BTreeSet::new(),
             observed: Observed::default(),
         };
-        let (source_rows, rejects) = append_all(raw, &mut run);
+        let appended = append_all(raw, &mut run);
         run.observed.ignored = run.filler.tally.ignored + run.appender.ignored;
         run.observed.added.retain(|_, shape| shape.fields().next().is_some());
-        (self.table.batch(run.columns, raw, source_rows, rejects), run.observed)
+        (self.table.batch(run.columns, raw, appended), run.observed)
     }
 
     /// A row's schema laid onto the table; none where it has none.

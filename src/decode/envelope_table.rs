@@ -12,7 +12,7 @@ use crate::decode::debezium::{Beside, Change, field_of};
 use crate::decode::fault::Fault;
 use crate::decode::observe::{Observed, Shape};
 use crate::decode::plan::{Plan, StructPlan};
-use crate::decode::rows::{arrow_of, columns_for};
+use crate::decode::rows::{Room, arrow_of};
 use crate::decode::scan::Scanner;
 use crate::error::Result;
 use crate::model::batch::{Batch, RawBatch, Reject};
@@ -23,6 +23,8 @@ pub(crate) struct EnvelopeTable {
     /// The columns that a row's own fields fill.
     pub(crate) image: StructPlan,
     pub(crate) beside: Beside,
+    /// What the texts of both take.
+    rooms: (Room, Room),
     /// For each column of the batches: whether it is one of those beside.
     order: Vec<bool>,
     arrow: ArrowSchemaRef,
@@ -50,9 +52,12 @@ impl EnvelopeTable {
     ) -> Result<Self> {
         let arrow = arrow_of(schema, metadata)?;
         let reserved = metadata.keys().chain(columns.keys()).cloned().collect();
+        let image = StructPlan::of_row(schema.as_struct().fields(), reserved)?;
+        let beside = Beside::new(schema.as_struct().fields(), columns)?;
         Ok(Self {
-            image: StructPlan::of_row(schema.as_struct().fields(), reserved)?,
-            beside: Beside::new(schema.as_struct().fields(), columns)?,
+            rooms: (Room::new(&image), Room::new(&beside.plan)),
+            image,
+            beside,
             order: arrow.fields().iter().map(|field| columns.contains_key(field.name())).collect(),
             arrow,
         })
@@ -61,8 +66,8 @@ impl EnvelopeTable {
     /// Columns for the rows of a batch.
     pub(crate) fn columns(&self, raw: &RawBatch) -> EnvelopeColumns {
         EnvelopeColumns {
-            image: columns_for(&self.image, raw),
-            beside: columns_for(&self.beside.plan, raw),
+            image: self.rooms.0.columns(&self.image, raw),
+            beside: self.rooms.1.columns(&self.beside.plan, raw),
             metadata: Appender::new(OnChange::Freeze, Epoch::Millis),
             noted: false,
         }
@@ -73,9 +78,10 @@ impl EnvelopeTable {
         &self,
         columns: EnvelopeColumns,
         raw: &RawBatch,
-        source_rows: Vec<u32>,
-        rejects: Vec<Reject>,
+        (source_rows, rejects): (Vec<u32>, Vec<Reject>),
     ) -> Batch {
+        self.rooms.0.note(&columns.image, raw);
+        self.rooms.1.note(&columns.beside, raw);
         let (mut image, mut beside) = (columns.image.columns.into_iter(), columns.beside.columns.into_iter());
         let next = |is_beside: &bool| if *is_beside { beside.next() } else { image.next() };
         let columns: Vec<Column> = self.order.iter().filter_map(next).collect();

@@ -25,14 +25,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow::datatypes::SchemaRef as ArrowSchemaRef;
 use iceberg::spec::SchemaRef;
 
 use crate::config::{MetadataColumn, OnChange};
 use crate::decode::append::Appender;
-use crate::decode::columns::{Columns, Values};
+use crate::decode::columns::Columns;
 use crate::decode::fault::Fault;
 use crate::decode::observe::Observed;
 use crate::decode::plan::StructPlan;
@@ -40,9 +38,6 @@ use crate::decode::rows::{Sink, Target, append_all};
 use crate::decode::temporal::Epoch;
 use crate::error::Result;
 use crate::model::batch::{Batch, RawBatch, RawRow};
-
-/// Parts of a batch in which shares are counted.
-const SHARES: usize = 1024;
 
 /// How JSON is read.
 #[derive(Debug, Clone)]
@@ -67,9 +62,6 @@ impl Default for JsonOptions {
 pub struct JsonDecoder {
     pub(crate) target: Target,
     pub(crate) options: JsonOptions,
-    /// For each column of texts the bytes that it took of the last batch, per 1024 bytes of it: room that the next one makes
-    /// at once. Grown bit by bit, a text is copied on the way and holds up to twice the memory that it needs.
-    shares: Vec<AtomicUsize>,
 }
 
 /// One batch on its way.
@@ -88,14 +80,7 @@ impl JsonDecoder {
     /// # Errors
     /// `Unsupported` when the schema has a column that JSON cannot fill, such as a map with struct keys.
     pub fn new(schema: &SchemaRef, options: JsonOptions) -> Result<Self> {
-        let target = Target::new(schema, &options.metadata)?;
-        let shares = target.plan.fields.iter().map(|_| AtomicUsize::new(0)).collect();
-        Ok(Self { target, options, shares })
-    }
-
-    /// The schema of the batches.
-    pub fn arrow_schema(&self) -> &ArrowSchemaRef {
-        &self.target.arrow
+        Ok(Self { target: Target::new(schema, &options.metadata)?, options })
     }
 
     /// Decodes under the decoder's own policy.
@@ -131,34 +116,11 @@ impl JsonDecoder {
         let appender = Appender::new(on_change, self.options.epoch);
         let (columns, observed) = (self.target.columns(raw), Observed::default());
         let mut run = Run { raw, columns, appender, observed, unframe, seen };
-        self.make_room(&mut run.columns, raw.data.len());
-        let (source_rows, rejects) = append_all(raw, &mut run);
-        self.note_shares(&run.columns, raw.data.len());
+        let appended = append_all(raw, &mut run);
         let Run { columns, appender, mut observed, .. } = run;
         observed.ignored = appender.ignored;
         observed.added.retain(|_, shape| shape.fields().next().is_some());
-        (columns.into_batch(&self.target.arrow, raw, source_rows, rejects), observed)
-    }
-
-    /// Makes room for the texts of `bytes` bytes of rows, as the last batch had them.
-    fn make_room(&self, columns: &mut Columns, bytes: usize) {
-        for (column, share) in columns.columns.iter_mut().zip(&self.shares) {
-            if let Values::Text(texts) = &mut column.values {
-                let room = bytes / SHARES * share.load(Ordering::Relaxed);
-                texts.text.reserve(room + room / 32);
-            }
-        }
-    }
-
-    fn note_shares(&self, columns: &Columns, bytes: usize) {
-        for (column, share) in columns.columns.iter().zip(&self.shares) {
-            if let Values::Text(texts) = &column.values
-                && bytes >= SHARES
-            {
-                let taken = (texts.text.len() / (bytes / SHARES) + 1).min(SHARES);
-                share.store(taken, Ordering::Relaxed);
-            }
-        }
+        (self.target.batch(columns, raw, appended), observed)
     }
 }
 

@@ -53,8 +53,8 @@ impl RawDecoder {
     pub fn decode_as(&self, raw: &RawBatch, on_change: OnChange) -> (Batch, Observed) {
         let (columns, evolving) = (self.target.columns(raw), on_change == OnChange::Evolve);
         let mut run = Run { decoder: self, raw, columns, evolving, observed: Observed::default() };
-        let (source_rows, rejects) = append_all(raw, &mut run);
-        (run.columns.into_batch(&self.target.arrow, raw, source_rows, rejects), run.observed)
+        let appended = append_all(raw, &mut run);
+        (self.target.batch(run.columns, raw, appended), run.observed)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use arrow::datatypes::{Schema as ArrowSchema, SchemaRef as ArrowSchemaRef};
@@ -9,21 +10,24 @@ use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::spec::SchemaRef;
 
 use crate::config::MetadataColumn;
-use crate::decode::columns::Columns;
+use crate::decode::columns::{Columns, Values};
 use crate::decode::fault::Fault;
 use crate::decode::plan::StructPlan;
 use crate::error::{Context, ErrorKind, Result};
-use crate::model::batch::{RawBatch, RawRow, Reject, Stage};
+use crate::model::batch::{Batch, RawBatch, RawRow, Reject, Stage};
 
 /// Values that room is made for in advance; columns beyond it grow as they fill.
 const CAPACITY: usize = 8192;
+/// Parts of a batch in which shares are counted.
+const SHARES: usize = 1024;
 
 /// The columns of a table that rows fill: all but those of metadata.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) plan: StructPlan,
     /// The schema of the batches.
-    pub(crate) arrow: ArrowSchemaRef,
+    arrow: ArrowSchemaRef,
+    room: Room,
 }
 
 impl Target {
@@ -33,18 +37,58 @@ impl Target {
     /// `Unsupported` when it has a column that no value can fill, such as a map with struct keys.
     pub(crate) fn new(schema: &SchemaRef, metadata: &BTreeMap<String, MetadataColumn>) -> Result<Self> {
         let plan = StructPlan::of_row(schema.as_struct().fields(), metadata.keys().cloned().collect())?;
-        Ok(Self { plan, arrow: arrow_of(schema, metadata)? })
+        Ok(Self { room: Room::new(&plan), plan, arrow: arrow_of(schema, metadata)? })
     }
 
     /// Columns for the rows of a batch.
     pub(crate) fn columns(&self, raw: &RawBatch) -> Columns {
-        columns_for(&self.plan, raw)
+        self.room.columns(&self.plan, raw)
+    }
+
+    /// The batch of what was appended to them.
+    pub(crate) fn batch(&self, columns: Columns, raw: &RawBatch, appended: (Vec<u32>, Vec<Reject>)) -> Batch {
+        self.room.note(&columns, raw);
+        columns.into_batch(&self.arrow, raw, appended.0, appended.1)
     }
 }
 
-/// Columns of that plan for the rows of a batch.
-pub(crate) fn columns_for(plan: &StructPlan, raw: &RawBatch) -> Columns {
-    Columns::new(plan, raw.rows.len().min(CAPACITY))
+/// How much memory the texts of a batch will need. Grown bit by bit, a text is copied on the way and holds up to twice the
+/// memory that it needs.
+#[derive(Debug)]
+pub(crate) struct Room {
+    /// For each column the bytes of texts that it took of the last batch, per [`SHARES`] bytes of it: the next one makes room
+    /// for as many at once.
+    shares: Vec<AtomicUsize>,
+}
+
+impl Room {
+    pub(crate) fn new(plan: &StructPlan) -> Self {
+        Self { shares: plan.fields.iter().map(|_| AtomicUsize::new(0)).collect() }
+    }
+
+    /// Columns of that plan for the rows of a batch.
+    pub(crate) fn columns(&self, plan: &StructPlan, raw: &RawBatch) -> Columns {
+        let mut columns = Columns::new(plan, raw.rows.len().min(CAPACITY));
+        for (column, share) in columns.columns.iter_mut().zip(&self.shares) {
+            if let Values::Text(texts) = &mut column.values {
+                let room = raw.data.len() / SHARES * share.load(Ordering::Relaxed);
+                texts.text.reserve(room + room / 32);
+            }
+        }
+        columns
+    }
+
+    /// Notes what they took.
+    pub(crate) fn note(&self, columns: &Columns, raw: &RawBatch) {
+        for (column, share) in columns.columns.iter().zip(&self.shares) {
+            if let Values::Text(texts) = &column.values
+                && raw.data.len() >= SHARES
+            {
+                let taken = (texts.text.len() / (raw.data.len() / SHARES) + 1).min(SHARES);
+                share.store(taken, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 /// The schema of batches to a table's `schema`, without the columns that `metadata` names.
