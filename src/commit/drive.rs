@@ -84,7 +84,7 @@ impl Drive {
     ) -> Paused {
         self.waits += 1;
         if self.waits > WAITS_MAX {
-            return Paused::Ended(commit.give_back(why()));
+            return Paused::Ended(commit.give_back_for(why(), at_least));
         }
         Paused::Waits(env.backoff(WAIT_MIN, WAIT_MAX, self.waits - 1).max(at_least))
     }

@@ -248,11 +248,16 @@ impl Commit {
         Turn::End(Ending::Lost(Box::new(head.clone())))
     }
 
-    pub(super) fn give_back(&self, mut why: String) -> Ending {
+    pub(super) fn give_back(&self, why: String) -> Ending {
+        self.give_back_for(why, Duration::ZERO)
+    }
+
+    /// The same where nobody should ask again before `wait` is over.
+    pub(super) fn give_back_for(&self, mut why: String, wait: Duration) -> Ending {
         if let Some(refusal) = &self.refusal {
             why = format!("{why}, the last refusal: {refusal}");
         }
-        let error = Error::new(ErrorKind::Unavailable, why);
+        let error = Error::new(ErrorKind::Unavailable, why).with_wait((!wait.is_zero()).then_some(wait));
         if self.definite { Ending::Failed(error) } else { Ending::Unresolved(error) }
     }
 }

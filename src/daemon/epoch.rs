@@ -246,10 +246,11 @@ impl Pipeline {
             // First what the page says, then the line that sends somebody there.
             self.watch.set(PipelineHealth::Waiting(format!("commit {what}: {error}")));
             tracing::warn!(pipeline = %self.name, table = %handle.name(), attempt, "a commit is {what}: {error}");
+            let wait = self.shared.env.backoff(WAIT_MIN, WAIT_MAX, attempt).max(error.wait().unwrap_or_default());
             tokio::select! {
                 biased;
                 () = self.hard.cancelled() => return Err(error),
-                () = self.shared.env.sleep(self.shared.env.backoff(WAIT_MIN, WAIT_MAX, attempt)) => {}
+                () = self.shared.env.sleep(wait) => {}
             }
             attempt = attempt.saturating_add(1);
         }
@@ -341,10 +342,10 @@ impl Pipeline {
         self.watch.committed(&self.anchor, took, epoch.newest_ms);
         let rows: u64 = parts.iter().map(|(_, weight)| weight.rows).sum();
         let bytes: u64 = parts.iter().map(|(_, weight)| weight.bytes).sum();
-        let (tables, rejects) = (parts.len(), epoch.rejects);
+        let (tables, rejects, skipped) = (parts.len(), epoch.rejects, epoch.skipped);
         let oldest_ms = since(epoch.opened_ms, self.shared.env.now_ms()).as_millis() as u64;
         let ms = took.as_millis() as u64;
-        tracing::info!(pipeline = %self.name, rows, bytes, tables, rejects, attempts, ms, oldest_ms, "committed");
+        tracing::info!(pipeline = %self.name, rows, bytes, tables, rejects, skipped, attempts, ms, oldest_ms, "committed");
     }
 
     /// What a commit took, and what the catalog said to it, decides when the next epoch is sealed.
@@ -357,17 +358,19 @@ impl Pipeline {
         if now == before {
             return;
         }
-        let (every, target) = (show_duration(interval), show_duration(self.config.commit.freshness));
+        let (every, took, target) =
+            (show_duration(interval), show_duration(took), show_duration(self.config.commit.freshness));
         let why = match now {
             Why::Latency => "commits take long",
             Why::Throttled => "the catalog asks to wait",
             Why::Conflicts => "others commit to the same tables again and again",
             _ => {
-                tracing::info!(pipeline = %self.name, target, "commits as its freshness target says again");
+                tracing::info!(pipeline = %self.name, target, "rows wait no longer than the freshness target says again");
                 return;
             }
         };
-        tracing::warn!(pipeline = %self.name, every, target, "commits less often than its freshness target says: {why}");
+        let asked = "rows wait longer than the freshness target says";
+        tracing::warn!(pipeline = %self.name, every, took, target, "{asked}: {why}");
     }
 
     /// Completes the files of every lane.

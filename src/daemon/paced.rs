@@ -89,6 +89,10 @@ fn a_gateway_that_says_when_to_come_again_is_not_asked_before() {
         let busy = paced(74, &config("shop.events", None, 10), rows(Fault::Busy)).await;
         assert!((30_000..40_000).contains(&busy.ms), "{}", busy.said());
         assert!(busy.interval >= 30.0 && busy.why == "throttled", "{}", busy.said());
+        // The fifth time the commit is given back in between.
+        let script = [vec![Fault::None; 2], vec![Fault::Busy; 6]].concat();
+        let always = paced(74, &config("shop.events", None, 10), script).await;
+        assert!(always.ms >= 6 * 30_000, "{}", always.said());
     });
 }
 
