@@ -273,7 +273,7 @@ async fn foreign_engine(world: Arc<World>, scenario: Scenario) {
 /// told to finish. Lists and manifests of attempts that did not land, and sealed objects, may be the orphan sweep's: where
 /// several instances share a name, where a process died between the deletion of a name and of its object.
 ///
-/// What jobs leave needs a commit after it: one until `proved_by` was in time.
+/// What jobs leave needs a commit after theirs: one until `proved_by` was in time.
 async fn left_behind(world: &World, instances: &[Instance], scenario: &Scenario, proved_by: Duration) {
     // What stays of a table that was dropped is nobody's to clean, and an expiry may not be at its last step.
     let all_go_on =

@@ -286,11 +286,12 @@ impl World {
         }
     }
 
-    /// Whether a commit to `table` landed after this object was written and not later than `by`.
+    /// Whether two commits to `table` landed after this object was written and not later than `by`: the one that it was written
+    /// for may be the first, and only the next one proves which attempt of it was in.
     pub fn went_on(&self, table: &TableName, object: &Path, by: Duration) -> bool {
         let inner = self.inner();
         let born = inner.born.get(object).copied().unwrap_or_default();
-        inner.past.get(table).is_some_and(|past| past.iter().any(|(at, _)| *at > born && *at <= by))
+        inner.past.get(table).is_some_and(|past| past.iter().filter(|(at, _)| *at > born && *at <= by).count() > 1)
     }
 
     /// Which cells of the conflict table a commit that has landed went through since it was first submitted.
