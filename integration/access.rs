@@ -94,7 +94,7 @@ fn rows_come_by_each_way_to_identify_at_a_broker() {
     let ways = [
         // As Azure Event Hubs wants it.
         ("plain", value("KAFKA_TLS_BROKERS"), named("PLAIN", value("KAFKA_HUB_USER"))),
-        ("scram", value("KAFKA_TLS_BROKERS"), named("SCRAM-SHA-256", value("KAFKA_USER"))),
+        ("scram", value("KAFKA_TLS_BROKERS"), named("SCRAM-SHA-256", value("KAFKA_256_USER"))),
         ("bearer", value("KAFKA_TLS_BROKERS"), bearer("t0ken-secret")),
         ("mutual", value("KAFKA_MUTUAL_BROKERS"), mutual),
     ];

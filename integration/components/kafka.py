@@ -14,6 +14,8 @@ CLUSTER = "4L6g3nShT-eMCtK--X86sw"
 USER, PASSWORD = "frazil", "frazil-secret"
 # The name that Azure Event Hubs wants.
 HUB_USER = "$ConnectionString"
+# One that has no other way in.
+ONLY_256_USER = "frazil-256"
 
 
 # Brokers of the cluster that is to be; more than this one must be started as kafka-2 and kafka-3.
@@ -80,7 +82,8 @@ class Component(Broker):
 
     def words(self, ports):
         self.certificates()
-        names = [f"SCRAM-SHA-{bits}=[name={USER},password={PASSWORD}]" for bits in (256, 512)]
+        users = ((512, USER), (256, ONLY_256_USER))
+        names = [f"SCRAM-SHA-{bits}=[name={user},password={PASSWORD}]" for bits, user in users]
         return self.format(self.properties(ports), *(word for name in names for word in ("--add-scram", name)))
 
     def certificates(self):
@@ -146,5 +149,6 @@ ssl.truststore.location={self.folder()}/tls/ca.crt
             "KAFKA_KEY": str(self.folder() / "tls" / "client.key"),
             "KAFKA_HUB_USER": HUB_USER,
             "KAFKA_USER": USER,
+            "KAFKA_256_USER": ONLY_256_USER,
             "KAFKA_PASSWORD": PASSWORD,
         }
