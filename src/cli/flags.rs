@@ -157,7 +157,7 @@ pub struct Run {
 /// Flags of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Also ask the catalogs, look for the tables, and try the stores with an object that is removed again
+    /// Also ask catalogs, registries and brokers, look for tables and topics, and try the stores with an object that is removed again
     #[arg(long)]
     pub connect: bool,
     /// The catalogs' product where the configuration names none, to be told what is known of it

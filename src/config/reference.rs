@@ -397,7 +397,8 @@ const FIELDS: &[Field] = &[
         "pipeline.*.commit.target_file_size",
         Bytes(MIB, 64 * GIB),
         Unset,
-        "Size at which a data file is closed, and an epoch of no others sealed; the table's `write.target-file-size-bytes` when unset",
+        "Size at which a data file is closed; an epoch is sealed early once one is full and no other open file is below three quarters \
+         of it. The table's `write.target-file-size-bytes` when unset",
     ),
     field(
         "pipeline.*.rejects.to",
@@ -514,7 +515,7 @@ const FIELDS: &[Field] = &[
         "maintenance.cpu",
         Share,
         Is("15%"),
-        "Share of `limits.workers` that the daemon's rewrites may use on average; ingest has the rest",
+        "Share of `limits.workers`, above 0% and without a time, that the daemon's rewrites may use on average; ingest has the rest",
     ),
     field(
         "maintenance.memory",

@@ -209,7 +209,10 @@ impl Draft<'_> {
             ("iceberg.coordinator-executor-keep-alive-timeout-ms", "there is no coordinator"),
             ("iceberg.connect.group-id", "each source has a group of its own"),
             ("iceberg.tables.auto-create-enabled", "a table that is missing is created"),
-            ("iceberg.tables.schema-force-optional", "inferred columns are optional"),
+            (
+                "iceberg.tables.schema-force-optional",
+                "columns inferred from plain JSON are optional; a schema says of its own which are",
+            ),
         ];
         for (property, why) in idle {
             self.connector.say(property, Fate::Idle(why));
