@@ -16,7 +16,7 @@ use crate::decode::fault::{Fault, excerpt};
 use crate::decode::number;
 use crate::decode::observe::{Observed, Shape};
 use crate::decode::plan::{Kind, Plan, Reading, StructPlan};
-use crate::decode::scan::{self, Scanner, unescape_onto};
+use crate::decode::scan::{self, Scanner};
 use crate::decode::temporal::{self, Epoch};
 
 /// Base64 with the standard alphabet, padded or not.
@@ -321,7 +321,7 @@ impl Appender {
                 }
             }
             (Values::Text(texts), _) => {
-                texts.text.push_str(scalar.text().ok_or_else(none)?);
+                texts.push(scalar.text().ok_or_else(none)?);
                 texts.close()?;
             }
             (values, _) => bytes(values, primitive, scalar).ok_or_else(none)?,
@@ -352,12 +352,12 @@ fn string(texts: &mut Texts, kind: scan::Kind, scanner: &mut Scanner<'_>) -> Res
     if kind == scan::Kind::String {
         let text = scanner.string()?;
         if text.escaped {
-            unescape_onto(text.raw, &mut texts.text)?;
+            texts.push_unescaped(text.raw)?;
         } else {
-            texts.text.push_str(text.raw);
+            texts.push(text.raw);
         }
     } else {
-        texts.text.push_str(scanner.skip()?);
+        texts.push(scanner.skip()?);
     }
     texts.close()
 }

@@ -1,6 +1,7 @@
 //! The bytes of one datum, front to back, by Avro's binary encoding.
 
 use crate::decode::avro_schema::{AvroType, Union};
+use crate::decode::columns::utf8;
 use crate::decode::fault::Fault;
 use crate::decode::varint::{self, NoNumber};
 
@@ -96,8 +97,19 @@ impl<'a> Cursor<'a> {
     /// The characters of a `string`.
     #[inline]
     pub(crate) fn text(&mut self) -> Result<&'a str, Fault> {
-        let bytes = self.bytes()?;
-        std::str::from_utf8(bytes).map_err(|e| Fault::value(format!("invalid UTF-8 after byte {}", e.valid_up_to())))
+        utf8(self.bytes()?)
+    }
+
+    /// The index of the branch of a union of two.
+    #[inline]
+    pub(crate) fn either(&mut self) -> Result<usize, Fault> {
+        match self.bytes.get(self.at) {
+            Some(byte) if *byte == 0 || *byte == 2 => {
+                self.at += 1;
+                Ok(usize::from(*byte >> 1))
+            }
+            _ => self.index(2),
+        }
     }
 
     /// The index of a union's branch or an enum's symbol, of which there are `count`.

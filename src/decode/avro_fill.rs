@@ -66,7 +66,7 @@ impl Filler {
         cursor: &mut Cursor<'_>,
     ) -> Result<(), Fault> {
         let step = match step {
-            Step::Nullable(null, _) if cursor.index(2)? == *null => return self.tally.null(plan, column, "null"),
+            Step::Nullable(null, _) if cursor.either()? == *null => return self.tally.null(plan, column, "null"),
             Step::Nullable(_, inner) => inner,
             step => step,
         };
@@ -78,12 +78,12 @@ impl Filler {
             (Step::F32, Values::F32(values)) => values.push(f32::from_le_bytes(cursor.array()?)),
             (Step::Boolean, Values::Bits(bits)) => bits.append(cursor.boolean()?),
             (Step::Text, Values::Text(texts)) => {
-                texts.text.push_str(cursor.text()?);
+                texts.push_bytes(cursor.bytes()?)?;
                 texts.close()?;
             }
             (Step::Enum(symbols), Values::Text(texts)) => {
                 let index = cursor.index(symbols.len())?;
-                texts.text.push_str(symbols.get(index).map_or("", String::as_str));
+                texts.push(symbols.get(index).map_or("", String::as_str));
                 texts.close()?;
             }
             (Step::Decimal(decimal), Values::I128(values)) => {
@@ -162,7 +162,7 @@ impl Filler {
                 self.tally.budget.fills(1 + plan.fills)?;
                 let key = cursor.text()?;
                 let Values::Text(texts) = &mut keys.values else { return Err(other_type()) };
-                texts.text.push_str(key);
+                texts.push(key);
                 texts.close()?;
                 keys.nulls.append_non_null();
                 self.value(step, plan, values, cursor).map_err(|fault| fault.in_field(key))?;

@@ -13,6 +13,7 @@ use iceberg::spec::{PrimitiveLiteral, PrimitiveType};
 
 use crate::decode::fault::Fault;
 use crate::decode::plan::{Kind, Plan, StructPlan};
+use crate::decode::scan;
 use crate::model::batch::{Batch, RawBatch, Reject, Stage};
 
 /// The values of one column so far.
@@ -55,8 +56,8 @@ pub(crate) enum Values {
 pub(crate) struct Texts {
     /// Where each begins, and where the last ends.
     pub(crate) offsets: Vec<i32>,
-    /// The characters.
-    pub(crate) text: String,
+    /// The characters, all of them UTF-8.
+    text: Vec<u8>,
 }
 
 /// The fields of a struct, or of the row.
@@ -109,11 +110,57 @@ impl Columns {
 }
 
 impl Texts {
-    /// Ends the string that was appended to `text`.
+    /// Appends to the string that is not ended yet.
+    #[inline]
+    pub(crate) fn push(&mut self, text: &str) {
+        self.text.extend_from_slice(text.as_bytes());
+    }
+
+    /// The same from bytes that must be UTF-8. Most are ASCII, which is faster to see.
+    ///
+    /// # Errors
+    /// A fault of the value where they are not.
+    #[inline]
+    pub(crate) fn push_bytes(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        if !bytes.is_ascii() {
+            utf8(bytes)?;
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// The same of what stands between the quotes of a JSON string.
+    ///
+    /// # Errors
+    /// A fault of the row when an escape is none.
+    pub(crate) fn push_unescaped(&mut self, raw: &str) -> Result<(), Fault> {
+        scan::unescape(raw, |text| self.text.extend_from_slice(text.as_bytes()))
+    }
+
+    /// How many bytes the strings have.
+    pub(crate) fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Makes room for so many bytes more.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        self.text.reserve(bytes);
+    }
+
+    /// Ends the string that was appended.
+    #[inline]
     pub(crate) fn close(&mut self) -> Result<(), Fault> {
         self.offsets.push(offset(self.text.len())?);
         Ok(())
     }
+}
+
+/// Bytes as characters.
+///
+/// # Errors
+/// A fault of the value where they are none.
+pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Fault> {
+    std::str::from_utf8(bytes).map_err(|e| Fault::value(format!("invalid UTF-8 after byte {}", e.valid_up_to())))
 }
 
 /// A length as an Arrow offset.
@@ -181,7 +228,7 @@ impl Column {
             (Values::F64(values), PrimitiveLiteral::Double(value)) => values.push(value.into_inner()),
             (Values::I128(values), PrimitiveLiteral::Int128(value)) => values.push(*value),
             (Values::Text(texts), PrimitiveLiteral::String(value)) => {
-                texts.text.push_str(value);
+                texts.push(value);
                 texts.close()?;
             }
             (Values::Fixed(16, bytes), PrimitiveLiteral::UInt128(value)) => bytes.extend(value.to_be_bytes()),
@@ -242,9 +289,7 @@ impl Column {
             Values::F32(values) => flat(vec![Buffer::from_vec(values)], nulls),
             Values::F64(values) => flat(vec![Buffer::from_vec(values)], nulls),
             Values::I128(values) => flat(vec![Buffer::from_vec(values)], nulls),
-            Values::Text(texts) => {
-                flat(vec![Buffer::from_vec(texts.offsets), Buffer::from_vec(texts.text.into_bytes())], nulls)
-            }
+            Values::Text(texts) => flat(vec![Buffer::from_vec(texts.offsets), Buffer::from_vec(texts.text)], nulls),
             Values::Binary(offsets, bytes) => flat(vec![Buffer::from_vec(offsets), Buffer::from_vec(bytes)], nulls),
             Values::Fixed(_, bytes) => flat(vec![Buffer::from_vec(bytes)], nulls),
             Values::Struct(inner) => {
@@ -278,7 +323,7 @@ impl Column {
             Values::F64(values) => repeated(values.iter().skip(from).map(|value| value.to_bits())),
             Values::I128(values) => repeated(values.iter().skip(from)),
             Values::Text(texts) => {
-                let bytes = texts.text.as_bytes();
+                let bytes = texts.text.as_slice();
                 repeated(
                     texts
                         .offsets
@@ -313,7 +358,7 @@ impl Values {
             PrimitiveType::String => {
                 let mut offsets = Vec::with_capacity(capacity + 1);
                 offsets.push(0);
-                Self::Text(Texts { offsets, text: String::new() })
+                Self::Text(Texts { offsets, text: Vec::new() })
             }
             PrimitiveType::Uuid => Self::Fixed(16, Vec::with_capacity(capacity * 16)),
             PrimitiveType::Fixed(width) => Self::Fixed(usize::try_from(*width).unwrap_or(0), Vec::new()),

@@ -196,7 +196,7 @@ impl JsonFiller {
             self.tally.budget.fills(1 + plan.fills)?;
             let name = scanner.key()?.unescape()?;
             let Values::Text(texts) = &mut keys.values else { return Err(other_type()) };
-            texts.text.push_str(&name);
+            texts.push(&name);
             texts.close()?;
             keys.nulls.append_non_null();
             self.value(step, plan, values, scanner).map_err(|fault| fault.in_field(&name))?;
@@ -269,7 +269,7 @@ fn number(step: &Step, plan: &Plan, values: &mut Values, number: scan::Number<'_
 fn text(step: &Step, plan: &Plan, values: &mut Values, text: &str) -> Result<(), Fault> {
     match (step, values) {
         (Step::Text, Values::Text(texts)) => {
-            texts.text.push_str(text);
+            texts.push(text);
             texts.close()?;
         }
         (Step::Decimal(decimal), Values::I128(values)) => values.push(whole(&base64(text)?, decimal, plan)?),

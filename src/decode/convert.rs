@@ -98,7 +98,7 @@ pub(crate) fn append_decimal(plan: &Plan, values: &mut Values, text: &str) -> Re
             }
         }
         (Values::Text(texts), _) => {
-            texts.text.push_str(text);
+            texts.push(text);
             texts.close()?;
         }
         _ => return Err(other_type()),

@@ -1,5 +1,6 @@
 //! The bytes of one message, front to back, by Protobuf's wire format.
 
+use crate::decode::columns::utf8;
 use crate::decode::fault::Fault;
 use crate::decode::varint::{self, NoNumber};
 
@@ -121,8 +122,7 @@ impl<'a> Cursor<'a> {
     /// The characters of a text.
     #[inline]
     pub(crate) fn text(&mut self) -> Result<&'a str, Fault> {
-        let bytes = self.block()?;
-        std::str::from_utf8(bytes).map_err(|e| Fault::value(format!("invalid UTF-8 after byte {}", e.valid_up_to())))
+        utf8(self.block()?)
     }
 
     /// What is between the beginning of a group, which was read, and its end.

@@ -292,14 +292,14 @@ impl Filler {
             (Step::F32, Values::F32(values)) => values.push(f32::from_le_bytes(cursor.array()?)),
             (Step::Bool, Values::Bits(bits)) => bits.append(cursor.varint()? != 0),
             (Step::Text, Values::Text(texts)) => {
-                texts.text.push_str(cursor.text()?);
+                texts.push_bytes(cursor.block()?)?;
                 texts.close()?;
             }
             (Step::Enum(names), Values::Text(texts)) => {
                 let number = short(Whole::Int32, cursor)?;
                 match names.get(&number) {
-                    Some(name) => texts.text.push_str(name),
-                    None => texts.text.push_str(itoa::Buffer::new().format(number)),
+                    Some(name) => texts.push(name),
+                    None => texts.push(itoa::Buffer::new().format(number)),
                 }
                 texts.close()?;
             }
@@ -327,7 +327,9 @@ impl Filler {
             }
             (Step::Stamp { nanos }, Values::I64(values), _) => values.push(stamp(*nanos, inner)?),
             (Step::Json(dynamic), Values::Text(texts), _) => {
-                proto_json::write(*dynamic, inner, &mut texts.text)?;
+                let mut text = String::new();
+                proto_json::write(*dynamic, inner, &mut text)?;
+                texts.push(&text);
                 texts.close()?;
             }
             _ => return Err(other_type()),

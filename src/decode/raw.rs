@@ -73,10 +73,7 @@ impl Sink for Run<'_> {
                         offsets.push(i64::try_from(values.len()).unwrap_or(i64::MAX));
                     }
                     Values::Text(texts) => {
-                        let text = std::str::from_utf8(bytes);
-                        texts.text.push_str(text.map_err(|e| {
-                            Fault::value(format!("invalid UTF-8 after byte {}", e.valid_up_to())).in_field(VALUE)
-                        })?);
+                        texts.push_bytes(bytes).map_err(|fault| fault.in_field(VALUE))?;
                         texts.close()?;
                     }
                     _ => return Err(Fault::value("a row as it is fits binary and string only").in_field(VALUE)),

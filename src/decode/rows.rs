@@ -72,7 +72,7 @@ impl Room {
         for (column, share) in columns.columns.iter_mut().zip(&self.shares) {
             if let Values::Text(texts) = &mut column.values {
                 let room = raw.data.len() / SHARES * share.load(Ordering::Relaxed);
-                texts.text.reserve(room + room / 32);
+                texts.reserve(room + room / 32);
             }
         }
         columns
@@ -84,7 +84,7 @@ impl Room {
             if let Values::Text(texts) = &column.values
                 && raw.data.len() >= SHARES
             {
-                let taken = (texts.text.len() / (raw.data.len() / SHARES) + 1).min(SHARES);
+                let taken = (texts.bytes() / (raw.data.len() / SHARES) + 1).min(SHARES);
                 share.store(taken, Ordering::Relaxed);
             }
         }

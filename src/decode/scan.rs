@@ -69,7 +69,7 @@ impl<'a> Text<'a> {
             return Ok(Cow::Borrowed(self.raw));
         }
         let mut out = String::with_capacity(self.raw.len());
-        unescape_onto(self.raw, &mut out)?;
+        unescape(self.raw, |text| out.push_str(text))?;
         Ok(Cow::Owned(out))
     }
 }
@@ -422,13 +422,13 @@ fn plain_run(bytes: &[u8]) -> usize {
 ///
 /// # Errors
 /// A fault of the whole row when an escape is none, a lone surrogate included.
-pub fn unescape_onto(raw: &str, out: &mut String) -> Result<(), Fault> {
+pub(crate) fn unescape(raw: &str, mut out: impl FnMut(&str)) -> Result<(), Fault> {
     let mut rest = raw;
     while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
+        out(&rest[..at]);
         let escape = rest.as_bytes().get(at + 1).copied();
         let mut used = at + 2;
-        out.push(match escape {
+        let c = match escape {
             Some(b'"') => '"',
             Some(b'\\') => '\\',
             Some(b'/') => '/',
@@ -443,10 +443,11 @@ pub fn unescape_onto(raw: &str, out: &mut String) -> Result<(), Fault> {
                 c
             }
             _ => return Err(bad_escape(&rest[at..])),
-        });
+        };
+        out(c.encode_utf8(&mut [0; 4]));
         rest = rest.get(used..).unwrap_or_default();
     }
-    out.push_str(rest);
+    out(rest);
     Ok(())
 }
 

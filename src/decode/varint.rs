@@ -25,8 +25,8 @@ pub(crate) fn read(bytes: &[u8], at: &mut usize) -> Result<u64, NoNumber> {
     }
 }
 
-/// The same for one of several bytes.
-#[inline]
+/// The same for one of several bytes: apart, so that the shortest are read in place.
+#[inline(never)]
 fn longer(bytes: &[u8], at: &mut usize) -> Result<u64, NoNumber> {
     let Some(word) = bytes.get(*at..).and_then(|rest| rest.first_chunk::<8>()) else { return slowly(bytes, at) };
     let word = u64::from_le_bytes(*word);
