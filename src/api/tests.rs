@@ -63,10 +63,10 @@ async fn readiness_follows_the_pipelines_and_names_the_reasons() {
 #[tokio::test]
 async fn metrics_are_openmetrics_text() {
     let running = start(None).await;
-    running.metrics.rows_read("shop", 3, 30);
+    running.metrics.rows_read("shop", "0", 3, 30);
     let answer = get(running.address, "/metrics", "").await;
     assert!(answer.contains("application/openmetrics-text"), "{answer}");
-    assert!(answer.contains("frazil_rows_read_total{pipeline=\"shop\"} 3\n"), "{answer}");
+    assert!(answer.contains("frazil_rows_read_total{pipeline=\"shop\",partition=\"0\"} 3\n"), "{answer}");
     assert!(answer.ends_with("# EOF\n"), "{answer}");
 }
 

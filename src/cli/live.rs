@@ -105,7 +105,7 @@ mod tests {
         let mut live = Live::new(metrics.clone(), 0);
         assert!(live.lines(0).contains("waiting for the first commit"));
         for second in 1..=10 {
-            metrics.rows_read("demo", if second <= 5 { 1_000 } else { 10 }, 2_048);
+            metrics.rows_read("demo", "0", if second <= 5 { 1_000 } else { 10 }, 2_048);
             live.lines(second * 1_000);
         }
         metrics.commit("demo.shop", "committed");

@@ -307,7 +307,10 @@ impl Pipeline {
         owners.extend(tables.map(|table| LedgerOwner { table, snapshot_id: owner.snapshot_id }));
         owners.push(owner);
         match ending {
-            Ending::Done { state, ours: true } => self.adopt(&anchor, *state)?,
+            Ending::Done { state, ours: true } => {
+                self.watch.decided(&epoch.partitions);
+                self.adopt(&anchor, *state)?;
+            }
             ending => {
                 let mut leftover = commit.into_leftover(&anchor);
                 let files = |staged: &Staged| staged.files.iter().map(|f| f.file_path().to_owned()).collect();

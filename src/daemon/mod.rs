@@ -415,6 +415,7 @@ fn pipeline(
     })
 }
 
+mod by_partition;
 mod decoding;
 mod outage;
 mod paced;

@@ -112,6 +112,8 @@ pub(crate) struct Epoch {
     pub(crate) delta: Delta,
     pub(crate) rows: u64,
     pub(crate) rejects: u64,
+    /// Of each partition the rows that are no rejects.
+    pub(crate) partitions: BTreeMap<PartitionId, u64>,
     /// Records that the source passed over.
     pub(crate) skipped: u64,
     pub(crate) opened_ms: i64,
@@ -279,8 +281,7 @@ impl Pipeline {
         let newest_ms = raw.rows.iter().filter_map(|row| row.timestamp_ms).max();
         let (partition, range, skipped) = (raw.partition.clone(), raw.range.clone(), raw.skipped);
         let rows = (raw.rows.len() + raw.rejects.len()) as u64;
-        self.watch.read(rows.saturating_add(skipped), bytes, newest_ms);
-        self.watch.skipped(&partition, skipped);
+        self.watch.read(&partition, rows, skipped, bytes, newest_ms);
         // What was passed over says nothing of a table that is still to be made.
         let none = rows == 0 && skipped > 0;
         let (by_table, rejects) = if none { Default::default() } else { self.route.split(raw) };
@@ -327,7 +328,9 @@ impl Pipeline {
         if self.waiting() == 0 {
             self.epoch.opened_ms = self.shared.env.now_ms();
         }
+        let good = rows.saturating_sub(rejects.len() as u64);
         self.put_aside(&partition, rejects).await?;
+        *self.epoch.partitions.entry(partition.clone()).or_default() += good;
         self.epoch.rows += rows;
         self.epoch.skipped += skipped;
         self.epoch.newest_ms = self.epoch.newest_ms.max(newest_ms);
@@ -344,7 +347,7 @@ impl Pipeline {
         let Some(first) = rejects.first() else {
             return Ok(());
         };
-        self.watch.rejected(&rejects);
+        self.watch.rejected(partition, &rejects);
         self.epoch.rejects += rejects.len() as u64;
         tracing::debug!(pipeline = %self.name, count = rejects.len(), "rejects, the first: {}", first.reason);
         match self.config.rejects.to {
@@ -422,6 +425,7 @@ impl Pipeline {
         }
         self.lanes.clear();
         let epoch = std::mem::take(&mut self.epoch);
+        self.watch.returned();
         self.abandon(epoch.snapshot_id).await;
     }
 

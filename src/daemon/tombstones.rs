@@ -60,7 +60,7 @@ impl Source for Records {
     }
 }
 
-fn row(id: u64) -> Option<String> {
+pub(super) fn row(id: u64) -> Option<String> {
     Some(format!("{{\"id\":{id},\"event_time\":\"2026-01-01T00:00:00Z\",\"customer_id\":1}}"))
 }
 

@@ -1,5 +1,6 @@
 //! What a pipeline tells of itself: to metrics, and to health.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -23,7 +24,9 @@ pub(crate) struct Watch {
     started: AtomicBool,
     /// What of the source's counts is in the metrics.
     told: Mutex<FilesCounters>,
-    lost: AtomicU64,
+    lost: Mutex<BTreeMap<PartitionId, u64>>,
+    /// Rows of each partition that were read and whose end is not known yet.
+    open: Mutex<BTreeMap<PartitionId, u64>>,
     /// The newest row read and the newest one committed.
     newest_ms: Mutex<(Option<i64>, Option<i64>)>,
 }
@@ -38,7 +41,8 @@ impl Watch {
             commits: AtomicU64::new(0),
             started: AtomicBool::new(false),
             told: Mutex::default(),
-            lost: AtomicU64::new(0),
+            lost: Mutex::default(),
+            open: Mutex::default(),
             newest_ms: Mutex::default(),
         }
     }
@@ -50,16 +54,24 @@ impl Watch {
         }
     }
 
-    /// Rows came from the source, with its rejects and what it passed over.
-    pub(crate) fn read(&self, rows: u64, bytes: u64, newest_ms: Option<i64>) {
-        self.metrics.rows_read(self.pipeline.as_str(), rows, bytes);
+    /// Rows of a partition came from the source, its rejects included; beside them it passed over `skipped` records.
+    pub(crate) fn read(&self, partition: &PartitionId, rows: u64, skipped: u64, bytes: u64, newest_ms: Option<i64>) {
+        self.metrics.rows_read(self.pipeline.as_str(), partition.as_str(), rows.saturating_add(skipped), bytes);
+        if skipped > 0 {
+            self.metrics.rows_skipped(self.pipeline.as_str(), partition.as_str(), skipped);
+        }
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = open.entry(partition.clone()).or_default();
+        *own = own.saturating_add(rows);
+        drop(open);
         self.lag(newest_ms, None);
     }
 
-    /// Records of a partition were passed over.
-    pub(crate) fn skipped(&self, partition: &PartitionId, rows: u64) {
-        if rows > 0 {
-            self.metrics.rows_skipped(self.pipeline.as_str(), partition.as_str(), rows);
+    /// So many of the rows whose end was open have come to one.
+    fn close(&self, partition: &PartitionId, rows: u64) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = open.get_mut(partition) {
+            *own = own.saturating_sub(rows);
         }
     }
 
@@ -73,10 +85,27 @@ impl Watch {
         }
     }
 
-    /// Rows were put aside.
-    pub(crate) fn rejected(&self, rejects: &[Reject]) {
+    /// Rows of a partition were put aside.
+    pub(crate) fn rejected(&self, partition: &PartitionId, rejects: &[Reject]) {
         for (stage, rows) in quarantine::by_stage(rejects) {
-            self.metrics.rows_rejected(self.pipeline.as_str(), stage, rows);
+            self.metrics.rows_rejected(self.pipeline.as_str(), stage, partition.as_str(), rows);
+            self.close(partition, rows);
+        }
+    }
+
+    /// The epoch that has so many rows of each partition is decided.
+    pub(crate) fn decided(&self, partitions: &BTreeMap<PartitionId, u64>) {
+        for (partition, rows) in partitions.iter().filter(|(_, rows)| **rows > 0) {
+            self.metrics.partition_committed(self.pipeline.as_str(), partition.as_str(), *rows);
+            self.close(partition, *rows);
+        }
+    }
+
+    /// All rows whose end is open are given up.
+    pub(crate) fn returned(&self) {
+        let open = std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner));
+        for (partition, rows) in open.into_iter().filter(|(_, rows)| *rows > 0) {
+            self.metrics.rows_returned(self.pipeline.as_str(), partition.as_str(), rows);
         }
     }
 
@@ -88,10 +117,14 @@ impl Watch {
         if let Some(rows) = notes.rows_behind {
             self.metrics.lag_rows(self.pipeline.as_str(), rows);
         }
-        let lost = self.lost.swap(notes.rows_lost, Ordering::Relaxed);
-        if notes.rows_lost > lost {
-            self.metrics.lost_rows(self.pipeline.as_str(), notes.rows_lost - lost);
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        for (partition, now) in &notes.rows_lost {
+            let before = lost.insert(partition.clone(), *now).unwrap_or(0);
+            if *now > before {
+                self.metrics.lost_rows(self.pipeline.as_str(), partition.as_str(), *now - before);
+            }
         }
+        drop(lost);
         let Some(now) = notes.files else { return };
         let told = std::mem::replace(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner), now);
         let counts = [
@@ -169,15 +202,28 @@ mod tests {
         let watch = Watch::new(PipelineName::new("p"), metrics.clone(), Health::new(metrics.clone()));
         let table: TableName = "a.b".parse().expect("a name");
         let lag = || metrics.gauges("frazil_lag_seconds").first().map(|(_, seconds)| *seconds);
-        watch.read(1, 1, Some(1_000));
+        let read = |newest_ms| watch.read(&PartitionId::new("0"), 1, 0, 1, newest_ms);
+        read(Some(1_000));
         assert_eq!(lag(), None);
         watch.committed(&table, Duration::ZERO, Some(1_000));
         assert_eq!(lag(), Some(0.0));
-        watch.read(1, 1, Some(4_500));
-        watch.read(1, 1, None);
+        read(Some(4_500));
+        read(None);
         assert_eq!(lag(), Some(3.5));
         watch.committed(&table, Duration::ZERO, Some(4_500));
         assert_eq!(lag(), Some(0.0));
+    }
+
+    #[test]
+    fn rows_that_were_lost_are_counted_once_for_their_partition() {
+        let metrics = Metrics::new();
+        let watch = Watch::new(PipelineName::new("p"), metrics.clone(), Health::new(metrics.clone()));
+        for (one, other) in [(2, 0), (2, 3), (6, 3)] {
+            let rows_lost = [(PartitionId::new("t/0"), one), (PartitionId::new("t/1"), other)].into();
+            watch.notes(&Notes { rows_lost, ..Notes::default() });
+        }
+        let lost = |partition| metrics.total("frazil_lost_rows_total", &["p", partition]);
+        assert_eq!((lost("t/0"), lost("t/1"), lost("t/2")), (6, 3, 0));
     }
 
     #[test]

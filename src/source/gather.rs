@@ -85,7 +85,7 @@ pub fn resume(
 pub struct Gaps {
     /// Per partition the offsets that are counted.
     counted: BTreeMap<PartitionId, Vec<std::ops::Range<i64>>>,
-    total: u64,
+    totals: BTreeMap<PartitionId, u64>,
 }
 
 impl Gaps {
@@ -101,13 +101,18 @@ impl Gaps {
             }
             apart
         });
-        self.total += u64::try_from(merged.end - merged.start - known).unwrap_or(0);
+        *self.totals.entry(id.clone()).or_default() += u64::try_from(merged.end - merged.start - known).unwrap_or(0);
         counted.push(merged);
     }
 
     /// How many were passed over.
     pub fn total(&self) -> u64 {
-        self.total
+        self.totals.values().sum()
+    }
+
+    /// The same by partition.
+    pub fn totals(&self) -> &BTreeMap<PartitionId, u64> {
+        &self.totals
     }
 }
 

@@ -183,7 +183,7 @@ impl Source for KafkaSource {
 
     fn notes(&self) -> Notes {
         let behind = self.figures.behind.load(Ordering::Relaxed);
-        let rows_lost = self.figures.lost.lock().unwrap_or_else(PoisonError::into_inner).total();
+        let rows_lost = self.figures.lost.lock().unwrap_or_else(PoisonError::into_inner).totals().clone();
         Notes { rows_behind: Some(behind), rows_lost, ..Notes::default() }
     }
 

@@ -46,7 +46,7 @@ pub enum SourceEvent {
 }
 
 /// What a source says of itself beside rows; counts are since it was made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Notes {
     /// What it noticed of files, for one that follows files.
     pub files: Option<files::FilesCounters>,
@@ -54,8 +54,8 @@ pub struct Notes {
     pub behind: Option<Behind>,
     /// Rows of a log that wait to be read, where it knows: offsets between the last row read and the log's end.
     pub rows_behind: Option<u64>,
-    /// Rows of a log that were removed before they were read.
-    pub rows_lost: u64,
+    /// Rows of logs that were removed before they were read, by partition.
+    pub rows_lost: BTreeMap<PartitionId, u64>,
 }
 
 /// What a source knows of and has not read.

@@ -40,14 +40,20 @@ const fn metric(
 
 /// All metrics, in the order in which they are shown.
 pub const METRICS: &[Metric] = &[
-    metric("frazil_rows_read_total", Kind::Counter, "rows", &["pipeline"], "Rows read, rejected and skipped included"),
+    metric(
+        "frazil_rows_read_total",
+        Kind::Counter,
+        "rows",
+        &["pipeline", "partition"],
+        "Rows read, rejected and skipped included; a row that is read again counts again",
+    ),
     metric("frazil_read_bytes_total", Kind::Counter, "bytes", &["pipeline"], "Bytes of rows read from the source"),
     metric("frazil_rows_committed_total", Kind::Counter, "rows", &["pipeline", "table"], "Rows in committed snapshots"),
     metric(
         "frazil_rows_rejected_total",
         Kind::Counter,
         "rows",
-        &["pipeline", "stage"],
+        &["pipeline", "stage", "partition"],
         "Rows put aside, by the stage that refused them",
     ),
     metric(
@@ -56,6 +62,20 @@ pub const METRICS: &[Metric] = &[
         "rows",
         &["pipeline", "partition"],
         "Records without a value that the source passed over, as `tombstones` says",
+    ),
+    metric(
+        "frazil_partition_rows_committed_total",
+        Kind::Counter,
+        "rows",
+        &["pipeline", "partition"],
+        "Rows whose epoch was committed, by where they came from, whatever table they went to; without rejected and skipped ones",
+    ),
+    metric(
+        "frazil_rows_returned_total",
+        Kind::Counter,
+        "rows",
+        &["pipeline", "partition"],
+        "Rows read that were neither rejected nor skipped, and whose epoch this process did not see committed: after a failure, or when their partition was taken away. They are read again",
     ),
     metric(
         "frazil_fields_ignored_total",
@@ -104,7 +124,13 @@ pub const METRICS: &[Metric] = &[
     metric("frazil_lag_files", Kind::Gauge, "files", &["pipeline"], "Files known and not read to their end"),
     metric("frazil_lag_bytes", Kind::Gauge, "bytes", &["pipeline"], "Bytes of files known and not read"),
     metric("frazil_lag_rows", Kind::Gauge, "rows", &["pipeline"], "Offsets from the last row read to the log's end"),
-    metric("frazil_lost_rows_total", Kind::Counter, "rows", &["pipeline"], "Offsets that retention took first"),
+    metric(
+        "frazil_lost_rows_total",
+        Kind::Counter,
+        "rows",
+        &["pipeline", "partition"],
+        "Offsets that retention took first; they were never read",
+    ),
     metric(
         "frazil_source_files_total",
         Kind::Counter,

@@ -47,9 +47,9 @@ impl Metrics {
         Self::default()
     }
 
-    /// A source gave rows of so many bytes.
-    pub fn rows_read(&self, pipeline: &str, rows: u64, bytes: u64) {
-        self.count("frazil_rows_read_total", &[pipeline], rows);
+    /// A source gave rows of a partition, of so many bytes.
+    pub fn rows_read(&self, pipeline: &str, partition: &str, rows: u64, bytes: u64) {
+        self.count("frazil_rows_read_total", &[pipeline, partition], rows);
         self.count("frazil_read_bytes_total", &[pipeline], bytes);
     }
 
@@ -58,9 +58,19 @@ impl Metrics {
         self.count("frazil_rows_committed_total", &[pipeline, table], rows);
     }
 
-    /// A stage put rows aside.
-    pub fn rows_rejected(&self, pipeline: &str, stage: Stage, rows: u64) {
-        self.count("frazil_rows_rejected_total", &[pipeline, stage.as_str()], rows);
+    /// A stage put rows of a partition aside.
+    pub fn rows_rejected(&self, pipeline: &str, stage: Stage, partition: &str, rows: u64) {
+        self.count("frazil_rows_rejected_total", &[pipeline, stage.as_str(), partition], rows);
+    }
+
+    /// The epoch of rows of a partition was committed.
+    pub fn partition_committed(&self, pipeline: &str, partition: &str, rows: u64) {
+        self.count("frazil_partition_rows_committed_total", &[pipeline, partition], rows);
+    }
+
+    /// The epoch of rows of a partition was given up.
+    pub fn rows_returned(&self, pipeline: &str, partition: &str, rows: u64) {
+        self.count("frazil_rows_returned_total", &[pipeline, partition], rows);
     }
 
     /// A source passed over records of a partition.
@@ -109,9 +119,9 @@ impl Metrics {
         self.gauge("frazil_lag_rows", &[pipeline], number(rows));
     }
 
-    /// Rows that were removed before they were read.
-    pub fn lost_rows(&self, pipeline: &str, rows: u64) {
-        self.count("frazil_lost_rows_total", &[pipeline], rows);
+    /// Rows of a partition that were removed before they were read.
+    pub fn lost_rows(&self, pipeline: &str, partition: &str, rows: u64) {
+        self.count("frazil_lost_rows_total", &[pipeline, partition], rows);
     }
 
     /// Files and bytes that the source knows of and has not read.
@@ -227,6 +237,16 @@ impl Metrics {
             _ => 0,
         };
         matching.map(|(_, sample)| count(sample)).fold(0, u64::saturating_add)
+    }
+
+    /// A counter's series with their labels.
+    pub fn counters(&self, name: &'static str) -> Vec<(Vec<String>, u64)> {
+        let held = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = |(labels, sample): (&Vec<String>, &Sample)| match sample {
+            Sample::Count(count) => Some((labels.clone(), *count)),
+            _ => None,
+        };
+        held.get(name).into_iter().flatten().filter_map(count).collect()
     }
 
     /// A gauge's series with their labels.
@@ -363,9 +383,16 @@ pub fn page() -> String {
     let mut page = "\
 # Metrics
 
-This page is generated from the table in `src/telemetry/metrics.rs`. `GET /metrics` of the address in `api.listen` answers in
+This page is generated from the table in `src/telemetry/metric_list.rs`. `GET /metrics` of the address in `api.listen` answers in
 the OpenMetrics text format. A metric appears once it has a value. More than 10000 series of one metric share one whose labels
 are `_other`.
+
+Rows add up for each `partition` of a source (a Kafka topic's is `<topic>/<number>`). Once nothing is under way,
+`frazil_rows_read_total` = `frazil_partition_rows_committed_total` + `frazil_rows_rejected_total` + `frazil_rows_skipped_total` +
+`frazil_rows_returned_total`; until then the rest is what waits for its commit. Returned rows are read again, by this process
+or by another one, and count again wherever they come by; where none were returned each row is counted once. Lost rows are
+apart: nobody has read them. `frazil_rows_committed_total` counts what snapshots got, by table, rows of rejects tables
+included; an epoch of several tables that was decided, and finished only after a failure, is not in it.
 
 | metric | kind | unit | labels | meaning |
 |---|---|---|---|---|

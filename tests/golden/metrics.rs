@@ -15,10 +15,12 @@ fn the_metrics_page_is_current() {
 #[test]
 fn every_metric_is_exposed_as_its_golden_file_says() {
     let metrics = Metrics::new();
-    metrics.rows_read("shop", 100, 5000);
+    metrics.rows_read("shop", "orders/0", 100, 5000);
     metrics.rows_committed("shop", "raw.shop", 90);
-    metrics.rows_rejected("shop", Stage::Decode, 10);
+    metrics.rows_rejected("shop", Stage::Decode, "orders/0", 10);
     metrics.rows_skipped("shop", "orders/0", 4);
+    metrics.partition_committed("shop", "orders/0", 83);
+    metrics.rows_returned("shop", "orders/0", 3);
     metrics.fields_ignored("shop", 7);
     metrics.commit("raw.shop", "committed");
     metrics.commit("raw.shop", "unknown");
@@ -28,7 +30,7 @@ fn every_metric_is_exposed_as_its_golden_file_says() {
     metrics.freshness("shop", Duration::from_millis(1500));
     metrics.lag("shop", Duration::from_secs(3));
     metrics.lag_rows("shop", 12);
-    metrics.lost_rows("shop", 3);
+    metrics.lost_rows("shop", "orders/0", 3);
     metrics.lag_files("shop", 2, 8_192);
     metrics.source_files("shop", "late", 1);
     metrics.epoch_open_bytes("shop", 1 << 20);

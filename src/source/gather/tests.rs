@@ -82,6 +82,7 @@ fn an_offset_that_was_removed_is_counted_once_however_often_its_log_is_opened() 
     }
     gaps.add(&other, &(5..9));
     assert_eq!(gaps.total(), 34, "partitions are apart");
+    assert_eq!(gaps.totals(), &BTreeMap::from([(id(), 30), (other, 4)]));
 }
 
 #[test]

@@ -44,12 +44,52 @@ pub fn lost(metrics: &Metrics, passed_over: &AtomicU64) -> Option<String> {
     (counted != passed_over).then(|| format!("frazil_lost_rows_total is {counted}, and {passed_over} were passed over"))
 }
 
+/// How the rows of a partition do not add up in a process that is at rest, if there is one.
+pub fn unaccounted(metrics: &Metrics) -> Option<String> {
+    let of = |name: &'static str, own: &[String]| -> u64 {
+        let series = metrics.counters(name).into_iter();
+        series.filter(|(labels, _)| own.iter().all(|label| labels.contains(label))).map(|(_, rows)| rows).sum()
+    };
+    let ends = [
+        "frazil_partition_rows_committed_total",
+        "frazil_rows_rejected_total",
+        "frazil_rows_skipped_total",
+        "frazil_rows_returned_total",
+    ];
+    metrics.counters("frazil_rows_read_total").into_iter().find_map(|(own, read)| {
+        let ended = ends.map(|name| of(name, &own));
+        let adds_up = read == ended.iter().sum::<u64>();
+        (!adds_up).then(|| {
+            format!("{own:?}: {read} rows were read, and {ended:?} are committed, rejected, skipped, returned")
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use frazil::model::batch::Stage;
+
     use super::*;
 
     const LIMITS: Limits =
         Limits { memory: 100, open_files: 9, tables: 1, store_requests: 1, store_retries: 1, workers: 1 };
+
+    #[test]
+    fn rows_of_each_partition_that_do_not_add_up_are_told() {
+        let metrics = Metrics::new();
+        for partition in ["0", "1"] {
+            metrics.rows_read("p", partition, 10, 1);
+            metrics.partition_committed("p", partition, 4);
+            metrics.rows_rejected("p", Stage::Decode, partition, 1);
+            metrics.rows_rejected("p", Stage::Source, partition, 2);
+            metrics.rows_skipped("p", partition, 2);
+        }
+        assert!(unaccounted(&metrics).is_some_and(|what| what.contains("\"0\"")));
+        metrics.rows_returned("p", "0", 1);
+        assert!(unaccounted(&metrics).is_some_and(|what| what.contains("\"1\"")));
+        metrics.rows_returned("p", "1", 1);
+        assert_eq!(unaccounted(&metrics), None);
+    }
 
     /// A gauge, and what moves it.
     type Case = (&'static str, fn(&Metrics));

@@ -339,8 +339,10 @@ impl Instance {
                         tokio::time::sleep(rest).await;
                     }
                     self.bounded(&life);
-                    if let Some(what) = bounds::kept(&life.metrics).or_else(|| bounds::lost(&life.metrics, &life.lost))
-                    {
+                    let amiss = bounds::kept(&life.metrics)
+                        .or_else(|| bounds::lost(&life.metrics, &life.lost))
+                        .or_else(|| bounds::unaccounted(&life.metrics));
+                    if let Some(what) = amiss {
                         world.violation(format!("{}: {what}", life.process.name));
                     }
                     self.end(life).await;
