@@ -22,6 +22,7 @@ use crate::storage::Storage;
 use crate::storage::ledger::{Ledger, LedgerOwner};
 use crate::write::budget::Budget;
 use crate::write::layout::TableLayout;
+use crate::write::open_files::OpenFiles;
 use crate::write::parquet::{Files, OpenFile};
 use crate::write::properties::MetricsMode;
 use crate::write::{EpochWriter, WriterOptions};
@@ -225,7 +226,7 @@ impl Rewriter<'_> {
         let (memory, mut layout) = (pass.memory, pass.scope.target.layout.clone());
         output.shape(&mut layout, memory);
         let options = WriterOptions {
-            open_files_max: 16,
+            open_files: OpenFiles::of_one(16),
             file_prefix: prefix(pass.scope.inputs),
             gather_bytes_max: memory / 4,
             held_bytes_max: memory / 2,

@@ -407,7 +407,7 @@ impl Default for MaintenanceConfig {
 pub struct Limits {
     /// Bytes that rows may hold between source and committed file.
     pub memory: u64,
-    /// Files that one epoch keeps open for one table; rows of more partitions wait in memory.
+    /// Files of rows that all pipelines keep open at once, over all tables; rows of more partitions wait in memory.
     pub open_files: usize,
     /// Tables that one pipeline may feed.
     pub tables: usize,

@@ -546,7 +546,7 @@ const FIELDS: &[Field] = &[
         "limits.open_files",
         Count(1, 100_000),
         Is("1000"),
-        "Files that one epoch keeps open for one table; rows of more partitions wait in memory",
+        "Files of rows that the process keeps open at once, over all its tables, and at least one for each pipeline; rows of more partitions wait in memory",
     ),
     field("limits.tables", Count(1, 100_000), Is("1000"), "Tables that one pipeline may feed"),
     field("limits.store_requests", Count(1, 10_000), Is("64"), "Requests to stores under way at once"),

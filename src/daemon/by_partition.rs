@@ -36,6 +36,12 @@ struct Logs {
     interrupted: bool,
 }
 
+/// A log whose batches come one after the other.
+pub(super) fn log_of(batches: Vec<Vec<Option<String>>>) -> Box<dyn Source> {
+    let steps = batches.into_iter().map(|batch| Step::Batch(0, batch)).collect();
+    Box::new(Logs { steps, left: VecDeque::new(), interrupted: false })
+}
+
 fn partition(number: usize) -> PartitionId {
     PartitionId::new(format!("orders/{number}"))
 }

@@ -139,7 +139,8 @@ impl Pipeline {
                 Ending::Rebuild(head) => {
                     let owner =
                         LedgerOwner { table: handle.name().clone(), snapshot_id: self.shared.env.snapshot_id() };
-                    let again = rebuild::encode_again(&self.shared, &self.name, &head, &staged, &owner).await?;
+                    let options = self.options.of_rebuilt();
+                    let again = rebuild::encode_again(&self.shared, options, &head, &staged, &owner).await?;
                     change = commit.change().clone();
                     owners.extend(commit.owners(handle.name()));
                     self.supersede(part, location, &commit.into_leftover(handle.name()).files).await?;

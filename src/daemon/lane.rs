@@ -23,6 +23,7 @@ use crate::storage::ledger::LedgerOwner;
 use crate::transform::evolve::{self, Evolution};
 use crate::transform::metadata_columns::{self, MetadataColumns};
 use crate::write::layout::TableLayout;
+use crate::write::open_files::OpenFiles;
 use crate::write::staged::Staged;
 use crate::write::{EpochWriter, Fill, WriterOptions};
 
@@ -42,7 +43,10 @@ pub(crate) struct LaneOptions {
     pub(crate) epoch: Epoch,
     pub(crate) growth: GrowthLimits,
     pub(crate) metadata: BTreeMap<String, MetadataColumn>,
-    pub(crate) open_files_max: usize,
+    /// Places for open files, over all lanes.
+    pub(crate) open_files: OpenFiles,
+    /// Bytes of rows that a partition gathers before they are encoded.
+    pub(crate) encode_bytes: u64,
     /// Columns of a file encoded at a time.
     pub(crate) column_concurrency: usize,
     pub(crate) target_file_size: Option<u64>,
@@ -51,18 +55,31 @@ pub(crate) struct LaneOptions {
 }
 
 impl LaneOptions {
-    pub(crate) fn new(name: &PipelineName, pipeline: &PipelineConfig, format: Format, limits: &Limits) -> Self {
+    pub(crate) fn new(
+        name: &PipelineName,
+        pipeline: &PipelineConfig,
+        format: Format,
+        limits: &Limits,
+        open_files: OpenFiles,
+    ) -> Self {
         Self {
             format,
             on_change: pipeline.schema.on_change,
             epoch: pipeline.decode.epoch,
             growth: GrowthLimits { columns_max: pipeline.schema.columns_max, ..GrowthLimits::default() },
             metadata: pipeline.metadata.clone(),
-            open_files_max: limits.open_files,
+            open_files,
+            encode_bytes: WriterOptions::default().encode_bytes,
             column_concurrency: limits.workers,
             target_file_size: pipeline.commit.target_file_size,
             file_prefix: name.file_mark(),
         }
+    }
+
+    /// How staged files are written that are encoded again.
+    pub(crate) fn of_rebuilt(&self) -> WriterOptions {
+        let (file_prefix, open_files) = (self.file_prefix.clone(), self.open_files.clone());
+        WriterOptions { file_prefix, open_files, ..WriterOptions::default() }
     }
 
     /// Those of the rejects table: its columns are its own, and follow no rows.
@@ -323,7 +340,8 @@ impl Lane {
     fn writer_options(&self) -> WriterOptions {
         WriterOptions {
             file_prefix: self.options.file_prefix.clone(),
-            open_files_max: self.options.open_files_max,
+            open_files: self.options.open_files.clone(),
+            encode_bytes: self.options.encode_bytes,
             column_concurrency: self.options.column_concurrency,
             gather_bytes_max: self.shared.budget.limit() / 4,
             // Never reached while the budget seals first.

@@ -57,6 +57,7 @@ use crate::storage::{Storage, StorageOptions};
 use crate::telemetry::metrics::Metrics;
 use crate::transform::route::Route;
 use crate::write::budget::Budget;
+use crate::write::open_files::OpenFiles;
 
 /// Waits for a catalog that does not answer when the daemon starts.
 const WAIT_MIN: Duration = Duration::from_millis(500);
@@ -141,7 +142,9 @@ impl Daemon {
         let anchors = Anchors::open(Arc::clone(&disk)).await?;
         let ledger = Ledger::open(Arc::clone(&disk), ENTRIES_MAX).await?;
         let budget = Budget::new(config.limits.memory);
-        let shared = Shared::new(env.clone(), &config.instance, storage, (ledger, anchors), budget, catalogs);
+        let writing = if config.role.ingests() { config.pipelines.len() } else { 0 };
+        let bounds = (budget, OpenFiles::shared(config.limits.open_files, writing));
+        let shared = Shared::new(env.clone(), &config.instance, storage, (ledger, anchors), bounds, catalogs);
         let hard = CancellationToken::new();
         let registries = Registry::all(&config.registries, env)?;
         let mut pipelines = Vec::new();
@@ -390,7 +393,7 @@ fn pipeline(
     Ok(Pipeline {
         shared: shared.clone(),
         name: name.clone(),
-        options: LaneOptions::new(name, settings, format.clone(), &config.limits),
+        options: LaneOptions::new(name, settings, format.clone(), &config.limits, shared.open_files.share()),
         creation: Creation::new(settings, format),
         config: settings.clone(),
         source,
@@ -417,6 +420,7 @@ fn pipeline(
 
 mod by_partition;
 mod decoding;
+mod many_tables;
 mod outage;
 mod paced;
 mod recovery;

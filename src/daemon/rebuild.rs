@@ -9,7 +9,6 @@ use crate::compact::project::Projection;
 use crate::daemon::tables::Shared;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::change::Evolve;
-use crate::model::ids::PipelineName;
 use crate::model::table::TableState;
 use crate::storage::ledger::LedgerOwner;
 use crate::write::layout::TableLayout;
@@ -29,7 +28,7 @@ pub(crate) struct Rebuilt {
 /// `Corrupt` when values do not fit the column that has their name now, or a file is gone; those of the store.
 pub(crate) async fn encode_again(
     shared: &Shared,
-    pipeline: &PipelineName,
+    options: WriterOptions,
     head: &TableState,
     staged: &Staged,
     owner: &LedgerOwner,
@@ -43,7 +42,6 @@ pub(crate) async fn encode_again(
     let layout = TableLayout::of_new_rows(head, &schema, None)?;
     let arrow = layout.arrow_schema()?;
     let files = shared.files(head, owner.clone())?;
-    let options = WriterOptions { file_prefix: pipeline.file_mark(), ..WriterOptions::default() };
     let mut writer = EpochWriter::new(layout, files, &shared.budget, shared.env.clone(), options)?;
     let storage = shared.storage.vended(&head.config)?;
     for file in &staged.files {

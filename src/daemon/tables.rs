@@ -19,6 +19,7 @@ use crate::storage::anchors::Anchors;
 use crate::storage::ledger::{Ledger, LedgerOwner};
 use crate::storage::upload::Upload;
 use crate::write::budget::Budget;
+use crate::write::open_files::OpenFiles;
 use crate::write::parquet::{Files, OpenFile};
 
 /// Everything that does not belong to one pipeline. Cheap to clone.
@@ -36,6 +37,8 @@ pub struct Shared {
     pub anchors: Anchors,
     /// The byte budget of all rows in memory.
     pub budget: Budget,
+    /// Places for files of rows under way, over all pipelines.
+    pub open_files: OpenFiles,
     /// Catalogs by their configured names.
     pub catalogs: Arc<BTreeMap<String, Arc<dyn Catalog>>>,
     /// Commits of rows on their way.
@@ -44,13 +47,13 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The shared part of a process; `kept` is what its disk keeps.
+    /// The shared part of a process; `kept` is what its disk keeps, `bounds` what all of it may hold.
     pub fn new(
         env: Env,
         instance: &str,
         storage: Storage,
         kept: (Ledger, Anchors),
-        budget: Budget,
+        bounds: (Budget, OpenFiles),
         catalogs: BTreeMap<String, Arc<dyn Catalog>>,
     ) -> Self {
         Self {
@@ -59,7 +62,8 @@ impl Shared {
             storage,
             ledger: kept.0,
             anchors: kept.1,
-            budget,
+            budget: bounds.0,
+            open_files: bounds.1,
             catalogs: Arc::new(catalogs),
             traffic: Traffic::default(),
             actors: Arc::default(),

@@ -11,6 +11,7 @@ mod dictionary;
 mod encoder;
 pub mod layout;
 pub(crate) mod metrics;
+pub mod open_files;
 pub mod parquet;
 pub(crate) mod partition;
 pub(crate) mod path;
@@ -35,6 +36,7 @@ use crate::write::align::align;
 use crate::write::budget::{Budget, Grant};
 use crate::write::dictionary::SAMPLE_ROWS;
 use crate::write::layout::TableLayout;
+use crate::write::open_files::{FINISHED_AT_ONCE, OpenFiles, Place};
 use crate::write::parquet::{DataFileWriter, Files};
 use crate::write::partition::{Group, Splitter};
 use crate::write::pending::Pending;
@@ -45,8 +47,8 @@ use crate::write::staged::Staged;
 /// Limits of one [`EpochWriter`].
 #[derive(Debug, Clone)]
 pub struct WriterOptions {
-    /// Parquet writers open at a time while rows come in; beyond them the rows of further partitions wait.
-    pub open_files_max: usize,
+    /// Places for Parquet writers while rows come in; where there is none the rows of further partitions wait.
+    pub open_files: OpenFiles,
     /// First part of file names, such as the number of the writer: `<prefix>-<uuid>-<nnnnn>.parquet`.
     pub file_prefix: String,
     /// Bytes of rows that a partition gathers before they are encoded.
@@ -78,14 +80,14 @@ impl Default for WriterOptions {
     fn default() -> Self {
         const MIB: u64 = 1024 * 1024;
         Self {
-            open_files_max: 64,
+            open_files: OpenFiles::of_one(64),
             file_prefix: "00000".to_owned(),
             encode_bytes: 4 * MIB,
             gather_bytes_max: 256 * MIB,
             held_bytes_max: 512 * MIB,
             shared_bytes_max: 16 * MIB,
             sort_bytes_max: 128 * MIB,
-            finish_concurrency: 8,
+            finish_concurrency: FINISHED_AT_ONCE,
             presorted: false,
             a_file_per_run: false,
             column_concurrency: 1,
@@ -197,6 +199,8 @@ struct Part {
     partition: Struct,
     pending: Pending,
     file: Option<DataFileWriter>,
+    /// That of `file`.
+    place: Option<Place>,
     /// How many times rows were added to `file`: each is sorted in itself.
     runs: u32,
 }
@@ -204,6 +208,16 @@ struct Part {
 impl Part {
     fn memory(&self) -> u64 {
         self.pending.bytes() + self.file.as_ref().map_or(0, DataFileWriter::memory)
+    }
+
+    /// Whether it has a place for its file, or gets one. A file that was completed to make room would be a short one, and the next
+    /// rows of its partition would begin another: where more partitions than files are written to at once, rows wait instead, and
+    /// the budget ends the epoch when they are too many.
+    fn may_encode(&mut self, begin: impl FnOnce() -> Option<Place>) -> bool {
+        if self.place.is_none() {
+            self.place = begin();
+        }
+        self.place.is_some()
     }
 
     /// Bytes of its file, when a thousand bytes of rows that wait come to `density`.
@@ -362,22 +376,16 @@ impl EpochWriter {
                 partition,
                 pending: Pending::default(),
                 file: None,
+                place: None,
                 runs: 0,
             });
             part.pending.push(own, share, shared)?;
-            if part.pending.bytes() >= enough && (part.file.is_some() || self.has_room()) {
+            if part.pending.bytes() >= enough && part.may_encode(|| self.shared.options.open_files.begin()) {
                 self.encode(&key).await?;
             }
         }
         self.unsettled += if shared { weight } else { 0 };
         if self.unsettled > self.shared.options.shared_bytes_max { self.settle().await } else { Ok(()) }
-    }
-
-    /// Whether another file may be begun. A file that was completed to make room would be a short one, and the next rows of its
-    /// partition would begin another: where more partitions than files are written to at once, rows wait instead, and the budget
-    /// ends the epoch when they are too many.
-    fn has_room(&self) -> bool {
-        self.open.values().filter(|part| part.file.is_some()).count() < self.shared.options.open_files_max
     }
 
     /// Gives every partition its own memory, so that one which gets few rows does not hold on to everybody's.
@@ -415,14 +423,17 @@ impl EpochWriter {
 
     async fn stay_within_limits(&mut self) -> Result<()> {
         while self.open.values().map(|part| part.pending.bytes()).sum::<u64>() > self.shared.options.gather_bytes_max {
-            let room = self.has_room();
-            let can = self.open.iter().filter(|(_, part)| room || part.file.is_some());
+            let mut place = self.shared.options.open_files.begin();
+            let can = self.open.iter_mut().filter(|(_, part)| place.is_some() || part.place.is_some());
             let largest = can.max_by_key(|(_, part)| part.pending.bytes());
             // A Parquet writer keeps rows as they are until they fill a page, and more besides: encoding less frees nothing.
             let worth = largest.filter(|(_, part)| part.pending.bytes() >= self.shared.options.encode_bytes);
-            let Some(key) = worth.map(|(key, _)| key.clone()) else {
+            let Some((key, part)) = worth else {
                 break;
             };
+            part.may_encode(|| place.take());
+            drop(place);
+            let key = key.clone();
             self.encode(&key).await?;
         }
         while self.memory() > self.shared.options.held_bytes_max {
@@ -502,6 +513,9 @@ impl Shared {
 
     /// Encodes what waits and completes the file; `None` when there were no rows. A file that fails is given up.
     async fn complete(&self, mut part: Part) -> Result<Option<DataFile>> {
+        if part.place.is_none() {
+            part.place = Some(self.options.open_files.finish().await?);
+        }
         let mut done = self.encode(&mut part).await.map(|()| None);
         let order =
             self.sorter.as_ref().filter(|_| self.options.presorted || part.runs == 1).map(|sorter| sorter.order_id());

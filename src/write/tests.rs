@@ -262,6 +262,30 @@ fn partitions_with_few_rows_wait_without_a_parquet_writer_however_many_they_are(
 }
 
 #[test]
+fn a_writer_whose_places_others_hold_lets_its_rows_wait_and_is_finished_all_the_same() {
+    let layout = events().partitioned(&[(1, "id", Transform::Identity)]);
+    let batch = event_rows(&layout, &[Some(1), Some(2), Some(3)]);
+    let (all, files, budget) = (OpenFiles::shared(3, 2), MemoryFiles::default(), Budget::new(1 << 30));
+    let begun = || *files.created.lock().expect("lock");
+    let writer = || {
+        let options = WriterOptions { encode_bytes: 1, open_files: all.share(), ..WriterOptions::default() };
+        EpochWriter::new(layout.clone(), files.files(), &budget, env(), options).expect("layout")
+    };
+    runtime().block_on(async {
+        let (mut one, mut other) = (writer(), writer());
+        for writer in [&mut one, &mut other] {
+            writer.write(batch.clone()).await.expect("written");
+            assert_eq!(begun(), 1, "the only place that is not kept for the end");
+        }
+        // While the first one goes on.
+        assert_eq!(other.finish().await.expect("written").files.len(), 3);
+        one.write(batch.clone()).await.expect("written");
+        assert_eq!(begun(), 4);
+        assert_eq!(one.finish().await.expect("written").files.len(), 3);
+    });
+}
+
+#[test]
 fn a_writer_that_nobody_seals_holds_no_more_than_it_may() {
     let layout = events().partitioned(&[(1, "id", Transform::Identity)]);
     let ids: Vec<Option<i64>> = (0..100).map(|id| Some(id % 50)).collect();
@@ -576,7 +600,7 @@ proptest! {
             .with_properties(&[("write.parquet.row-group-size-bytes", row_group)]);
         let batches: Vec<RecordBatch> = batches.into_iter().map(|n| random_rows(&layout, n, &mut rng)).collect();
         let options = WriterOptions {
-            open_files_max,
+            open_files: OpenFiles::of_one(open_files_max),
             encode_bytes,
             sort_bytes_max: encode_bytes,
             gather_bytes_max,
@@ -641,7 +665,7 @@ proptest! {
         let layout = if sorted { layout.sorted(&[(1, Transform::Identity, SortDirection::Ascending, NullOrder::First)]) } else { layout };
         let batches = batches.into_iter().map(|rows| tail(&layout, rows, &mut rng)).collect();
         let options = WriterOptions {
-            open_files_max,
+            open_files: OpenFiles::of_one(open_files_max),
             encode_bytes,
             sort_bytes_max: encode_bytes,
             gather_bytes_max,
@@ -716,7 +740,7 @@ fn a_discarded_epoch_leaves_nothing_behind() {
     let layout = events().partitioned(&[(2, "kind", Transform::Identity)]);
     let rows = event_rows(&layout, &[Some(1), Some(2), Some(3)]);
     let (files, budget) = (MemoryFiles::default(), Budget::new(1 << 30));
-    let options = WriterOptions { encode_bytes: 1, open_files_max: 2, ..WriterOptions::default() };
+    let options = WriterOptions { encode_bytes: 1, open_files: OpenFiles::of_one(2), ..WriterOptions::default() };
     let mut writer = EpochWriter::new(layout, files.files(), &budget, env(), options).expect("layout");
     let work = async {
         writer.write(rows).await.expect("written");

@@ -6,8 +6,8 @@ use frazil::config::Limits;
 use frazil::storage::ledger::ENTRIES_MAX;
 use frazil::telemetry::metrics::Metrics;
 
-/// Files that the writer of an epoch completes at once, as `write::WriterOptions` has it.
-const FINISHED_AT_ONCE: usize = 8;
+/// Files that one rewrite has open at most: begun, and completed at its end.
+const REWRITE_FILES: usize = 16 + 8;
 /// What one file under way may hold: three parts.
 const UPLOAD_HELD_MAX: f64 = (3 * (8 << 20)) as f64;
 
@@ -15,10 +15,21 @@ fn gauge(metrics: &Metrics, name: &'static str) -> f64 {
     metrics.gauges(name).first().map_or(0.0, |(_, value)| *value)
 }
 
-/// What has exceeded its bound in a process that feeds so many tables, if anything has.
-pub fn exceeded(metrics: &Metrics, limits: &Limits, tables: usize) -> Option<String> {
+/// What a process does, by which its bounds are.
+#[derive(Debug, Clone, Copy)]
+pub struct Work {
+    /// Pipelines that write.
+    pub pipelines: usize,
+    /// Tables that are committed to: each may have a manifest or a list under way.
+    pub tables: usize,
+    /// Tables that are rewritten at once.
+    pub rewrites: usize,
+}
+
+/// What has exceeded its bound in a process, if anything has.
+pub fn exceeded(metrics: &Metrics, limits: &Limits, work: Work) -> Option<String> {
     #[allow(clippy::cast_precision_loss)] // small numbers
-    let files_max = (limits.open_files.max(FINISHED_AT_ONCE) * tables) as f64;
+    let files_max = (limits.open_files.max(work.pipelines) + work.tables + REWRITE_FILES * work.rewrites) as f64;
     #[allow(clippy::cast_precision_loss)]
     let bounds = [
         ("frazil_budget_peak_bytes", limits.memory as f64),
@@ -99,22 +110,27 @@ mod tests {
         let within = || {
             let metrics = Metrics::new();
             metrics.budget(0, 100, 100);
-            metrics.uploads((0, 18), (0, 18 * (24 << 20)));
+            metrics.uploads((0, 35), (0, 35 * (24 << 20)));
             metrics.ledger_entries(ENTRIES_MAX);
             metrics
         };
-        assert_eq!(exceeded(&within(), &LIMITS, 2), None);
+        let work = Work { pipelines: 1, tables: 2, rewrites: 1 };
+        assert_eq!(exceeded(&within(), &LIMITS, work), None);
+        let pipelines = Work { pipelines: 10, rewrites: 0, ..work };
+        let metrics = within();
+        metrics.uploads((0, 12), (0, 0));
+        assert_eq!(exceeded(&metrics, &LIMITS, pipelines), None);
         assert_eq!(kept(&within()), None);
         let beyond: [Case; 4] = [
             ("frazil_budget_peak_bytes", |m| m.budget(0, 101, 100)),
-            ("frazil_open_files_peak", |m| m.uploads((0, 19), (0, 0))),
-            ("frazil_upload_held_peak_bytes", |m| m.uploads((0, 18), (0, 18 * (24 << 20) + 1))),
+            ("frazil_open_files_peak", |m| m.uploads((0, 36), (0, 0))),
+            ("frazil_upload_held_peak_bytes", |m| m.uploads((0, 35), (0, 35 * (24 << 20) + 1))),
             ("frazil_ledger_entries", |m| m.ledger_entries(ENTRIES_MAX + 1)),
         ];
         for (name, exceeds) in beyond {
             let metrics = within();
             exceeds(&metrics);
-            assert!(exceeded(&metrics, &LIMITS, 2).is_some_and(|what| what.contains(name)), "{name}");
+            assert!(exceeded(&metrics, &LIMITS, work).is_some_and(|what| what.contains(name)), "{name}");
         }
         let held: [Case; 3] = [
             ("frazil_budget_used_bytes", |m| m.budget(1, 100, 100)),

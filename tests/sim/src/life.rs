@@ -210,10 +210,14 @@ impl Instance {
 
     /// Nothing that a daemon holds exceeds its bound.
     fn bounded(&self, life: &Life) {
-        let limits = self.scenario.config(&self.name, self.policy.get()).limits;
-        // The idler's table beside those of the scenario.
-        let tables = self.scenario.tables().len() * self.scenario.pipelines().len() + 1;
-        if let Some(what) = bounds::exceeded(&life.metrics, &limits, tables) {
+        let config = self.scenario.config(&self.name, self.policy.get());
+        let work = bounds::Work {
+            pipelines: config.pipelines.len(),
+            // The idler's table beside those of the scenario.
+            tables: self.scenario.tables().len() * self.scenario.pipelines().len() + 1,
+            rewrites: if config.policies.is_empty() { 0 } else { config.maintenance.parallel },
+        };
+        if let Some(what) = bounds::exceeded(&life.metrics, &config.limits, work) {
             self.world.violation(format!("{}: {what}", life.process.name));
         }
     }
