@@ -425,6 +425,8 @@ mod outage;
 mod paced;
 mod recovery;
 mod setbacks;
+mod starting;
 #[cfg(test)]
 mod tests;
 mod tombstones;
+mod vended;

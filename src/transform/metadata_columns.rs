@@ -144,19 +144,26 @@ fn timestamps(millis: impl Iterator<Item = Option<i64>>) -> ArrayRef {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::Array;
     use arrow::util::display::array_value_to_string;
     use bytes::Bytes;
     use iceberg::spec::{NestedField, SchemaRef};
 
     use super::*;
     use crate::decode::json::{JsonDecoder, JsonOptions};
+    use crate::model::batch::Span;
     use crate::model::checkpoint::{Position, Range};
     use crate::model::ids::PartitionId;
 
+    const READ: &str = "1970-01-01T00:00:02Z";
+
     fn config() -> BTreeMap<String, MetadataColumn> {
-        use MetadataColumn::{IngestedAt, Number, Origin, Partition, Timestamp};
+        use MetadataColumn::{Headers, IngestedAt, Key, KeyText, Number, Origin, Partition, Timestamp};
         let names = [
             ("_file", Origin),
+            ("_headers", Headers),
+            ("_key", Key),
+            ("_key_text", KeyText),
             ("_part", Partition),
             ("_line", Number),
             ("_written", Timestamp),
@@ -176,14 +183,21 @@ mod tests {
 
     #[test]
     fn each_row_gets_its_own_place_even_behind_a_reject() {
-        let data = Bytes::from_static(b"bad{\"a\":1}{\"z\":\"x\"}");
+        // After the rows a key and headers that are no UTF-8.
+        let data = Bytes::from_static(b"bad{\"a\":1}{\"z\":\"x\"}{\"a\":2}\xffk[h\xfe]");
         let row = |start, end, number, timestamp_ms| RawRow { start, end, number, timestamp_ms, ..RawRow::default() };
+        let with = |row, key, headers| RawRow { key, headers, ..row };
         let raw = RawBatch {
             partition: PartitionId::new("folder"),
             range: Range { from: None, to: Position::Offset(3) },
             origin: "s3://b/f.json".into(),
             data,
-            rows: vec![row(0, 3, 7, None), row(3, 10, 8, Some(1000)), row(10, 19, 9, None)],
+            rows: vec![
+                with(row(0, 3, 7, None), Span::new(0, 3), Span::new(0, 3)),
+                with(row(3, 10, 8, Some(1000)), Span::new(26, 28), Span::new(28, 32)),
+                row(10, 19, 9, None),
+                with(row(19, 26, 10, None), Span::new(26, 26), Span::NOTHING),
+            ],
             rejects: Vec::new(),
             header: None,
             skipped: 0,
@@ -193,16 +207,26 @@ mod tests {
         let batch = JsonDecoder::new(&schema, options).expect("valid").decode(&raw);
         let columns = MetadataColumns::new(&schema, &config()).expect("valid");
         let batch = columns.add(batch, &raw, 2000).expect("fits");
-        let shown: Vec<Vec<String>> = (0..2)
+        let shown: Vec<Vec<String>> = (0..3)
             .map(|row| batch.rows.columns().iter().map(|c| array_value_to_string(c, row).expect("shows")).collect())
             .collect();
         assert_eq!(
             shown,
             [
-                ["1", "s3://b/f.json", "8", "folder", "1970-01-01T00:00:02Z", "1970-01-01T00:00:01Z", ""],
-                ["", "s3://b/f.json", "9", "folder", "1970-01-01T00:00:02Z", "", "x"],
+                ["1", "s3://b/f.json", "[h\\xfe]", "ff6b", "\\xffk", "8", "folder", READ, "1970-01-01T00:00:01Z", ""],
+                ["", "s3://b/f.json", "", "", "", "9", "folder", READ, "", "x"],
+                ["2", "s3://b/f.json", "", "", "", "10", "folder", READ, "", ""],
             ]
         );
+        // No key is another thing than one without bytes.
+        let missing = |name: &str| {
+            let column = batch.rows.column_by_name(name).expect("there");
+            (0..3).map(|row| column.is_null(row)).collect::<Vec<_>>()
+        };
+        for name in ["_key", "_key_text"] {
+            assert_eq!(missing(name), [false, true, false], "{name}");
+        }
+        assert_eq!(missing("_headers"), [false, true, true]);
         assert!(batch.rows.schema().fields().iter().all(|field| field.metadata().contains_key("PARQUET:field_id")));
     }
 

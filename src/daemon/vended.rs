@@ -1,0 +1,109 @@
+//! Credentials that come with a table and run out, on virtual time.
+#![cfg(test)]
+
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+
+use super::tests::{World, config, each_once, pipeline_of, rate};
+use super::*;
+use crate::catalog::{Capabilities, CreateTable, Outcome, PreparedCommit};
+use crate::env::virtual_time::on_virtual_time;
+use crate::model::table::TableState;
+
+/// A catalog that gives new credentials with each table that is loaded. A commit's answer has those of the last one.
+#[derive(Debug)]
+struct Vending {
+    inner: Arc<dyn Catalog>,
+    env: Env,
+    /// When tables were loaded.
+    loads: Arc<Mutex<Vec<i64>>>,
+}
+
+impl Vending {
+    fn with_credentials(&self, mut state: TableState) -> TableState {
+        let number = self.loads.lock().unwrap_or_else(PoisonError::into_inner).len();
+        state.config = Arc::new([("s3.session-token".to_owned(), number.to_string())].into());
+        state
+    }
+}
+
+#[async_trait]
+impl Catalog for Vending {
+    async fn load(&self, table: &TableName) -> Result<TableState> {
+        let state = self.inner.load(table).await?;
+        self.loads.lock().unwrap_or_else(PoisonError::into_inner).push(self.env.now_ms());
+        Ok(self.with_credentials(state))
+    }
+
+    async fn commit(&self, commit: &PreparedCommit) -> Outcome {
+        match self.inner.commit(commit).await {
+            Outcome::Committed(state) => Outcome::Committed(Box::new(self.with_credentials(*state))),
+            other => other,
+        }
+    }
+
+    async fn create(&self, table: &CreateTable) -> Outcome {
+        match self.inner.create(table).await {
+            Outcome::Committed(state) => Outcome::Committed(Box::new(self.with_credentials(*state))),
+            other => other,
+        }
+    }
+
+    async fn register(&self, table: &TableName, metadata_location: &str) -> Outcome {
+        self.inner.register(table, metadata_location).await
+    }
+
+    async fn rename(&self, from: &TableName, to: &TableName) -> Result<()> {
+        self.inner.rename(from, to).await
+    }
+
+    async fn drop_table(&self, table: &TableName) -> Result<()> {
+        self.inner.drop_table(table).await
+    }
+
+    async fn namespaces(&self, parent: &[String]) -> Result<Vec<Vec<String>>> {
+        self.inner.namespaces(parent).await
+    }
+
+    async fn create_namespace(&self, namespace: &[String], properties: &BTreeMap<String, String>) -> Result<()> {
+        self.inner.create_namespace(namespace, properties).await
+    }
+
+    async fn drop_namespace(&self, namespace: &[String]) -> Result<()> {
+        self.inner.drop_namespace(namespace).await
+    }
+
+    async fn tables(&self, namespace: &[String]) -> Result<Vec<TableName>> {
+        self.inner.tables(namespace).await
+    }
+
+    async fn capabilities(&self) -> Result<Capabilities> {
+        self.inner.capabilities().await
+    }
+}
+
+#[test]
+fn credentials_that_came_with_a_table_are_asked_for_anew_every_few_minutes() {
+    const MINUTE_MS: i64 = 60_000;
+    on_virtual_time(async {
+        let mut world = World::new(81);
+        let loads = Arc::new(Mutex::new(Vec::new()));
+        let inner = Arc::clone(&world.catalog);
+        world.catalog = Arc::new(Vending { inner, env: world.env.clone(), loads: Arc::clone(&loads) });
+        let mut config = config("shop.events", None, 0);
+        rate(&mut config, 1_500, 2);
+        pipeline_of(&mut config).commit.freshness = Duration::from_secs(60);
+        let begun = world.env.now_ms();
+        world.run(&config, None).await;
+        let mut times = loads.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let ended = world.env.now_ms();
+        assert!(ended - begun > 12 * MINUTE_MS, "{} ms", ended - begun);
+        times.insert(0, begun);
+        times.push(ended);
+        let longest = times.windows(2).map(|pair| pair[1] - pair[0]).max();
+        // Five minutes, to the beginning of the next epoch.
+        assert!(longest.is_some_and(|longest| longest <= 7 * MINUTE_MS), "{times:?}");
+        each_once(&world.positions(&["shop.events"]).await, 1_500);
+    });
+}
