@@ -4,7 +4,8 @@
 //! as optional, in the order of the structs' field ids and then by name, so that everybody who saw the same fields
 //! gives them the same ids; types are widened by the specification's promotions alone (`int` → `long`, `float` →
 //! `double`, `decimal` to more digits), which leave the values of every partition transform that takes them
-//! unchanged; required columns become optional. Every old field keeps its id, name and place.
+//! unchanged; required columns become optional. Every old field keeps its id, name and place. (Format version 3 also
+//! promotes `date` to timestamps without a zone: other engines do not read such a column right.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -198,7 +199,7 @@ enum Promotion {
     Illegal,
 }
 
-/// The specification's "Schema Evolution", valid type promotions.
+/// The specification's "Schema Evolution", valid type promotions that other engines read.
 fn promotion(old: &PrimitiveType, wider: &PrimitiveType) -> Promotion {
     use PrimitiveType::{Decimal, Double, Float, Int, Long};
     match (old, wider) {

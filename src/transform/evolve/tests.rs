@@ -127,6 +127,19 @@ fn numbers_widen_by_the_promotions_of_the_specification_alone() {
     }
 }
 
+/// Format version 3 allows it; other engines do not read it (docs/decoders.md).
+#[test]
+fn a_date_does_not_become_a_timestamp() {
+    let schema = table(&[("i", "int!"), ("d", "date")]);
+    for wider in [PrimitiveType::Timestamp, PrimitiveType::TimestampNs, PrimitiveType::Timestamptz] {
+        let mut asked = Observed::default();
+        asked.widened.insert(2, wider);
+        let step = evolve(&schema, 2, &asked, GrowthLimits::default()).expect("evolves");
+        assert!(step.schema.is_none() && step.widened.is_empty(), "{:?}", step.widened);
+        assert!(step.left_out[0].reason.starts_with("date does not widen to timestamp"), "{:?}", step.left_out);
+    }
+}
+
 #[test]
 fn required_columns_relax_except_identifiers() {
     let schema = table(&[("id", "long!"), ("n", "int!"), ("o", "struct<a: int not null>!")]);
