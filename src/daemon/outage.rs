@@ -43,6 +43,8 @@ pub(crate) enum Answer {
     Full,
     /// Nobody is there.
     Gone,
+    /// These credentials are good for nothing, reads included.
+    Denied,
 }
 
 /// A store that is down for a while.
@@ -58,6 +60,9 @@ impl FailingStore {
         let kind = match self.answer {
             Answer::Full => std::io::ErrorKind::StorageFull,
             Answer::Gone => std::io::ErrorKind::ConnectionReset,
+            Answer::Denied => {
+                return object_store::Error::PermissionDenied { path: "there".to_owned(), source: "expired".into() };
+            }
         };
         object_store::Error::Generic { store: "failing", source: std::io::Error::from(kind).into() }
     }
@@ -67,7 +72,7 @@ impl FailingStore {
     }
 
     fn read(&self) -> StoreResult<()> {
-        if self.outage.now() && self.answer == Answer::Gone { Err(self.fail()) } else { Ok(()) }
+        if self.outage.now() && self.answer != Answer::Full { Err(self.fail()) } else { Ok(()) }
     }
 }
 
