@@ -2,8 +2,8 @@
 
 A request names `columns` (name → kind) and where the table is: `metadata` (the path of a metadata file), or `table`
 (`namespace.name`) with `catalog` (`{"uri": …, "warehouse": …}`) and `s3` (`{"endpoint", "access_key_id", "secret_access_key",
-"region"}`), there as the snapshot of id `snapshot` has it where one is named. The answer is the digest, or `{"error": …}`. DuckDB
-and Spark write the rows themselves to a file where it names `into` and the columns to `select`, one JSON list a line.
+"region"}`), there as the snapshot of id `snapshot` has it where one is named. The answer is the digest, or `{"error": …}`. DuckDB,
+Spark and Trino write the rows themselves to a file where it names `into` and the columns to `select`, one JSON list a line.
 """
 
 import json

@@ -32,6 +32,7 @@ timeout = "5s"
 source = "events"
 table = "lake.{namespace}.events"
 commit = {{ freshness = "400ms" }}
+on_rollback = "rewind"
 
 [pipeline.storm.create]
 columns = ["id long not null", "text string"]

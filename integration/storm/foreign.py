@@ -1,4 +1,4 @@
-"""Spark beside the daemons: it appends rows that are known, compacts, expires and rolls a branch forward."""
+"""Spark beside the daemons: it appends rows that are known, compacts, expires, rolls a branch forward and main back."""
 
 import collections
 import json
@@ -9,6 +9,8 @@ import threading
 # Ids of foreign rows begin here; those of the input stay below.
 FOREIGN = 1_000_000_000
 ROWS = 25
+# A rollback is at most so many snapshots long.
+BACK = 6
 
 
 class Engine:
@@ -52,15 +54,18 @@ class Foreign(threading.Thread):
     KINDS = ("append", "append", "append", "compact", "expire", "forward")
     TRIES = 12
 
-    def __init__(self, spark, place, chance):
+    def __init__(self, spark, place, chance, rolls_back=False):
         super().__init__(daemon=True)
         self.spark = spark
         self.place = place
         self.chance = chance
+        self.kinds = (*self.KINDS, "rollback") if rolls_back else self.KINDS
         self.enough = threading.Event()
         self.rows = 0
         # Rows of commits that were told to have failed: each is there once or not at all.
         self.certain, self.doubtful = set(), set()
+        # How many its own rollbacks took, and when the newest snapshot was made that the last one may have taken.
+        self.taken, self.rolled_at = 0, None
         self.done, self.failed = collections.Counter(), collections.Counter()
         self.errors = []
         # Whether Spark itself has ended.
@@ -70,31 +75,49 @@ class Foreign(threading.Thread):
         kinds = []
         while not self.enough.is_set():
             if not kinds:
-                kinds = list(self.KINDS)
+                kinds = list(self.kinds)
                 self.chance.shuffle(kinds)
             self.act(kinds.pop())
             self.enough.wait(self.chance.uniform(0.5, 4))
-        for kind in sorted(set(self.KINDS)):
+        for kind in sorted(set(self.kinds)):
             for _ in range(self.TRIES):
                 if self.done[kind] or self.gone:
                     break
                 self.act(kind)
 
     def act(self, kind):
-        request = {**self.place, kind: True}
         ids = set()
         if kind in ("append", "forward"):
             ids = set(range(FOREIGN + self.rows, FOREIGN + self.rows + ROWS))
             self.rows += ROWS
-            request[kind] = [{"id": id, "text": f"row-{id}"} for id in sorted(ids)]
-        answer = self.spark.ask(request)
+        self.judge(kind, ids, self.spark.ask({**self.place, kind: self.request(kind, ids)}))
+
+    def request(self, kind, ids):
+        if kind == "rollback":
+            return {"back": self.chance.randint(1, BACK), "where": f"id >= {FOREIGN}"}
+        if kind == "expire":
+            # Once the pipeline has seen a rollback: before that, nothing but what would expire tells where it stands now.
+            return {"after": self.rolled_at}
+        return [{"id": id, "text": f"row-{id}"} for id in sorted(ids)] or True
+
+    def judge(self, kind, ids, answer):
+        """What the answer means for its own rows."""
+        kept = set(answer["kept"]) if "kept" in answer else None
+        if kept is not None:
+            self.rolled_at = answer["at"]
+            self.certain |= self.doubtful & kept
+            self.doubtful -= kept
         if "error" in answer:
             self.failed[kind] += 1
             self.gone = "gone" in answer
             self.errors.append(f"{kind}: {answer['error'].splitlines()[0][:300]}")
-            self.doubtful |= ids
-        elif not answer.get("forwarded", True):
+            self.doubtful |= ids if kept is None else self.certain - kept
+            self.certain -= self.doubtful
+        elif not answer.get("done", True):
             self.failed[kind] += 1
         else:
             self.done[kind] += 1
             self.certain |= ids
+            if kept is not None:
+                self.taken += len(self.certain - kept)
+                self.certain &= kept

@@ -4,14 +4,16 @@ import collections
 import json
 import random
 import subprocess
+import sys
 import time
 import urllib.parse
 
 from daemons import FILES, KAFKA, Daemon, Died
 from foreign import Engine, Foreign
+from input import ROWS as BATCH
 from input import Input, Topic
 from proxy import Doors, Door
-from verdict import judge, missing
+from verdict import counters, judge, missing
 
 
 def busy(kind, body):
@@ -46,8 +48,11 @@ class Storm:
     """One run; `tools` is what scripts/components says, `folder` is empty. With brokers the rows come from a topic, and there are
     three daemons of one group."""
 
-    def __init__(self, frazil, tools, folder, readers, kills, seed, brokers=()):
+    def __init__(self, frazil, tools, folder, readers, kills, seed, brokers=(), trino=None):
         self.tools = tools
+        # What starts it and says where it is, or `none`.
+        self.trino = trino or (lambda: "none")
+        self.counted = []
         self.folder = folder
         self.readers = readers
         self.kills = kills
@@ -79,7 +84,9 @@ class Storm:
         self.input = self.rows_to_come()
         variables = {"SPARK_JARS": self.tools["SPARK_JARS"]}
         self.spark = Engine(self.tools["SPARK_PYTHON"], self.readers / "spark_read.py", self.folder / "spark.log", variables)
-        self.foreign = Foreign(self.spark, self.place("events"), random.Random(f"{self.seed} foreign"))
+        # A table beside an anchor that is rolled back alone is filled by offsets: of files nobody can tell what it has.
+        chance = random.Random(f"{self.seed} foreign")
+        self.foreign = Foreign(self.spark, self.place("events"), chance, rolls_back=bool(self.brokers))
         self.daemons = []
         try:
             with Doors(self.doors) as doors:
@@ -138,7 +145,11 @@ class Storm:
             self.foreign.join(1)
             for daemon in self.daemons:
                 daemon.lives()
-        return self.rest(doors) + missing(self.jobs(), JOBS)
+        problems = self.rest(doors) + missing("our own jobs have", self.jobs(), JOBS)
+        if self.brokers:
+            told = {"rolled back": self.foreign.done["rollback"], "made a daemon read rows again": self.again()}
+            problems += missing("Spark has", told, told)
+        return problems
 
     def maintained(self, doors):
         """Until each job has done its work once, in milder weather. For expiry both daemons must have been away for a time, with
@@ -146,7 +157,7 @@ class Storm:
         deadline = time.monotonic() + JOBS_MAX
         for door in self.doors:
             door.mild.set()
-        while (open := missing(self.jobs(), JOBS)) and time.monotonic() < deadline:
+        while (open := missing("", self.jobs(), JOBS)) and time.monotonic() < deadline:
             for daemon in self.daemons:
                 daemon.lives()
                 daemon.kill()
@@ -158,7 +169,7 @@ class Storm:
             if not self.done["in a job"]:
                 self.kill_in_a_job()
             alone = time.monotonic() + ALONE
-            while time.monotonic() < alone and missing(self.jobs(), JOBS) == open:
+            while time.monotonic() < alone and missing("", self.jobs(), JOBS) == open:
                 self.wait(0.5)
 
     def kill_in_a_job(self):
@@ -236,6 +247,10 @@ class Storm:
         """The faults stop, both daemons read what is left and end, and what was sent late arrives."""
         for door in self.doors:
             door.calm.set()
+        if self.brokers:
+            # The table's position may be of before a rollback that no daemon has seen: no row of after it is below.
+            seen = len(self.input.rows)
+            self.until("a row after Spark's last deed", lambda: len(self.input.rows) > seen + BATCH)
         self.input.enough.set()
         self.input.join()
         if self.brokers:
@@ -247,7 +262,9 @@ class Storm:
         for daemon in self.daemons:
             daemon.ends(REST)
         doors.settle(30)
-        return [f"{engine}: {problem}" for engine in ("DuckDB", "Spark") for problem in self.count(engine)]
+        self.tools["TRINO_URI"] = self.trino()
+        self.counted = ["DuckDB", "Spark"] + (["Trino"] if self.tools["TRINO_URI"] != "none" else [])
+        return [f"{engine}: {problem}" for engine in self.counted for problem in self.count(engine)]
 
     def drained(self):
         """All of the topic is in the table, and the daemons are asked to end."""
@@ -276,9 +293,12 @@ class Storm:
         if engine == "Spark":
             answer = self.spark.ask(request)
         else:
-            duckdb = Engine(self.tools["DUCKDB_PYTHON"], self.readers / "duckdb_read.py", self.folder / "duckdb.log")
-            answer = duckdb.ask(request)
-            duckdb.end()
+            python = self.tools["DUCKDB_PYTHON"] if engine == "DuckDB" else sys.executable
+            name = engine.lower()
+            variables = {"TRINO_URI": self.tools["TRINO_URI"]}
+            reader = Engine(python, self.readers / f"{name}_read.py", self.folder / f"{name}.log", variables)
+            answer = reader.ask(request)
+            reader.end()
         if "error" in answer:
             return [], [f"cannot read {table}: {answer['error']}"]
         with open(path, encoding="utf-8") as file:
@@ -292,6 +312,10 @@ class Storm:
                 counts[what] += daemon.said('"level":"INFO"', f'"job":"{job}"', word)
             counts["failed"] += daemon.said("maintenance failed")
         return counts
+
+    def again(self):
+        """How often a daemon has seen a rollback, and read on from before it."""
+        return sum(daemon.said("rows are read again") for daemon in self.daemons)
 
     def statuses(self):
         return sum((door.statuses for door in self.doors), collections.Counter())
@@ -317,7 +341,9 @@ class Storm:
         for error in foreign.errors[:5]:
             print(f"    {error}")
         print(f"  rows: {len(self.input.rows)} of the input, {len(self.input.bad)} bad, {len(foreign.certain)} of Spark's")
+        if foreign.done["rollback"]:
+            print(f"  Spark's rollbacks took {foreign.taken} of its own rows; daemons read {self.again()} times again")
         for problem in problems:
             print(f"  VIOLATION {problem}")
-        verdict = f"{len(problems)} VIOLATIONS" if problems else "every row once"
+        verdict = f"{len(problems)} VIOLATIONS" if problems else f"every row once as {counters(self.counted)}"
         print(f"storm: seed {self.seed}, {done['kills']} kills, {statuses[200]} commits, {verdict} in {seconds:.0f} s", flush=True)

@@ -1,15 +1,16 @@
-"""The doors must spoil what they say, the verdict must see what is wrong, and no time may pass twice."""
+"""The doors must spoil what they say, the ledger must follow Spark, the verdict see what is wrong, and no time pass twice."""
 
 import http.client
 import http.server
+import random
 import threading
 import unittest
 
 import proxy
 from daemons import HASTE, hastened, renoted
-from foreign import FOREIGN
+from foreign import FOREIGN, ROWS, Foreign
 from proxy import Door, Doors
-from verdict import judge, missing
+from verdict import counters, judge, missing
 
 BUSY = b"HTTP/1.1 503 Slow Down\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -122,8 +123,54 @@ class VerdictTest(unittest.TestCase):
         self.assertEqual(judge(self.found(1, 9, 9), {1}, {9}), ["1 rows twice or more: 9"])
 
     def test_a_job_that_did_nothing_is_named(self):
-        self.assertEqual(missing({"slept": 1, "eaten": 2}, ("slept", "eaten")), [])
-        self.assertEqual(missing({"slept": 1, "eaten": 0}, ("slept", "eaten")), ["our own jobs have not once eaten"])
+        self.assertEqual(missing("they have", {"slept": 1, "eaten": 2}, ("slept", "eaten")), [])
+        self.assertEqual(missing("they have", {"slept": 1, "eaten": 0}, ("slept", "eaten")), ["they have not once eaten"])
+
+    def test_the_last_line_says_who_has_counted_and_who_has_not(self):
+        self.assertEqual(counters(["DuckDB", "Spark", "Trino"]), "DuckDB, Spark and Trino count")
+        self.assertEqual(counters(["DuckDB", "Spark"]), "DuckDB and Spark count (Trino left out)")
+
+
+class LedgerTest(unittest.TestCase):
+    """Spark's own rows after what it answered."""
+
+    def setUp(self):
+        self.foreign = Foreign(self, {}, random.Random(1), rolls_back=True)
+
+    def ask(self, request):
+        self.asked = request
+        return self.answer
+
+    def does(self, kind, **answer):
+        self.answer = answer
+        self.foreign.act(kind)
+        return [{id - FOREIGN for id in ids} for ids in (self.foreign.certain, self.foreign.doubtful)]
+
+    def test_an_append_that_failed_is_doubtful_and_one_that_was_not_done_is_neither(self):
+        first, second = set(range(ROWS)), set(range(ROWS, 2 * ROWS))
+        self.assertEqual(self.does("append", rows=ROWS), [first, set()])
+        self.assertEqual(self.does("append", error="no answer"), [first, second])
+        self.assertEqual(self.does("forward", done=False), [first, second])
+
+    def test_a_rollback_takes_all_that_it_does_not_keep(self):
+        self.does("append")
+        self.does("append", error="no answer")
+        kept = [FOREIGN, FOREIGN + ROWS]
+        # What it has seen there is no longer doubtful, and the rest of that append may still be there.
+        doubtful = set(range(ROWS + 1, 2 * ROWS))
+        self.assertEqual(self.does("rollback", kept=kept, at=5.0, done=True), [{0, ROWS}, doubtful])
+        self.assertEqual(self.foreign.taken, ROWS - 1)
+        self.does("expire")
+        self.assertEqual(self.asked["expire"], {"after": 5.0})
+
+    def test_a_rollback_that_may_have_been_done_makes_doubtful_what_it_would_take(self):
+        self.does("append")
+        self.assertEqual(self.does("rollback", kept=[FOREIGN], at=5.0, error="unknown"), [{0}, set(range(1, ROWS))])
+        self.assertEqual(self.does("rollback", done=False), [{0}, set(range(1, ROWS))])
+
+    def test_it_rolls_back_where_it_is_told_to(self):
+        self.assertIn("rollback", self.foreign.kinds)
+        self.assertNotIn("rollback", Foreign(self, {}, random.Random(1)).kinds)
 
 
 class HasteTest(unittest.TestCase):

@@ -22,6 +22,14 @@ def judge(found, wanted, doubtful=frozenset()):
     return problems
 
 
-def missing(jobs, wanted):
-    """What our own maintenance has not done at all, as sentences: a storm that it sat out proves nothing about it."""
-    return [f"our own jobs have not once {name}" for name in wanted if not jobs[name]]
+def missing(who, counts, wanted):
+    """What somebody has not done at all, as sentences: a storm that they sat out proves nothing about it."""
+    return [f"{who} not once {name}" for name in wanted if not counts[name]]
+
+
+def counters(engines, all_engines=("DuckDB", "Spark", "Trino")):
+    """Who has counted, and who has not, for the last line."""
+    *some, last = engines
+    left = [name for name in all_engines if name not in engines]
+    told = f"{', '.join(some)} and {last} count" if some else f"{last} counts"
+    return told + (f" ({', '.join(left)} left out)" if left else "")
