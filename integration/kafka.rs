@@ -18,7 +18,7 @@ use crate::process::Process;
 use crate::readers::{all_engines_find, input};
 use crate::remote::lake;
 
-const WAIT: Duration = Duration::from_secs(60);
+pub(crate) const WAIT: Duration = Duration::from_secs(60);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 const KILLS: usize = 10;
 /// Rows of one transaction.
@@ -30,7 +30,7 @@ fn answer<T>(asked: impl Future<Output = T>) -> T {
     runtime.block_on(asked)
 }
 
-fn client() -> ClientConfig {
+pub(crate) fn client() -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", value("KAFKA_BROKERS"));
     config
@@ -335,7 +335,7 @@ fn topics_by_a_pattern_go_to_a_table_each_over_tls_and_a_wrong_password_is_told(
     has(&daemon, &format!("lake.{namespace}.lines"), 50, &mut [&mut process]);
 }
 
-fn single(folder: &Path, topic: &str, decode: &str) -> Daemon {
+pub(crate) fn single(folder: &Path, topic: &str, decode: &str) -> Daemon {
     let config = format!(
         r#"
         {here}

@@ -26,6 +26,7 @@ mod access;
 mod compaction;
 mod debezium;
 mod flink;
+mod groups;
 mod kafka;
 mod local;
 mod maintenance;

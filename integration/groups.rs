@@ -1,0 +1,295 @@
+//! What the brokers themselves say of our groups, and what of a log a member may read: members by both protocols and by name, rows
+//! of every codec, transactions that are open or were given up.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use serde_json::{Value, json};
+
+use crate::components::{checkout, scratch, value};
+use crate::daemon::Daemon;
+use crate::kafka::{PATIENCE, WAIT, client, create, has, numbered, single};
+use crate::process::Process;
+use crate::readers::{Engine, engines_find, input};
+use crate::remote::{self, lake};
+
+const NUMBERS: &[(&str, &str)] = &[("n", "long")];
+const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
+
+/// One member of a group, with a folder of its own and a table that all of them share.
+fn member(folder: &Path, name: &str, topic: &str, more: &str) -> Daemon {
+    let own = folder.join(name);
+    fs::create_dir_all(&own).expect("make the member's folder");
+    let config = format!(
+        r#"
+        instance = "{name}"
+        state_dir = "{folder}/state"
+
+        {lake}
+        [source.rows]
+        type = "kafka"
+        brokers = ["{brokers}"]
+        group = "{topic}"
+        topics = ["{topic}"]
+        {more}
+
+        [pipeline.rows]
+        source = "rows"
+        table = "lake.{namespace}.flights"
+        commit = {{ freshness = "300ms" }}
+
+        [pipeline.rows.create]
+        columns = ["n long"]
+        "#,
+        folder = own.display(),
+        lake = lake(),
+        brokers = value("KAFKA_BROKERS"),
+        namespace = topic.replace('-', "_"),
+    );
+    Daemon::configured(&own, &config)
+}
+
+fn table(topic: &str) -> String {
+    format!("lake.{}.flights", topic.replace('-', "_"))
+}
+
+/// What the brokers say of a group.
+fn described(group: &str) -> Value {
+    let script = checkout("integration/readers/kafka_group.py");
+    let mut command = Command::new(value("KAFKA_PYTHON"));
+    let output = command.arg("-B").arg(script).args([value("KAFKA_BROKERS"), group]).output().expect("run the client");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn members(group: &Value) -> &[Value] {
+    group["members"].as_array().expect("members")
+}
+
+/// Waits until a group rests with so many members, each with as many partitions.
+fn rests(group: &str, number: usize, each: usize, running: &mut [&mut Process]) -> Value {
+    let mut left = PATIENCE;
+    loop {
+        let told = described(group);
+        let shared = |one: &Value| one["partitions"].as_array().is_some_and(|own| own.len() == each);
+        if told["state"] == "STABLE" && members(&told).len() == number && members(&told).iter().all(shared) {
+            return told;
+        }
+        let slice = Duration::from_millis(300);
+        for process in running.iter_mut() {
+            assert!(process.runs_for(slice), "a daemon ended by itself; {}", process.tail());
+        }
+        left = left.checked_sub(slice).unwrap_or_else(|| panic!("not {number} members with {each} each: {told}"));
+    }
+}
+
+/// Sends numbers to the partitions in turn, with these properties.
+fn send(topic: &str, partitions: i32, numbers: std::ops::Range<u32>, properties: &[(&str, &str)]) {
+    let mut config = client();
+    for (name, property) in properties {
+        config.set(*name, *property);
+    }
+    let producer: BaseProducer = config.create().expect("a producer");
+    for (number, row) in numbers.clone().zip(numbered(numbers)) {
+        let partition = i32::try_from(number).expect("few rows") % partitions;
+        queue(&producer, topic, partition, &row);
+    }
+    producer.flush(WAIT).expect("the broker has them");
+}
+
+fn queue(producer: &BaseProducer, topic: &str, partition: i32, row: &str) {
+    let record = BaseRecord::<str, str>::to(topic).partition(partition).payload(row);
+    producer.send(record).map_err(|(error, _)| error).expect("queued");
+}
+
+/// A producer in the middle of a transaction, which may stay open for long.
+fn in_transaction(topic: &str) -> BaseProducer {
+    let mut config = client();
+    config.set("transactional.id", format!("tx-{topic}")).set("transaction.timeout.ms", "600000");
+    let producer: BaseProducer = config.create().expect("a producer");
+    producer.init_transactions(WAIT).expect("the broker knows us");
+    producer.begin_transaction().expect("begins");
+    producer
+}
+
+/// Fails unless exactly these numbers are there, each once.
+fn holds(folder: &Path, place: &Value, numbers: &[std::ops::Range<u32>]) {
+    let ledger = folder.join("sent.ndjson");
+    let lines: Vec<String> = numbers.iter().cloned().flat_map(numbered).collect();
+    fs::write(&ledger, lines.join("\n")).expect("write the ledger");
+    engines_find(&[Engine::PyIceberg, Engine::DuckDb], &input(&[&ledger], NUMBERS), place, NUMBERS);
+}
+
+/// The table of a process of one.
+fn own_place(daemon: &Daemon) -> Value {
+    json!({ "metadata": daemon.metadata("lake.k.rows").display().to_string() })
+}
+
+fn ends_well(process: Process) {
+    let tail = process.tail();
+    process.signal("TERM");
+    let status = process.ends(PATIENCE);
+    assert!(status.success(), "a daemon ended with {status}; {tail}");
+}
+
+#[test]
+fn the_brokers_assign_to_two_members_of_the_consumer_protocol_and_each_row_is_there_once() {
+    let topic = format!("consumer-{}", std::process::id());
+    let folder = scratch(&topic);
+    create(&topic, 6);
+    let daemons = ["a", "b"].map(|name| member(&folder, name, &topic, "group_protocol = \"consumer\""));
+    let [mut a, mut b] = daemons.each_ref().map(|daemon| daemon.spawn(&[]));
+    send(&topic, 6, 0..600, &[]);
+    let told = rests(&topic, 2, 3, &mut [&mut a, &mut b]);
+    assert_eq!(told["type"], "CONSUMER", "{told}");
+    send(&topic, 6, 600..1_200, &[]);
+    has(&daemons[0], &table(&topic), 1_200, &mut [&mut a, &mut b]);
+
+    // One leaves; the other is given what it had.
+    ends_well(a);
+    send(&topic, 6, 1_200..1_800, &[]);
+    let told = rests(&topic, 1, 6, &mut [&mut b]);
+    assert_eq!(told["type"], "CONSUMER", "{told}");
+    has(&daemons[1], &table(&topic), 1_800, &mut [&mut b]);
+    holds(&folder, &remote::place(&topic.replace('-', "_")), &[0..1_800]);
+}
+
+/// A member of the classic protocol that is gone for less than half a minute is not missed if it has a name.
+const SLOW: &str = r#"properties = { "session.timeout.ms" = "30000", "heartbeat.interval.ms" = "500" }"#;
+
+#[test]
+fn a_member_with_a_name_is_not_missed_while_it_restarts_and_a_second_one_of_its_name_is_told() {
+    let topic = format!("named-{}", std::process::id());
+    let folder = scratch(&topic);
+    create(&topic, 6);
+    let named = |own: &str, name: &str| member(&folder, own, &topic, &format!("member = \"{name}\"\n{SLOW}"));
+    let (first, other) = (named("a", "one"), named("b", "two"));
+    let (mut a, mut b) = (first.spawn(&[]), other.spawn(&[]));
+    send(&topic, 6, 0..600, &[]);
+    let before = rests(&topic, 2, 3, &mut [&mut a, &mut b]);
+    assert_eq!(before["type"], "CLASSIC", "{before}");
+    assert_eq!(members(&before).iter().map(|one| &one["name"]).collect::<Vec<_>>(), ["one", "two"], "{before}");
+    has(&first, &table(&topic), 600, &mut [&mut a, &mut b]);
+
+    for (round, killed) in [false, true].into_iter().enumerate() {
+        if killed {
+            a.kill9();
+        } else {
+            ends_well(a);
+        }
+        // The other goes on with what it has, and takes nothing of what is missing.
+        let part = u32::try_from(round).expect("two");
+        send(&topic, 6, 600 + 600 * part..1_200 + 600 * part, &[]);
+        has(&other, &table(&topic), 900 + 600 * u64::from(part), &mut [&mut b]);
+        let between = described(&topic);
+        assert_eq!(between["members"], before_again(&before, &between), "while it was away");
+        a = first.spawn(&[]);
+        has(&first, &table(&topic), 1_200 + 600 * u64::from(part), &mut [&mut a, &mut b]);
+        let after = described(&topic);
+        assert_eq!(after["state"], "STABLE", "{after}");
+        assert_eq!(members(&after)[1], members(&before)[1], "the other's membership: {after}");
+        assert_eq!(members(&after)[0]["partitions"], members(&before)[0]["partitions"], "its own partitions: {after}");
+    }
+
+    let second = named("c", "one").spawn(&[]);
+    let (mut left, slice) = (PATIENCE, Duration::from_secs(1));
+    while a.runs_for(slice) {
+        left = left.checked_sub(slice).unwrap_or_else(|| panic!("it goes on beside one of its name; {}", a.tail()));
+    }
+    let tail = a.tail();
+    assert!(!a.ends(PATIENCE).success(), "{tail}");
+    let said = fs::read_to_string(folder.join("a").join("frazil.log")).expect("read the log");
+    assert!(said.contains("another process has the same member name") && said.contains("its own `member`"), "{said}");
+    drop(second);
+    holds(&folder, &remote::place(&topic.replace('-', "_")), &[0..1_800]);
+}
+
+/// The members as they were, each by the id that it has now.
+fn before_again(before: &Value, now: &Value) -> Value {
+    let own =
+        |(was, is): (&Value, &Value)| json!({ "id": is["id"], "name": was["name"], "partitions": was["partitions"] });
+    members(before).iter().zip(members(now)).map(own).collect()
+}
+
+/// The codecs of the batches that the broker keeps of a partition, by their numbers: nobody compresses what does not shrink.
+fn codecs(topic: &str, partition: u32) -> BTreeSet<u8> {
+    let broker = Path::new(value("KAFKA_CA")).ancestors().nth(2).expect("the broker's folder");
+    let log = broker.join(format!("data/{topic}-{partition}")).join("00000000000000000000.log");
+    let bytes = fs::read(&log).unwrap_or_else(|e| panic!("{}: {e}", log.display()));
+    let (mut found, mut rest) = (BTreeSet::new(), bytes.as_slice());
+    // Offset, length of what follows, epoch, magic, checksum, attributes: the codec is in the lowest bits of these.
+    while let (Some(length), Some(attributes)) = (rest.get(8..12), rest.get(22)) {
+        found.insert(attributes & 7);
+        let length = u32::from_be_bytes(length.try_into().expect("four bytes"));
+        rest = rest.get(12 + length as usize..).unwrap_or_default();
+    }
+    found
+}
+
+#[test]
+fn rows_of_every_codec_are_there_once() {
+    let topic = format!("codecs-{}", std::process::id());
+    let folder = scratch(&topic);
+    create(&topic, 2);
+    for (number, codec) in (0..).zip(CODECS) {
+        // Many rows of one kind in a batch, so that it is worth compressing.
+        let properties = [("compression.type", codec), ("linger.ms", "50")];
+        send(&topic, 2, number * 2_000..(number + 1) * 2_000, &properties);
+    }
+    assert_eq!(codecs(&topic, 1), (0..5).collect());
+    let daemon = single(&folder, &topic, "");
+    let mut process = daemon.spawn(&[]);
+    has(&daemon, "lake.k.rows", 10_000, &mut [&mut process]);
+    holds(&folder, &own_place(&daemon), &[0..10_000]);
+}
+
+#[test]
+fn rows_of_a_transaction_that_was_given_up_are_read_only_where_that_is_asked_for() {
+    let topic = format!("given-up-{}", std::process::id());
+    let folder = scratch(&topic);
+    create(&topic, 1);
+    send(&topic, 1, 0..50, &[]);
+    let producer = in_transaction(&topic);
+    numbered(50..80).iter().for_each(|row| queue(&producer, &topic, 0, row));
+    producer.flush(WAIT).expect("the broker has them");
+    producer.abort_transaction(WAIT).expect("gives up");
+    send(&topic, 1, 80..100, &[]);
+    for (isolation, rows, wanted) in
+        [("read_committed", 70, vec![0..50, 80..100]), ("read_uncommitted", 100, vec![0..100])]
+    {
+        let own = folder.join(isolation);
+        fs::create_dir_all(&own).expect("make a folder");
+        let daemon = single(&own, &topic, "");
+        let mut process = daemon.spawn(&[&format!("source.rows.isolation={isolation}")]);
+        // What was given up lies before the last rows: it has been passed then.
+        has(&daemon, "lake.k.rows", rows, &mut [&mut process]);
+        holds(&own, &own_place(&daemon), &wanted);
+    }
+}
+
+#[test]
+fn what_lies_behind_an_open_transaction_waits_and_other_partitions_do_not() {
+    let topic = format!("open-{}", std::process::id());
+    let folder = scratch(&topic);
+    create(&topic, 2);
+    let daemon = single(&folder, &topic, "");
+    let producer = in_transaction(&topic);
+    numbered(0..10).iter().for_each(|row| queue(&producer, &topic, 0, row));
+    producer.flush(WAIT).expect("the broker has them");
+    // Even numbers lie behind them, odd ones in the other partition.
+    send(&topic, 2, 10..110, &[]);
+    let mut process = daemon.spawn(&[]);
+    has(&daemon, "lake.k.rows", 50, &mut [&mut process]);
+    send(&topic, 2, 110..210, &[]);
+    has(&daemon, "lake.k.rows", 100, &mut [&mut process]);
+    let odd: Vec<_> = (11..210).step_by(2).map(|number| number..number + 1).collect();
+    holds(&folder, &own_place(&daemon), &odd);
+
+    producer.commit_transaction(WAIT).expect("commits");
+    has(&daemon, "lake.k.rows", 210, &mut [&mut process]);
+    holds(&folder, &own_place(&daemon), &[0..210]);
+}
