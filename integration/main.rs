@@ -35,4 +35,5 @@ mod refused;
 mod registry;
 mod remote;
 mod store;
+mod trust;
 mod verify;

@@ -9,11 +9,11 @@ use std::time::Duration;
 use crate::config::reading::Value;
 use crate::config::resolve::Resolved;
 use crate::config::{
-    ApiConfig, CatalogConfig, ColumnConfig, CommitConfig, Config, CreateConfig, CsvConfig, DebeziumColumn,
+    ApiConfig, CatalogConfig, ClientTls, ColumnConfig, CommitConfig, Config, CreateConfig, CsvConfig, DebeziumColumn,
     DebeziumConfig, DecodeConfig, Envelope, Epoch, FilesConfig, Limits, MaintenanceConfig, MetadataColumn, OnChange,
-    OnRollback, PipelineConfig, Policies, RegistryAuth, RegistryConfig, RejectLimit, RejectsConfig, RejectsTo,
-    ReplayConfig, RestAuth, RestConfig, Role, RowFormat, SchemaConfig, Secret, SourceConfig, StoreConfig, kafka,
-    layout_text,
+    OnRollback, PipelineConfig, Policies, ReadFile, RegistryAuth, RegistryConfig, RejectLimit, RejectsConfig,
+    RejectsTo, ReplayConfig, RestAuth, RestConfig, Role, RowFormat, SchemaConfig, Secret, SourceConfig, StoreConfig,
+    kafka, layout_text,
 };
 use crate::model::ids::PipelineName;
 
@@ -80,6 +80,13 @@ impl Section<'_> {
     fn secret_if(&self, name: &str) -> Option<Secret> {
         match self.value(name) {
             Some(Value::Secret(secret)) => Some(secret.clone()),
+            _ => None,
+        }
+    }
+
+    fn file_if(&self, name: &str) -> Option<ReadFile> {
+        match self.value(name) {
+            Some(Value::File(file)) => Some(file.clone()),
             _ => None,
         }
     }
@@ -230,6 +237,12 @@ fn registry(own: Section<'_>) -> RegistryConfig {
     RegistryConfig {
         url: own.text("url"),
         auth,
+        tls: ClientTls {
+            ca: own.file_if("ca"),
+            certificate: own.file_if("certificate"),
+            key: own.file_if("key"),
+            system: false,
+        },
         connect_timeout: own.duration("connect_timeout"),
         request_timeout: own.duration("request_timeout"),
         schemas_max: own.size("schemas_max"),
@@ -313,10 +326,7 @@ fn decode(own: Section<'_>) -> DecodeConfig {
             _ => RowFormat::Json,
         },
         registry: own.text_if("decode.registry"),
-        schema: match own.value("decode.schema.file") {
-            Some(Value::File(file)) => Some(file.clone()),
-            _ => None,
-        },
+        schema: own.file_if("decode.schema.file"),
         message: own.text_if("decode.schema.message"),
         csv: CsvConfig {
             columns: own.list("decode.csv.columns"),

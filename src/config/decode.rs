@@ -1,10 +1,9 @@
 //! How rows are decoded, and where their schemas are.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::Secret;
+use crate::config::{ClientTls, ReadFile, Secret};
 
 /// A schema registry.
 #[derive(Debug, Clone)]
@@ -13,6 +12,8 @@ pub struct RegistryConfig {
     pub url: String,
     /// How to identify.
     pub auth: RegistryAuth,
+    /// Whom it must be, and who we are.
+    pub tls: ClientTls,
     /// Until a connection stands.
     pub connect_timeout: Duration,
     /// Until a request is answered.
@@ -45,7 +46,7 @@ pub struct DecodeConfig {
     /// The registry that has the schemas which rows name by their ids.
     pub registry: Option<String>,
     /// The schema of all rows, where they name none.
-    pub schema: Option<SchemaFile>,
+    pub schema: Option<ReadFile>,
     /// The Protobuf message in it that rows are, where it has several.
     pub message: Option<String>,
     /// How lines of values are cut.
@@ -187,15 +188,6 @@ impl RowFormat {
             Self::Raw => "raw",
         }
     }
-}
-
-/// A file that was read with the configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SchemaFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// What it holds.
-    pub bytes: Vec<u8>,
 }
 
 /// What a number in a timestamp column counts.

@@ -120,6 +120,8 @@ pub enum KafkaSasl {
         scope: Option<String>,
         /// Further form fields.
         parameters: BTreeMap<String, String>,
+        /// Certificates that its server is trusted by, beside the system's.
+        ca: Option<PathBuf>,
     },
 }
 
@@ -219,7 +221,13 @@ pub(crate) const FIELDS: &[Field] = &[
         Is("auto"),
         "`auto`: on, unless every broker is this machine by its loopback address",
     ),
-    typed(TYPE, "source.*.tls.ca", Path, Unset, "File of certificates to trust (PEM); the system's when unset"),
+    typed(
+        TYPE,
+        "source.*.tls.ca",
+        Path,
+        Unset,
+        "File of certificates to trust (PEM); the system's when unset. A token server is trusted by these as well",
+    ),
     typed(TYPE, "source.*.tls.certificate", Path, Unset, "File of our certificate (PEM), for brokers that ask for one"),
     typed(TYPE, "source.*.tls.key", Path, Unset, "File of its key (PEM)"),
     typed(TYPE, "source.*.tls.key_password", SecretKind, Unset, "What the key is locked with"),
@@ -332,6 +340,7 @@ fn sasl(own: Own<'_>) -> Option<KafkaSasl> {
             client_secret: own.secret("sasl.client_secret")?,
             scope: own.text("sasl.scope"),
             parameters: own.texts("sasl.parameters"),
+            ca: own.text("tls.ca").map(PathBuf::from),
         }
     } else {
         let (username, password) = (own.text("sasl.username")?, own.secret("sasl.password")?);

@@ -19,18 +19,20 @@ pub mod reference;
 pub mod resolve;
 mod show;
 pub mod stores;
+pub mod tls;
 mod validate;
 pub mod window;
 
 pub use decode::{
     CsvConfig, DebeziumColumn, DebeziumConfig, DecodeConfig, Envelope, Epoch, RegistryAuth, RegistryConfig, RowFormat,
-    SchemaFile, UNAVAILABLE,
+    UNAVAILABLE,
 };
 pub use kafka::KafkaConfig;
 pub use load::{Layers, Loaded};
 pub use policy::Policies;
 pub use problem::{Problem, Problems};
 pub use resolve::Resolved;
+pub use tls::{ClientTls, ReadFile};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -9,8 +9,9 @@ use crate::config::problem::Problems;
 use crate::config::quantity::{self, BYTES_HINT, DURATION_HINT, show_bytes, show_millis};
 use crate::config::reference::Kind;
 use crate::config::resolve::Surroundings;
+use crate::config::tls::READABLE;
 use crate::config::window::{WINDOW_HINT, Window};
-use crate::config::{SchemaFile, Secret};
+use crate::config::{ReadFile, Secret};
 
 /// The shortest and the longest window that a share is taken over.
 const WINDOW_MS: (u64, u64) = (1_000, 86_400_000);
@@ -30,7 +31,7 @@ pub(crate) enum Value {
     List(Vec<String>),
     Texts(BTreeMap<String, String>),
     Secrets(BTreeMap<String, Secret>),
-    File(SchemaFile),
+    File(ReadFile),
 }
 
 /// Reads the value of one setting; what is wrong goes to the problems.
@@ -132,10 +133,9 @@ impl Reader<'_> {
     fn file(&mut self, node: &Node) -> Option<Value> {
         let path = self.text(node)?;
         match (self.around.read_file)(Path::new(&path)) {
-            Ok(bytes) => Some(Value::File(SchemaFile { path: path.into(), bytes })),
+            Ok(bytes) => Some(Value::File(ReadFile { path: path.into(), bytes })),
             Err(error) => {
-                let hint = "let the user that runs frazil read it, or name another file";
-                self.wrong(node, format!("the file {path} cannot be read: {}", error.kind()), hint);
+                self.wrong(node, format!("the file {path} cannot be read: {}", error.kind()), READABLE);
                 None
             }
         }

@@ -86,13 +86,19 @@ impl Check<'_> {
     }
 
     fn registries(&mut self) {
-        for name in self.config.registries.keys() {
+        for (name, config) in &self.config.registries {
             let own = |setting: &'static str| ["registry", name.as_str(), setting];
             let [user, password, token] = ["user", "password", "token"].map(|setting| self.is_set(&own(setting)));
-            if user != password {
-                let (there, missing) = if user { ("user", "password") } else { ("password", "user") };
-                let hint = format!("set {missing} too, or remove {there}");
-                self.problem(&own(there), format!("there is a {there} without a {missing}"), hint);
+            for pair in [["user", "password"], ["certificate", "key"]] {
+                if let [(there, true), (missing, false)] | [(missing, false), (there, true)] =
+                    pair.map(|setting| (setting, self.is_set(&own(setting))))
+                {
+                    let hint = format!("set {missing} too, or remove {there}");
+                    self.problem(&own(there), format!("there is a {there} without a {missing}"), hint);
+                }
+            }
+            for (setting, text, hint) in config.tls.problems() {
+                self.problem(&own(setting), text, hint);
             }
             if token && (user || password) {
                 self.problem(&own("token"), "there is a token and a user", "keep one of them");

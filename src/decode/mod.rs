@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use iceberg::spec::{Schema, SchemaRef};
 
-use crate::config::{CsvConfig, DecodeConfig, OnChange, RowFormat, SchemaFile};
+use crate::config::{CsvConfig, DecodeConfig, OnChange, ReadFile, RowFormat};
 use crate::decode::avro::{AvroDecoder, AvroOptions};
 use crate::decode::csv::CsvDecoder;
 use crate::decode::debezium_avro::EventDecoder;
@@ -218,7 +218,7 @@ impl Format {
     }
 }
 
-fn file_error(file: &SchemaFile, error: &Error) -> Error {
+fn file_error(file: &ReadFile, error: &Error) -> Error {
     let wrong = Error::new(ErrorKind::Config, format!("decode.schema.file {}: {error}", file.path.display()));
     match error.hint() {
         Some(hint) => wrong.with_hint(hint.to_owned()),
@@ -310,13 +310,13 @@ impl Decoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::SchemaFile;
+    use crate::config::ReadFile;
 
     #[test]
     fn a_schema_that_rows_cannot_be_read_with_is_named_before_any_row_comes() {
         let file = |text: &str| DecodeConfig {
             format: RowFormat::Avro,
-            schema: Some(SchemaFile { path: "row.avsc".into(), bytes: text.into() }),
+            schema: Some(ReadFile { path: "row.avsc".into(), bytes: text.into() }),
             ..DecodeConfig::default()
         };
         let of = |config: &DecodeConfig| Format::of(config, &Registries::new(), &Env::system());
@@ -325,7 +325,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.to_string().starts_with("decode.schema.file row.avsc: the schema is long"), "{error}");
         let two = b"syntax = \"proto3\"; message A {} message B {}".to_vec();
-        let schema = Some(SchemaFile { path: "row.proto".into(), bytes: two });
+        let schema = Some(ReadFile { path: "row.proto".into(), bytes: two });
         let messages = DecodeConfig { format: RowFormat::Protobuf, schema, ..DecodeConfig::default() };
         let error = of(&messages).expect_err("which of them is not said");
         assert!(error.to_string().starts_with("decode.schema.file row.proto: the schema has more than one message"));

@@ -11,9 +11,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Response;
 use serde::Deserialize;
 
+use crate::config::tls::tls_hint;
 use crate::config::{RegistryAuth, RegistryConfig};
 use crate::env::Env;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Registries by their configured names.
 pub type Registries = BTreeMap<String, Arc<Registry>>;
@@ -132,17 +133,16 @@ impl Registry {
     /// A client; nothing is asked yet.
     ///
     /// # Errors
-    /// `Config` when no HTTP client can be set up.
+    /// `Config` when no HTTP client can be set up, of its certificates among others.
     pub fn new(name: &str, config: &RegistryConfig, env: &Env) -> Result<Self> {
-        let client = reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .connect_timeout(config.connect_timeout)
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             // Credentials go nowhere but where they are meant for.
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .user_agent(concat!("frazil/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .context(ErrorKind::Config, || format!("registry {name}: set up the HTTP client"))?;
+            .user_agent(concat!("frazil/", env!("CARGO_PKG_VERSION")));
+        let client = config.tls.client(builder).map_err(|error| error.within(format!("registry {name}")))?;
         Ok(Self {
             name: name.to_owned(),
             env: env.clone(),
@@ -273,10 +273,12 @@ impl Registry {
             return Err(self.late());
         };
         answered.map_err(|error| {
+            let hint = tls_hint(&error, &format!("registry.{}.", self.name));
+            let plain = || "check the registry's url, its name, its certificate, and that it runs".to_owned();
             Error::new(ErrorKind::Unavailable, format!("{}: no answer", self.name()))
                 // The URL may hold what is nobody's business.
                 .with_source(error.without_url())
-                .with_hint("check the registry's url, its name, its certificate, and that it runs")
+                .with_hint(hint.unwrap_or_else(plain))
         })
     }
 

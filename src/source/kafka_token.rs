@@ -9,8 +9,9 @@ use rdkafka::client::OAuthToken;
 use serde::Deserialize;
 use tokio::runtime::Handle;
 
-use crate::config::Secret;
 use crate::config::kafka::KafkaSasl;
+use crate::config::tls::tls_hint;
+use crate::config::{ClientTls, Secret};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Until the token server has answered.
@@ -43,17 +44,22 @@ struct Claims {
 
 impl Tokens {
     /// The client that `sasl` describes, which must be of that kind.
+    ///
+    /// # Errors
+    /// `Config` where the certificates that it is to trust cannot be used.
     pub(super) fn new(sasl: &KafkaSasl) -> Result<Self> {
-        let KafkaSasl::OAuth2 { token_uri, client_id, client_secret, scope, parameters } = sasl else {
+        let KafkaSasl::OAuth2 { token_uri, client_id, client_secret, scope, parameters, ca } = sasl else {
             return Err(Error::new(ErrorKind::Internal, "a token client without a token server"));
         };
         let mut form = parameters.clone();
         form.insert("grant_type".to_owned(), "client_credentials".to_owned());
         form.insert("client_id".to_owned(), client_id.clone());
         form.extend(scope.clone().map(|scope| ("scope".to_owned(), scope)));
-        let http = reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).build();
+        let tls = ca.as_deref().map(ClientTls::also_trusting).transpose();
+        let builder = reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none());
+        let http = tls.and_then(|tls| tls.unwrap_or_default().client(builder));
         Ok(Self {
-            http: http.context(ErrorKind::Internal, || "an HTTP client")?,
+            http: http.map_err(|error| error.within("tls.ca, for sasl.token_uri"))?,
             runtime: Handle::try_current().context(ErrorKind::Internal, || "no runtime")?,
             uri: token_uri.clone(),
             form,
@@ -84,7 +90,11 @@ impl Tokens {
         let mut form = self.form.clone();
         form.insert("client_secret".to_owned(), self.secret.expose().to_owned());
         let sent = self.http.post(&self.uri).form(&form).send().await;
-        let answer = sent.map_err(reqwest::Error::without_url).context(ErrorKind::Unavailable, place)?;
+        let answer = sent.map_err(|error| {
+            let hint = tls_hint(&error, "tls.");
+            let away = Error::new(ErrorKind::Unavailable, place()).with_source(error.without_url());
+            hint.into_iter().fold(away, Error::with_hint)
+        })?;
         let status = answer.status();
         if !status.is_success() {
             let again = status.is_server_error() || matches!(status.as_u16(), 408 | 429);

@@ -1,5 +1,6 @@
 //! Configurations and what is said about them. A case is a file `config/NAME.toml`; its first lines may lay environment
-//! (`#: env NAME=VALUE`), `--set` (`#: set PATH=VALUE`) and secret files (`#: file PATH=TEXT`) over it.
+//! (`#: env NAME=VALUE`), `--set` (`#: set PATH=VALUE`) and files that it names (`#: file PATH=TEXT`, lines end with `\n`)
+//! over it.
 
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind};
@@ -29,7 +30,7 @@ fn load_text(text: String) -> Result<Loaded, Problems> {
         match kind {
             "env" => drop(variables.insert(left.to_owned(), right.to_owned())),
             "set" => sets.push(rest.to_owned()),
-            "file" => drop(files.insert(left.to_owned(), right.to_owned())),
+            "file" => drop(files.insert(left.to_owned(), right.replace("\\n", "\n"))),
             other => panic!("unknown directive {other}"),
         }
     }

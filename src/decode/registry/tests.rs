@@ -11,7 +11,7 @@ use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::Secret;
+use crate::config::{ClientTls, Secret};
 use crate::decode::avro::tests::raw;
 use crate::decode::writers::Writers;
 use crate::env::Clock;
@@ -89,6 +89,7 @@ pub(crate) fn config(url: &str) -> RegistryConfig {
     RegistryConfig {
         url: url.to_owned(),
         auth: RegistryAuth::None,
+        tls: ClientTls::default(),
         connect_timeout: HOUR,
         request_timeout: HOUR,
         schemas_max: 100,
