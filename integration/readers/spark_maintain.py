@@ -83,15 +83,15 @@ def chain(spark, table):
 
 
 def rollback(spark, catalog, name, table, back, where):
-    """Sets main to a snapshot so many before a pipeline's last rows, but not to before the last checkpoint that is there. `kept` are
-    the ids there, of which the others are gone from now on; `at` is when the newest was made. An `error` beside `kept`: done or
-    not."""
+    """Sets main to the checkpoint so many before a pipeline's last rows, as far as there are as many. `kept` are the ids there, of
+    which the others are gone from now on; `at` is when the newest was made. An `error` beside `kept`: done or not."""
     snapshots = chain(spark, table)
     above = next((number for number, snapshot in enumerate(snapshots) if snapshot.epoch), len(snapshots))
-    below = max((number for number, snapshot in enumerate(snapshots) if snapshot.recorded), default=0)
-    target = min(above + back, below)
-    if target <= above:
+    # Not to one without: whoever expires snapshots meanwhile may take the checkpoint below it.
+    below = [number for number, snapshot in enumerate(snapshots) if snapshot.recorded and number > above][:back]
+    if not below:
         return {"done": False}
+    target = below[-1]
     id = snapshots[target].id
     kept = [row.id for row in spark.read.option("snapshot-id", id).table(table).where(where).select("id").collect()]
     told = {"kept": kept, "at": snapshots[0].committed}

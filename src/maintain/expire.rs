@@ -2,7 +2,7 @@
 //!
 //! Kept are, on each branch, the newest `min-snapshots-to-keep` and those that are younger than `max-snapshot-age-ms`; what
 //! a tag names; what no ref reaches, while it is young (a commit may be on its way to it); and, on each branch, the newest
-//! snapshot that carries a checkpoint of ours. Source: Iceberg spec, "Snapshot Retention Policy"; docs/protocol.md, "Expiry".
+//! snapshot that carries a checkpoint of ours, with those between where the property does not tell. Source: Iceberg spec, "Snapshot Retention Policy"; docs/protocol.md, "Expiry".
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use iceberg::spec::SnapshotRetention;
 
 use crate::commit::checkpoint::Chain;
-use crate::commit::records::VERSION_KEY;
+use crate::commit::records::{self, VERSION_KEY};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::change::Removal;
 use crate::model::ids::MAIN;
@@ -124,7 +124,11 @@ pub fn choose(state: &TableState, policy: &Policy, wish: Wish, now_ms: i64) -> R
             let keep = |(at, s): &(usize, &i64)| *at < count || age(**s) <= age_ms;
             let ids: Vec<i64> = chain.snapshots.iter().map(|s| s.snapshot_id()).collect();
             kept.extend(ids.iter().enumerate().take_while(keep).map(|(_, id)| *id));
-            kept.extend(carriers(&chain, name));
+            for (key, at) in carriers(&chain, name) {
+                // Where the property does not tell, as after a rollback, the way there is what a pipeline finds its place by.
+                let way = if tells(state, &chain, key) { at } else { 0 };
+                kept.extend(ids.get(way..=at).into_iter().flatten());
+            }
         }
     }
     let unreached = |id: i64| !reached.contains(&id) && age(id) <= policy.age_ms;
@@ -133,20 +137,26 @@ pub fn choose(state: &TableState, policy: &Policy, wish: Wish, now_ms: i64) -> R
     Ok(choice)
 }
 
-/// The newest snapshots of a branch that carry its checkpoints. Ours carry all that were known, so the walk ends at the first.
-fn carriers(chain: &Chain, branch: &str) -> BTreeSet<i64> {
+/// Where the newest snapshots of a branch stand that carry its checkpoints, by key. Ours carry all that were known, so the walk ends
+/// at the first.
+fn carriers<'a>(chain: &'a Chain, branch: &str) -> BTreeMap<&'a str, usize> {
     let suffix = format!("@{branch}");
-    let mut found: BTreeMap<&str, i64> = BTreeMap::new();
-    for snapshot in &chain.snapshots {
+    let mut found: BTreeMap<&str, usize> = BTreeMap::new();
+    for (at, snapshot) in chain.snapshots.iter().enumerate() {
         let summary = &snapshot.summary().additional_properties;
         for key in summary.keys().filter(|key| key.starts_with(RECORD_PREFIX) && key.ends_with(&suffix)) {
-            found.entry(key).or_insert_with(|| snapshot.snapshot_id());
+            found.entry(key).or_insert(at);
         }
         if summary.contains_key(VERSION_KEY) {
             break;
         }
     }
-    found.into_values().collect()
+    found
+}
+
+/// Whether the table's property says where this pipeline stands: it is there, can be read, and was not rolled back.
+fn tells(state: &TableState, chain: &Chain, key: &str) -> bool {
+    matches!(records::in_property(state, key), Ok(Some(record)) if !chain.has_lost(&record))
 }
 
 #[cfg(test)]

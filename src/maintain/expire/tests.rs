@@ -111,8 +111,20 @@ fn the_newest_carrier_of_each_checkpoint_stays() {
         (4, Some(3), 2, &["frazil.checkpoint.a@other"]),
         (5, Some(4), 1, &[]),
     ];
-    let state = table(&snapshots, &[("main", branch(5))], &[]);
-    assert_eq!(goes(&state, days(0)).0, [1, 4]);
+    let goes_with =
+        |properties: &[(&str, &str)]| goes(&table(&snapshots, &[("main", branch(5))], properties), days(0)).0;
+    let told = |snapshot: i64, seq: i64| {
+        json!({"v": 1, "map": {"positions": {}}, "origin": {"snapshot": snapshot, "seq": seq, "commit": "c"}})
+            .to_string()
+    };
+    let (at_3, at_2) = (told(3, 3), told(2, 2));
+    assert_eq!(goes_with(&[(a, &at_3), (b, &at_2)]), [1, 4]);
+    // What was rolled back, is missing or cannot be read: the way to the carrier is what is left to find the place by.
+    let lost = told(9, 6);
+    assert_eq!(goes_with(&[(a, &lost), (b, &at_2)]), [1]);
+    assert_eq!(goes_with(&[(a, &at_3), (b, "?")]), [1]);
+    assert_eq!(goes_with(&[(b, &at_2)]), [1]);
+    assert_eq!(goes_with(&[]), [1]);
 }
 
 #[test]
