@@ -348,5 +348,11 @@ fn another(id: &PartitionId, offset: i64) -> Error {
     Error::new(ErrorKind::Corrupt, text).with_hint(ANOTHER)
 }
 
+/// That a topic is another one than the one of which rows were read.
+pub fn made_anew(topic: &str) -> Error {
+    let text = format!("Kafka {topic}: it was deleted and made anew while it was read: this is another log");
+    Error::new(ErrorKind::Corrupt, text).with_hint(ANOTHER)
+}
+
 #[cfg(test)]
 mod tests;

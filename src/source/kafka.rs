@@ -8,7 +8,10 @@
 //! looked up in the table.
 //!
 //! **Which log.** The checkpoint names the cluster and, per partition, what the last row looked like: a topic that was deleted and
-//! made again halts the pipeline instead of being skipped. Once retention has removed that row it cannot be verified.
+//! made again halts the pipeline instead of being skipped. Once retention has removed that row it cannot be verified. While it is read, the
+//! topic's id is watched (`kafka_topics`).
+//!
+//! **A topic that is gone.** One of `topics` that was read is waited for before anything else is read; others only by a warning.
 //!
 //! **What is no row.** A record over `row_bytes_max` is a reject, and so is one without a value (a tombstone) unless `tombstones` says
 //! that these are passed over: then they are counted, and positions move past them.

@@ -17,6 +17,7 @@ use crate::config::kafka::{KafkaConfig, KafkaSasl};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ids::PartitionId;
 use crate::source::kafka_token::Tokens;
+use crate::source::kafka_topics::Ids;
 
 /// How often topics and their partitions are looked up, in milliseconds.
 pub(super) const REFRESH_MS: i64 = 30_000;
@@ -81,6 +82,9 @@ pub(super) struct Callbacks {
     ends: Mutex<BTreeMap<Place, i64>>,
     /// Whether statistics said, since it was last asked, that all brokers answer that this client needs.
     answers: AtomicBool,
+    /// Which topics stand behind the names, and whether any was made anew since it was last asked.
+    ids: Mutex<Ids>,
+    is_anew: AtomicBool,
     tokens: Option<Tokens>,
 }
 
@@ -163,6 +167,16 @@ impl Callbacks {
         self.answers.swap(false, Ordering::Relaxed)
     }
 
+    /// The topics that were made anew since it was last asked.
+    pub(super) fn anew(&self) -> Vec<String> {
+        // Asked for each row.
+        if !self.is_anew.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        self.is_anew.store(false, Ordering::Relaxed);
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).anew()
+    }
+
     /// How many rows lie between `at`, the last one read, and the end of a partition.
     pub(super) fn behind(&self, place: &Place, at: Option<i64>) -> u64 {
         let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
@@ -188,7 +202,13 @@ impl ClientContext for Callbacks {
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
-            RDKafkaLogLevel::Debug => tracing::trace!(facility, "kafka: {message}"),
+            RDKafkaLogLevel::Debug => {
+                if self.ids.lock().unwrap_or_else(PoisonError::into_inner).hear(message) {
+                    tracing::warn!("kafka: {message}");
+                    self.is_anew.store(true, Ordering::Relaxed);
+                }
+                tracing::trace!(facility, "kafka: {message}");
+            }
             RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => tracing::debug!(facility, "kafka: {message}"),
             // What matters of it comes as an error too.
             _ => tracing::info!(facility, "kafka: {message}"),
@@ -391,6 +411,8 @@ pub(super) fn client(config: &KafkaConfig) -> Result<Client> {
         .set("check.crcs", "true")
         .set("queued.max.messages.kbytes", kbytes)
         .set("statistics.interval.ms", STATISTICS_MS)
+        .set("debug", Ids::logged(config))
+        .set_log_level(RDKafkaLogLevel::Debug)
         .set("topic.metadata.refresh.interval.ms", REFRESH_MS.to_string())
         .set("isolation.level", if config.read_uncommitted { "read_uncommitted" } else { "read_committed" });
     if config.broker_assigns {
@@ -448,119 +470,4 @@ fn secure(own: &mut ClientConfig, config: &KafkaConfig) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_server_that_is_away_is_no_refusal_of_the_brokers() {
-        let callbacks = Callbacks::default();
-        let refused = KafkaError::Global(RDKafkaErrorCode::Authentication);
-        callbacks.troubled(Error::new(ErrorKind::Unavailable, "OAuth2 token: the server answered 503"));
-        callbacks.error(refused.clone(), "Failed to acquire SASL OAUTHBEARER token: the server answered 503");
-        let told = callbacks.trouble().expect("told");
-        assert_eq!((told.kind(), told.to_string().contains("503")), (ErrorKind::Unavailable, true), "{told}");
-        // Another error may have taken it along.
-        callbacks.error(refused.clone(), "Failed to acquire SASL OAUTHBEARER token: the server answered 503");
-        assert_eq!(callbacks.trouble().expect("told").kind(), ErrorKind::Unavailable);
-        callbacks.error(refused, "SASL OAUTHBEARER authentication failed: invalid_token");
-        assert_eq!(callbacks.trouble().expect("told").kind(), ErrorKind::Denied);
-    }
-
-    #[test]
-    fn trouble_is_over_once_brokers_answer_only_while_it_was_about_connections_alone() {
-        let after = |held, code, now_ms| {
-            Trouble::after(held, &KafkaError::Global(code), Error::new(ErrorKind::Unavailable, "down"), now_ms)
-        };
-        let down = after(None, RDKafkaErrorCode::AllBrokersDown, 5);
-        assert_eq!((down.since_ms, down.connection), (5, true));
-        let still = after(Some(down), RDKafkaErrorCode::BrokerTransportFailure, 7);
-        assert_eq!((still.since_ms, still.connection), (5, true));
-        let missing = after(Some(still), RDKafkaErrorCode::UnknownTopicOrPartition, 9);
-        assert_eq!((missing.since_ms, missing.connection), (5, false));
-        assert!(!after(Some(missing), RDKafkaErrorCode::BrokerTransportFailure, 11).connection);
-    }
-
-    #[test]
-    fn brokers_answer_once_the_coordinator_and_every_leader_that_is_read_from_has_a_connection() {
-        let told = |group: &str, states: [&str; 2], fetch: [&str; 2]| {
-            let text = serde_json::json!({
-                "brokers": {
-                    "b1:9092/1": { "nodeid": 1, "state": states[0] },
-                    "b2:9092/2": { "nodeid": 2, "state": states[1] },
-                    "GroupCoordinator": { "nodeid": 2, "source": "logical", "state": "UP" },
-                    "b1:9092/bootstrap": { "nodeid": -1, "state": "UP" },
-                },
-                "cgrp": { "state": group },
-                "topics": { "orders": { "partitions": {
-                    "0": { "leader": 1, "fetch_state": fetch[0], "hi_offset": 3, "ls_offset": 3 },
-                    "1": { "leader": 2, "fetch_state": fetch[1], "hi_offset": 3, "ls_offset": 3 },
-                    "-1": { "leader": -1, "fetch_state": "none", "hi_offset": -1001, "ls_offset": -1001 },
-                } } },
-            });
-            serde_json::from_value::<Statistics>(text).expect("as librdkafka tells").answer()
-        };
-        let both = ["active", "active"];
-        assert!(told("up", ["UP", "UP"], both));
-        assert!(!told("up", ["UP", "TRY_CONNECT"], both) && !told("wait-broker-transport", ["UP", "UP"], both));
-        assert!(
-            told("up", ["UP", "DOWN"], ["active", "none"]) && !told("up", ["UP", "DOWN"], ["none", "offset-query"])
-        );
-        assert!(told("up", ["DOWN", "UP"], ["none", "none"]) && !told("up", ["DOWN", "INIT"], ["none", "none"]));
-    }
-
-    #[test]
-    fn what_tls_fails_for_is_told_with_its_own_way_out() {
-        let alert = |text: &str| {
-            format!(
-                "ssl://b1:9093/1: SSL handshake failed: error:0A000412:SSL routines::{text} (after 3ms in state UP)"
-            )
-        };
-        let transport = KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure);
-        for (text, hint) in [
-            ("tlsv13 alert certificate required", "want a certificate of ours"),
-            ("ssl/tls alert bad certificate", "want a certificate of ours"),
-            ("ssl/tls alert handshake failure", "want a certificate of ours"),
-            ("ssl/tls alert certificate expired", "renew it"),
-            ("ssl/tls alert certificate revoked", "get another one"),
-            ("tlsv1 alert unknown ca", "do not trust tls.certificate"),
-            ("ssl/tls alert certificate unknown", "do not trust tls.certificate"),
-            ("tlsv1 alert protocol version", "other versions of TLS"),
-            ("tlsv1 alert internal error", "check tls.ca"),
-        ] {
-            for error in [&transport, &KafkaError::Global(RDKafkaErrorCode::SSL)] {
-                let told = meaning(error, &alert(text)).expect("an error");
-                assert_eq!(told.kind(), ErrorKind::Unavailable);
-                assert!(told.to_string().starts_with("Kafka: TLS fails: ssl://b1:9093/1"), "{told}");
-                assert!(told.hint().is_some_and(|own| own.contains(hint)), "{text}: {:?}", told.hint());
-            }
-        }
-        let verify = alert("certificate verify failed: broker certificate could not be verified");
-        let told = meaning(&KafkaError::Global(RDKafkaErrorCode::SSL), &verify).expect("an error");
-        assert!(told.hint().is_some_and(|hint| hint.contains("not signed by tls.ca")), "{:?}", told.hint());
-    }
-
-    #[test]
-    fn a_connection_that_ends_is_no_alert_and_one_to_the_wrong_port_says_so() {
-        let transport = KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure);
-        for (reason, hint) in [
-            ("error:0A000126:SSL routines::unexpected eof while reading", None),
-            ("Disconnected: verify that security.protocol is correctly configured", None),
-            (
-                "SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?",
-                Some("tls.enabled = \"off\""),
-            ),
-            (
-                "Disconnected: requesting ApiVersion: might be caused by incorrect security.protocol configuration (connecting to a SSL listener?)",
-                Some("tls.enabled = \"on\""),
-            ),
-        ] {
-            let told = meaning(&transport, reason).expect("an error");
-            assert!(told.to_string().starts_with("Kafka: the brokers cannot be reached"), "{told}");
-            assert_eq!(
-                told.hint().map(|own| hint.is_some_and(|part| own.contains(part))),
-                hint.map(|_| true),
-                "{reason}"
-            );
-        }
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ use rdkafka::mocking::MockCoordinator;
 use rdkafka::types::RDKafkaApiKey as Api;
 use rdkafka::types::RDKafkaRespErr::{self as Code, *};
 
+use crate::config::Secret;
 use crate::env::{Clock, Env, SystemClock};
 use crate::error::ErrorKind;
 use crate::source::Source;
@@ -130,6 +131,61 @@ async fn a_group_that_may_not_be_joined_any_more_is_told_with_the_way_out() {
     };
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     assert!(error.hint().is_some_and(|hint| hint.contains("READ on the consumer group")), "{error}");
+}
+
+// The thread that reads takes one of the workers, whose number must not be that of a small machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_topic_that_is_gone_is_told_however_many_rows_come_of_others() {
+    let cluster = Cluster::with(&[("orders", 1), ("lines", 1)]);
+    for topic in ["orders", "lines"] {
+        cluster.send(topic, 1, 0..10);
+    }
+    let clock = Arc::new(Ahead(SystemClock, AtomicI64::new(0)));
+    let env = Env::simulated(Arc::clone(&clock) as Arc<dyn Clock>, 1);
+    let mut config = cluster.config(&["orders", "lines"]);
+    config.properties.insert("topic.metadata.propagation.max.ms".to_owned(), Secret::new("10"));
+    let mut member = Member::timed(config, env).await;
+    member.until(20).await;
+    cluster.mock.topic_error("lines", RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).expect("gone");
+    // The client looks for the topics at once, not half a minute later.
+    let error = member.source.topics().await.expect_err("one is gone");
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    let (mut sent, mut told) = (10, None);
+    while told.is_none() && sent < 200 {
+        cluster.send("orders", 1, sent..sent + 1);
+        sent += 1;
+        clock.1.fetch_add(2_000, Ordering::Relaxed);
+        SystemClock.sleep(Duration::from_millis(100)).await;
+        told = member.step().await.err();
+    }
+    let error = told.expect("the topic is missed");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("topic lines is not there"), "{error}");
+    // The pipeline waits, and says why, until it is there again.
+    let error = member.open().await.expect_err("it is not there");
+    assert!(error.to_string().contains("topic lines is not there"), "{error}");
+    cluster.mock.topic_error("lines", RD_KAFKA_RESP_ERR_NO_ERROR).expect("there");
+    member.open().await.expect("it is there");
+    member.until(usize::try_from(sent + 10).expect("few")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_topic_that_never_was_there_keeps_no_other_from_being_read() {
+    let cluster = Cluster::with(&[("orders", 1)]);
+    cluster.send("orders", 1, 0..10);
+    let clock = Arc::new(Ahead(SystemClock, AtomicI64::new(0)));
+    let env = Env::simulated(Arc::clone(&clock) as Arc<dyn Clock>, 1);
+    let mut config = cluster.config(&["orders", "unborn"]);
+    config.properties.insert("topic.metadata.propagation.max.ms".to_owned(), Secret::new("10"));
+    let mut member = Member::timed(config, env).await;
+    member.until(10).await;
+    for sent in 10..40 {
+        cluster.send("orders", 1, sent..sent + 1);
+        clock.1.fetch_add(5_000, Ordering::Relaxed);
+        SystemClock.sleep(Duration::from_millis(50)).await;
+        member.step().await.expect("the others are read");
+    }
+    member.until(40).await;
 }
 
 /// Each record once, those of a partition in their order.

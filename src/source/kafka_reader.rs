@@ -3,7 +3,7 @@
 //! It polls without pause, so that rebalances are answered at once however long a commit takes. Rows go to the pipeline over a
 //! bounded channel; when that is full, nothing is taken from the client, and after a while its partitions are paused.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,17 +26,17 @@ use crate::source::gather::{self, Gaps, Log, Record};
 use crate::source::kafka_client::{Client, Ownership, Place, REFRESH_MS, Trouble, meaning, name, place};
 
 /// How long one request to the brokers may take.
-const REQUEST: Duration = Duration::from_secs(10);
+pub(super) const REQUEST: Duration = Duration::from_secs(10);
 /// How long the cluster may take to answer for the first time.
 const CONNECT_MS: i64 = 30_000;
 /// How long it may not answer before the pipeline is told.
-const SILENCE_MS: i64 = 30_000;
+pub(super) const SILENCE_MS: i64 = 30_000;
 /// How long a poll waits for a record.
 const POLL: Duration = Duration::from_millis(50);
 /// How long rows wait for others, so that batches are worth their while.
 const LINGER_MS: i64 = 100;
 /// How often it says that nothing is there: what it counts is looked at then.
-const IDLE_MS: i64 = 5_000;
+pub(super) const IDLE_MS: i64 = 5_000;
 /// How long the pipeline may take nothing before partitions are paused: it lets go of what was fetched.
 const PAUSE_MS: i64 = 500;
 /// Bytes at which a batch is closed, and bytes of all that are not full.
@@ -100,11 +100,19 @@ pub(super) struct Reader {
 /// What changes while it reads.
 #[derive(Default)]
 pub(super) struct State {
-    generation: u64,
+    pub(super) generation: u64,
     /// By topic and partition.
-    logs: BTreeMap<String, BTreeMap<i32, Log>>,
-    subscribed: Vec<String>,
-    refreshed_ms: i64,
+    pub(super) logs: BTreeMap<String, BTreeMap<i32, Log>>,
+    pub(super) subscribed: Vec<String>,
+    pub(super) refreshed_ms: i64,
+    /// Topics that are others than those of which rows were read, and in which generation that was told last.
+    pub(super) anew: BTreeSet<String>,
+    pub(super) told: Option<u64>,
+    /// Topics by name that are not there, since when, and when that was looked for.
+    pub(super) missing: BTreeMap<String, i64>,
+    pub(super) looked_ms: i64,
+    /// Topics that were there once: they have positions, or had partitions that were ours.
+    pub(super) read: BTreeSet<String>,
     counted_ms: i64,
     pending: VecDeque<Said>,
     /// Since when the pipeline takes nothing.
@@ -158,7 +166,7 @@ impl Reader {
         }
     }
 
-    fn say(&mut self, what: What) {
+    pub(super) fn say(&mut self, what: What) {
         self.state.pending.push_back(Said { generation: self.state.generation, what });
     }
 
@@ -242,6 +250,10 @@ impl Reader {
             let failed = match self.client.poll(wait) {
                 None => return came,
                 Some(Ok(record)) => {
+                    self.state.hear(self.client.context());
+                    if self.state.anew.contains(record.topic()) {
+                        return came;
+                    }
                     came = true;
                     let log = self.state.logs.get_mut(record.topic());
                     let log = log.and_then(|topic| topic.get_mut(&record.partition()));
@@ -275,6 +287,13 @@ impl Reader {
             return Some(own);
         }
         tracing::warn!("{own}");
+        use RDKafkaErrorCode::{UnknownTopic, UnknownTopicOrPartition};
+        // Rows of other topics are no sign of this one.
+        if let Some(UnknownTopic | UnknownTopicOrPartition) = error.rdkafka_error_code()
+            && self.misses()
+        {
+            return None;
+        }
         self.state.trouble = Some(Trouble::after(self.state.trouble.take(), error, own, self.env.now_ms()));
         None
     }
@@ -286,6 +305,8 @@ impl Reader {
             match change {
                 Ownership::Gained(places) => {
                     for place in &places {
+                        self.state.missing.remove(&place.0);
+                        self.state.read.insert(place.0.clone());
                         let topic = self.state.logs.entry(place.0.clone()).or_default();
                         let log =
                             Log::new(PartitionId::new(name(place)), place.0.as_str().into(), self.config.tombstones);
@@ -304,7 +325,9 @@ impl Reader {
                 }
             }
         }
+        self.notice_anew();
         let now = self.env.now_ms();
+        self.notice_missing(now);
         if now.saturating_sub(self.state.counted_ms) >= LINGER_MS {
             self.state.counted_ms = now;
             self.figures.behind.store(self.behind(), Ordering::Relaxed);
@@ -375,41 +398,6 @@ impl Reader {
         }
     }
 
-    /// The topics that are to be read, with their partitions.
-    fn topics(&self) -> Result<BTreeMap<String, Vec<i32>>> {
-        let mut found = BTreeMap::new();
-        let all = self.client.client().fetch_metadata(None, REQUEST);
-        let all = all.context(ErrorKind::Unavailable, || "Kafka: list the topics")?;
-        for topic in all.topics() {
-            let wanted = match &self.pattern {
-                Some(pattern) => pattern.is_match(topic.name()),
-                None => self.config.topics.iter().any(|name| name == topic.name()),
-            };
-            if wanted && topic.error().is_none() {
-                let partitions = topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id);
-                found.insert(topic.name().to_owned(), partitions.collect());
-            }
-        }
-        Ok(found)
-    }
-
-    /// Subscribes to the topics that are there, when these are others than before.
-    fn subscribe(&mut self) -> Result<()> {
-        self.state.refreshed_ms = self.env.now_ms();
-        let names: Vec<String> = match &self.pattern {
-            None => self.config.topics.clone(),
-            Some(_) => self.topics()?.into_keys().collect(),
-        };
-        if names == self.state.subscribed || names.is_empty() {
-            return Ok(());
-        }
-        let topics: Vec<&str> = names.iter().map(String::as_str).collect();
-        self.client.subscribe(&topics).context(ErrorKind::Unavailable, || "Kafka: subscribe")?;
-        tracing::info!(group = %self.config.group, ?topics, "subscribed");
-        self.state.subscribed = names;
-        Ok(())
-    }
-
     /// The last offsets before where a pipeline begins that was never here.
     fn begins(&self) -> Result<Positions> {
         let mut first: BTreeMap<Place, i64> = BTreeMap::new();
@@ -471,6 +459,8 @@ impl Reader {
         self.state.pending.retain(|said| matches!(said.what, What::Gained(_) | What::Lost(_)));
         (self.state.idle_ms, self.state.trouble) = (None, None);
         self.subscribe()?;
+        self.all_there(checkpoint)?;
+        self.state.hear(self.client.context());
         let mine: Vec<Place> = self
             .state
             .logs
@@ -492,6 +482,7 @@ impl Reader {
             };
             let (offset, witness) = match given {
                 None => (Offset::Beginning, None),
+                Some(_) if self.state.anew.contains(&place.0) => return Err(gather::made_anew(&place.0)),
                 Some(given) => self.resume(&place, given, checkpoint.tails.get(&id).cloned())?,
             };
             seeks.add_partition_offset(&place.0, place.1, offset).context(ErrorKind::Internal, || "an offset")?;
@@ -499,6 +490,8 @@ impl Reader {
                 log.open(given, witness);
             }
         }
+        let read = |topic: &String| self.state.logs.get(topic).is_none_or(BTreeMap::is_empty);
+        self.state.anew.retain(read);
         if seeks.count() == 0 {
             return Ok(());
         }

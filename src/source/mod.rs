@@ -2,7 +2,7 @@
 //!
 //! `files` follows a folder (`listing` finds names, `reader` reads one file, `inflate` unpacks, `framing` cuts rows), `stdin`
 //! reads lines once, `replay` makes a web shop's events up (`shop` is what one of them looks like). `kafka` reads topics
-//! (`kafka_reader` is its thread, `kafka_client` its client, `kafka_token` what tokens that one shows, `gather` makes batches; `kafka_probe` asks beside the group).
+//! (`kafka_reader` is its thread, `kafka_client` its client, `kafka_token` what tokens that one shows, `kafka_topics` which topics there are, `gather` makes batches; `kafka_probe` asks beside the group).
 
 pub mod files;
 mod framing;
@@ -14,6 +14,7 @@ mod kafka_errors;
 pub mod kafka_probe;
 mod kafka_reader;
 mod kafka_token;
+mod kafka_topics;
 mod listing;
 mod reader;
 pub mod replay;

@@ -9,6 +9,8 @@ use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+use rdkafka::types::RDKafkaApiKey as Api;
+use rdkafka::types::RDKafkaRespErr as Code;
 
 use super::*;
 use crate::config::Secret;
@@ -132,7 +134,7 @@ impl Member {
         Ok(member)
     }
 
-    async fn open(&mut self) -> Result<()> {
+    pub(in crate::source) async fn open(&mut self) -> Result<()> {
         let checkpoint = Table::lock(&self.table).checkpoint.clone();
         self.source.open(&checkpoint).await
     }
@@ -417,7 +419,27 @@ async fn rows_that_nobody_takes_wait_and_none_is_lost_when_reading_goes_on() {
     // Many more batches than may wait, and nobody takes one until partitions are paused.
     cluster.send("orders", 2, 0..90_000);
     Env::system().sleep(Duration::from_secs(2)).await;
+    // What the client tells of the ends comes every few seconds. Without a pause all would have been taken.
+    let mut looks = 0;
+    while member.source.notes().rows_behind == Some(0) {
+        looks += 1;
+        assert!(looks < 200, "nothing waits to be read: the partitions were not paused");
+        Env::system().sleep(Duration::from_millis(50)).await;
+    }
+    // Nothing more comes than what was taken: the rest is what is told to wait.
+    cluster.mock.request_errors(Api::Fetch, &[Code::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT; 1_000]);
+    while member.numbers().is_empty() || member.idle == 0 {
+        member.step().await.expect("an event");
+    }
+    Env::system().sleep(Duration::from_millis(500)).await;
+    let waits = 90_000 - member.numbers().len() as u64;
+    assert!(waits > 0, "all was taken");
+    assert_eq!(member.source.notes().rows_behind, Some(waits));
+    cluster.mock.clear_request_errors(Api::Fetch);
     member.rows(90_000).await;
+    // A closed batch is not added to while it waits.
+    let longest = member.batches().iter().map(|batch| batch.rows.len()).max();
+    assert!(longest.is_some_and(|rows| rows < 10_000), "{longest:?} rows in a batch");
     let all: BTreeSet<_> = member.numbers().into_iter().collect();
     assert_eq!((all.len(), member.numbers().len()), (90_000, 90_000));
     assert!(member.batches().len() > 4, "they would all have waited");
