@@ -133,6 +133,32 @@ async fn a_group_that_may_not_be_joined_any_more_is_told_with_the_way_out() {
     assert!(error.hint().is_some_and(|hint| hint.contains("READ on the consumer group")), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_broker_says_it_has_no_more_are_looked_for_where_the_log_begins_and_ends() {
+    // One asks for one partition at a time, and of the other rows come.
+    let cluster = Cluster::of(2, &[("orders", 2)]);
+    for partition in 0..2 {
+        cluster.mock.partition_leader("orders", partition, Some(partition + 1)).expect("a leader");
+    }
+    cluster.send("orders", 2, 0..20);
+    let mut member = Member::begun(cluster.config(&["orders"])).await;
+    member.until(20).await;
+    cluster.mock.request_errors(Api::Fetch, &[RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE]);
+    let (mut sent, mut told) = (20, None);
+    while told.is_none() && sent < 400 {
+        cluster.send("orders", 2, sent..sent + 2);
+        sent += 2;
+        told = member.step().await.err();
+    }
+    let error = told.expect("rows of the other partition are no sign that all is well");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("rows are no longer there"), "{error}");
+    member.open().await.expect("they are there");
+    member.until(usize::try_from(sent).expect("few")).await;
+    in_order(&member, sent);
+    assert_eq!(member.source.notes().rows_lost, 0);
+}
+
 // The thread that reads takes one of the workers, whose number must not be that of a small machine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_topic_that_is_gone_is_told_however_many_rows_come_of_others() {

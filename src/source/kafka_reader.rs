@@ -495,14 +495,33 @@ impl Reader {
         if seeks.count() == 0 {
             return Ok(());
         }
-        let sought = self.client.seek_partitions(seeks, REQUEST).context(ErrorKind::Unavailable, || "Kafka: seek")?;
-        for element in sought.elements() {
-            let place = || format!("Kafka {}/{}: seek", element.topic(), element.partition());
-            element.error().context(ErrorKind::Unavailable, place)?;
-        }
+        self.seek(seeks)?;
         self.client.resume(&held).context(ErrorKind::Unavailable, || "Kafka: resume")?;
         self.state.paused = false;
         Ok(())
+    }
+
+    /// Reads on at these offsets.
+    fn seek(&self, offsets: TopicPartitionList) -> Result<()> {
+        let sought = self.client.seek_partitions(offsets, REQUEST).context(ErrorKind::Unavailable, || "Kafka: seek")?;
+        let mut given_up = TopicPartitionList::new();
+        for element in sought.elements() {
+            let place = || format!("Kafka {}/{}: seek", element.topic(), element.partition());
+            match element.error() {
+                // The client has given it up, for there was nothing at an offset: only a new assignment begins it again.
+                Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::State) => {
+                    let added = given_up.add_partition_offset(element.topic(), element.partition(), element.offset());
+                    added.context(ErrorKind::Internal, place)?;
+                }
+                done => done.context(ErrorKind::Unavailable, place)?,
+            }
+        }
+        if given_up.count() == 0 {
+            return Ok(());
+        }
+        let begun =
+            self.client.incremental_unassign(&given_up).and_then(|()| self.client.incremental_assign(&given_up));
+        begun.context(ErrorKind::Unavailable, || "Kafka: begin partitions again")
     }
 
     /// From where a partition is read whose last row in the table is at `given`: from that row, if it tells the log from another.
