@@ -8,7 +8,6 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 use crate::components::{rows, scratch, value};
@@ -25,7 +24,7 @@ const KILLS: usize = 10;
 const TRANSACTION: usize = 500;
 
 /// Waits for an answer of the client library, which comes from its own threads.
-fn answer<T>(asked: impl Future<Output = T>) -> T {
+pub(crate) fn answer<T>(asked: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(asked)
 }
@@ -36,7 +35,7 @@ pub(crate) fn client() -> ClientConfig {
     config
 }
 
-fn admin() -> AdminClient<DefaultClientContext> {
+pub(crate) fn admin() -> AdminClient<DefaultClientContext> {
     client().create().expect("an admin client")
 }
 
@@ -55,7 +54,7 @@ pub(crate) fn create(topic: &str, partitions: i32) {
 
 /// A producer, and where its rows go.
 pub(crate) struct Sender {
-    producer: BaseProducer,
+    pub(crate) producer: BaseProducer,
     topic: String,
     partitions: i32,
     sent: usize,
@@ -325,14 +324,22 @@ fn topics_by_a_pattern_go_to_a_table_each_over_tls_and_a_wrong_password_is_told(
     let said = String::from_utf8_lossy(&checked.stdout).into_owned();
     assert!(said.contains("source.rows: answers, has 2 topics to read with 4 partitions"), "{said}");
     let mut process = daemon.spawn(&[]);
-    for (topic, count) in [("orders", 30), ("lines", 50)] {
+    let send = |topic: &str, count: u32| {
         let mut sender = Sender::new(&format!("{namespace}.{topic}"), 2, None);
         let lines: Vec<String> = (0..count).map(|n| format!(r#"{{"n":{n},"of":"{topic}"}}"#)).collect();
         sender.send(&lines.iter().map(String::as_str).collect::<Vec<_>>());
         sender.flush();
-    }
+    };
+    send("orders", 30);
+    send("lines", 50);
     has(&daemon, &format!("lake.{namespace}.orders"), 30, &mut [&mut process]);
     has(&daemon, &format!("lake.{namespace}.lines"), 50, &mut [&mut process]);
+
+    // One that comes later is found by itself, within half a minute.
+    create(&format!("{namespace}.late"), 2);
+    send("late", 20);
+    has(&daemon, &format!("lake.{namespace}.late"), 20, &mut [&mut process]);
+    assert_eq!(daemon.rows(&format!("lake.{namespace}.orders")), 30);
 }
 
 pub(crate) fn single(folder: &Path, topic: &str, decode: &str) -> Daemon {
@@ -357,51 +364,6 @@ pub(crate) fn single(folder: &Path, topic: &str, decode: &str) -> Daemon {
 
 pub(crate) fn numbered(range: std::ops::Range<u32>) -> Vec<String> {
     range.map(|n| format!(r#"{{"n":{n}}}"#)).collect()
-}
-
-#[test]
-fn rows_that_retention_removed_and_a_topic_made_anew_halt_with_a_way_out() {
-    let topic = format!("gap-{}", std::process::id());
-    let folder = scratch(&topic);
-    create(&topic, 1);
-    let daemon = single(&folder, &topic, "");
-    let send = |range| {
-        let mut sender = Sender::new(&topic, 1, None);
-        sender.send(&numbered(range).iter().map(String::as_str).collect::<Vec<_>>());
-        sender.flush();
-    };
-    let mut process = daemon.spawn(&[]);
-    send(0..100);
-    has(&daemon, "lake.k.rows", 100, &mut [&mut process]);
-    process.kill9();
-
-    send(100..200);
-    let mut removed = TopicPartitionList::new();
-    removed.add_partition_offset(&topic, 0, Offset::Offset(150)).expect("an offset");
-    answer(admin().delete_records(&removed, &AdminOptions::new())).expect("removed");
-    let log = folder.join("frazil.log");
-    assert!(!daemon.spawn(&[]).ends(PATIENCE).success(), "a gap must halt the pipeline");
-    let said = fs::read_to_string(&log).expect("read the log");
-    assert!(
-        said.contains("offsets 100 to 149 were removed before they were read") && said.contains("on_gap"),
-        "{said}"
-    );
-
-    let mut process = daemon.spawn(&["source.rows.on_gap=skip"]);
-    has(&daemon, "lake.k.rows", 150, &mut [&mut process]);
-    process.kill9();
-
-    for longer in [false, true] {
-        answer(admin().delete_topics(&[&topic], &AdminOptions::new())).expect("deleted");
-        create(&topic, 1);
-        // Once it ends before the table's position, once it has other rows there.
-        send(if longer { 1_000..1_300 } else { 0..10 });
-        fs::remove_file(&log).expect("remove the log");
-        assert!(!daemon.spawn(&[]).ends(PATIENCE).success(), "another log must halt the pipeline");
-        let said = fs::read_to_string(&log).expect("read the log");
-        assert!(said.contains("this is another log") && said.contains("checkpoint set"), "{said}");
-    }
-    assert_eq!(daemon.rows("lake.k.rows"), 150);
 }
 
 const READINGS: &[(&str, &str)] = &[("id", "long"), ("place", "string"), ("value", "double")];

@@ -28,6 +28,7 @@ mod debezium;
 mod flink;
 mod groups;
 mod kafka;
+mod kafka_logs;
 mod local;
 mod maintenance;
 mod migration;
