@@ -182,7 +182,10 @@ async fn a_topic_that_is_gone_is_told_however_many_rows_come_of_others() {
         sent += 1;
         clock.1.fetch_add(2_000, Ordering::Relaxed);
         SystemClock.sleep(Duration::from_millis(100)).await;
-        told = member.step().await.err();
+        told = tokio::select! {
+            done = member.step() => done.err(),
+            () = SystemClock.sleep(Duration::from_secs(60)) => panic!("nothing comes any more, and nothing tells why"),
+        };
     }
     let error = told.expect("the topic is missed");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
