@@ -78,8 +78,10 @@ fn get(at: SocketAddr, path: &str) -> String {
 /// How many rows the daemon says were removed before it read them.
 fn lost(at: SocketAddr) -> Option<f64> {
     let text = get(at, "/metrics");
-    let line = text.lines().find_map(|line| line.strip_prefix("frazil_lost_rows_total{pipeline=\"rows\"} "))?;
-    Some(line.trim().parse().expect("a number"))
+    let line = text.lines().find_map(|line| line.strip_prefix("frazil_lost_rows_total{pipeline=\"rows\","))?;
+    let (partition, count) = line.split_once("} ")?;
+    assert!(partition.ends_with("/0\""), "{partition}");
+    Some(count.trim().parse().expect("a number"))
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Against the client library's own mock of a cluster, over loopback: the protocol is real, the brokers are not.
 
 use std::collections::BTreeSet;
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,7 +21,8 @@ use crate::model::checkpoint::{Position, Standing};
 use crate::source::kafka_probe::{Gaps, Probe};
 
 pub(in crate::source) struct Cluster {
-    pub(in crate::source) mock: MockCluster<'static, DefaultProducerContext>,
+    /// It outlives the test: a client that is being closed while its cluster goes away may wait for it without end.
+    pub(in crate::source) mock: ManuallyDrop<MockCluster<'static, DefaultProducerContext>>,
     producer: BaseProducer,
 }
 
@@ -36,7 +38,7 @@ impl Cluster {
             mock.create_topic(topic, *partitions, 1).expect("a topic");
         }
         let producer = ClientConfig::new().set("bootstrap.servers", mock.bootstrap_servers()).create();
-        Self { mock, producer: producer.expect("a producer") }
+        Self { mock: ManuallyDrop::new(mock), producer: producer.expect("a producer") }
     }
 
     /// Rows `first..first + count` in turn over the partitions of a topic.
