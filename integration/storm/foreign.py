@@ -5,12 +5,15 @@ import json
 import os
 import subprocess
 import threading
+import time
 
 # Ids of foreign rows begin here; those of the input stay below.
 FOREIGN = 1_000_000_000
 ROWS = 25
-# A rollback is at most so many snapshots long.
+# A rollback is at most so many checkpoints long.
 BACK = 6
+# Seconds before what could not be done is tried again: the daemons may be away, and nothing there to roll back.
+AGAIN = 3
 
 
 class Engine:
@@ -59,7 +62,7 @@ class Foreign(threading.Thread):
         self.spark = spark
         self.place = place
         self.chance = chance
-        self.kinds = (*self.KINDS, "rollback") if rolls_back else self.KINDS
+        self.kinds = (*self.KINDS, "rollback", "rollback") if rolls_back else self.KINDS
         self.enough = threading.Event()
         self.rows = 0
         # Rows of commits that were told to have failed: each is there once or not at all.
@@ -84,6 +87,8 @@ class Foreign(threading.Thread):
                 if self.done[kind] or self.gone:
                     break
                 self.act(kind)
+                if not self.done[kind]:
+                    time.sleep(AGAIN)
 
     def act(self, kind):
         ids = set()
