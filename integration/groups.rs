@@ -158,8 +158,8 @@ fn the_brokers_assign_to_two_members_of_the_consumer_protocol_and_each_row_is_th
     holds(&folder, &remote::place(&topic.replace('-', "_")), &[0..1_800]);
 }
 
-/// A member of the classic protocol that is gone for less than half a minute is not missed if it has a name.
-const SLOW: &str = r#"properties = { "session.timeout.ms" = "30000", "heartbeat.interval.ms" = "500" }"#;
+/// A member of the classic protocol that is gone for less than that is not missed if it has a name.
+const SLOW: &str = r#"properties = { "session.timeout.ms" = "240000", "heartbeat.interval.ms" = "500" }"#;
 
 #[test]
 fn a_member_with_a_name_is_not_missed_while_it_restarts_and_a_second_one_of_its_name_is_told() {

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use rdkafka::admin::AdminOptions;
-use rdkafka::producer::{BaseRecord, Producer};
+use rdkafka::producer::BaseRecord;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::components::scratch;
@@ -19,20 +19,14 @@ fn rows_that_retention_removed_and_a_topic_made_anew_halt_with_a_way_out() {
     let folder = scratch(&topic);
     create(&topic, 1);
     let daemon = single(&folder, &topic, "");
-    let send = |range| {
-        let mut sender = Sender::new(&topic, 1, None);
-        sender.send(&numbered(range).iter().map(String::as_str).collect::<Vec<_>>());
-        sender.flush();
-    };
+    let send = |range| send(&topic, range);
     let mut process = daemon.spawn(&[]);
     send(0..100);
     has(&daemon, "lake.k.rows", 100, &mut [&mut process]);
     process.kill9();
 
     send(100..200);
-    let mut removed = TopicPartitionList::new();
-    removed.add_partition_offset(&topic, 0, Offset::Offset(150)).expect("an offset");
-    answer(admin().delete_records(&removed, &AdminOptions::new())).expect("removed");
+    remove(&topic, 150);
     let log = folder.join("frazil.log");
     assert!(!daemon.spawn(&[]).ends(PATIENCE).success(), "a gap must halt the pipeline");
     let said = fs::read_to_string(&log).expect("read the log");
@@ -59,6 +53,23 @@ fn rows_that_retention_removed_and_a_topic_made_anew_halt_with_a_way_out() {
     }
     assert_eq!(daemon.rows("lake.k.rows"), 150);
 }
+
+/// Numbers to a topic of one partition.
+fn send(topic: &str, range: std::ops::Range<u32>) {
+    let mut sender = Sender::new(topic, 1, None);
+    sender.send(&numbered(range).iter().map(String::as_str).collect::<Vec<_>>());
+    sender.flush();
+}
+
+/// Removes the rows of a topic's only partition that are before `first`.
+fn remove(topic: &str, first: i64) {
+    let mut removed = TopicPartitionList::new();
+    removed.add_partition_offset(topic, 0, Offset::Offset(first)).expect("an offset");
+    answer(admin().delete_records(&removed, &AdminOptions::new())).expect("removed");
+}
+
+/// A member that is not missed while it stands still, in a group of its own: it must not be the next opening that tells.
+const PATIENT: &str = "source.rows.properties={\"session.timeout.ms\" = \"240000\"}";
 
 /// An address of this machine that nothing listens on now.
 fn free_address() -> SocketAddr {
@@ -92,11 +103,6 @@ fn one_of_two_topics_that_is_deleted_makes_the_pipeline_wait_and_say_so_until_it
     let daemon = single(&folder, &kept, "");
     let at = free_address();
     let both = format!("source.rows.topics=[{kept:?}, {gone:?}]");
-    let send = |topic: &str, range| {
-        let mut sender = Sender::new(topic, 1, None);
-        sender.send(&numbered(range).iter().map(String::as_str).collect::<Vec<_>>());
-        sender.flush();
-    };
     for topic in [&kept, &gone] {
         create(topic, 1);
         send(topic, 0..10);
@@ -130,12 +136,12 @@ fn a_topic_that_is_made_anew_under_a_reader_halts_it_however_long_the_new_one_is
     let folder = scratch(&topic);
     create(&topic, 1);
     let daemon = single(&folder, &topic, "");
-    let send = |range| {
-        let mut sender = Sender::new(&topic, 1, None);
-        sender.send(&numbered(range).iter().map(String::as_str).collect::<Vec<_>>());
-        sender.flush();
-    };
-    let mut process = daemon.spawn(&[]);
+    let send = |range| send(&topic, range);
+    // All of it is gone: the reader waits behind rows that no table has.
+    send(0..50);
+    remove(&topic, 50);
+    let group = format!("source.rows.group={topic}");
+    let mut process = daemon.spawn(&[PATIENT, &group]);
     // It sees nothing of the time without the topic.
     let anew = |process: &Process, rows| {
         process.signal("STOP");
@@ -153,7 +159,7 @@ fn a_topic_that_is_made_anew_under_a_reader_halts_it_however_long_the_new_one_is
     anew(&process, 1_000..1_300);
     assert!(!process.ends(PATIENCE).success(), "another log must halt the pipeline");
     let said = fs::read_to_string(folder.join("frazil.log")).expect("read the log");
-    assert!(said.contains("this is another log") && said.contains("checkpoint set"), "{said}");
+    assert!(said.contains("made anew while it was read") && said.contains("checkpoint set"), "{said}");
     assert_eq!(daemon.rows("lake.k.rows"), 100);
 }
 
@@ -163,24 +169,18 @@ fn rows_that_retention_removes_under_a_reader_are_lost_rows_as_on_gap_says() {
     let folder = scratch(&topic);
     create(&topic, 1);
     let daemon = single(&folder, &topic, "");
-    let send = |range| {
-        let mut sender = Sender::new(&topic, 1, None);
-        sender.send(&numbered(range).iter().map(String::as_str).collect::<Vec<_>>());
-        sender.flush();
-    };
+    let send = |range| send(&topic, range);
     // Sends rows and removes the first half of them while the process stands still.
     let pass_by = |process: &mut Process, range: std::ops::Range<u32>, first: i64| {
         process.signal("STOP");
         // What it has asked for is answered with nothing by then.
         process.runs_for(Duration::from_secs(2));
         send(range);
-        let mut removed = TopicPartitionList::new();
-        removed.add_partition_offset(&topic, 0, Offset::Offset(first)).expect("an offset");
-        answer(admin().delete_records(&removed, &AdminOptions::new())).expect("removed");
+        remove(&topic, first);
         process.signal("CONT");
     };
-    let at = free_address();
-    let mut process = daemon.spawn(&["source.rows.on_gap=skip", &format!("api.listen={at}")]);
+    let (at, group) = (free_address(), format!("source.rows.group={topic}"));
+    let mut process = daemon.spawn(&[PATIENT, &group, "source.rows.on_gap=skip", &format!("api.listen={at}")]);
     send(0..100);
     has(&daemon, "lake.k.rows", 100, &mut [&mut process]);
     pass_by(&mut process, 100..200, 150);
@@ -188,7 +188,8 @@ fn rows_that_retention_removes_under_a_reader_are_lost_rows_as_on_gap_says() {
     assert_eq!(lost(at), Some(50.0), "offsets 100 to 149");
     process.kill9();
 
-    let mut process = daemon.spawn(&[]);
+    // Another group, as the first waits for its member; where reading goes on stands in the table.
+    let mut process = daemon.spawn(&[PATIENT, &format!("{group}-again")]);
     send(200..210);
     has(&daemon, "lake.k.rows", 160, &mut [&mut process]);
     pass_by(&mut process, 210..230, 220);

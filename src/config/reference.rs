@@ -549,7 +549,8 @@ const FIELDS: &[Field] = &[
         "limits.open_files",
         Count(1, 100_000),
         Is("1000"),
-        "Files of rows that the process keeps open at once, over all its tables, and at least one for each pipeline; rows of more partitions wait in memory",
+        "Files that ingest keeps open at once, over all tables of the process, and at least one for each pipeline; rows of more partitions \
+         wait in memory. A rewrite has up to 24 beside them",
     ),
     field("limits.tables", Count(1, 100_000), Is("1000"), "Tables that one pipeline may feed"),
     field("limits.store_requests", Count(1, 10_000), Is("64"), "Requests to stores under way at once"),

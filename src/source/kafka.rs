@@ -11,7 +11,7 @@
 //! made again halts the pipeline instead of being skipped. Once retention has removed that row it cannot be verified. While it is read, the
 //! topic's id is watched (`kafka_topics`).
 //!
-//! **A topic that is gone.** One of `topics` that was read is waited for before anything else is read; others only by a warning.
+//! **A topic that is gone.** One of `topics` that was read is waited for before anything else is read; of one that never was there the log warns, and the others are read.
 //!
 //! **What is no row.** A record over `row_bytes_max` is a reject, and so is one without a value (a tombstone) unless `tombstones` says
 //! that these are passed over: then they are counted, and positions move past them.

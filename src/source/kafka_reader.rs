@@ -111,6 +111,8 @@ pub(super) struct State {
     /// Topics by name that are not there, since when, and when that was looked for.
     pub(super) missing: BTreeMap<String, i64>,
     pub(super) looked_ms: i64,
+    /// When the client missed one last.
+    pub(super) missed_ms: Option<i64>,
     /// Topics that were there once: they have positions, or had partitions that were ours.
     pub(super) read: BTreeSet<String>,
     counted_ms: i64,
@@ -287,11 +289,8 @@ impl Reader {
             return Some(own);
         }
         tracing::warn!("{own}");
-        use RDKafkaErrorCode::{UnknownTopic, UnknownTopicOrPartition};
         // Rows of other topics are no sign of this one.
-        if let Some(UnknownTopic | UnknownTopicOrPartition) = error.rdkafka_error_code()
-            && self.misses()
-        {
+        if self.state.hear_missing(error, self.env.now_ms()) && self.misses() {
             return None;
         }
         self.state.trouble = Some(Trouble::after(self.state.trouble.take(), error, own, self.env.now_ms()));
@@ -383,6 +382,7 @@ impl Reader {
             }
             // Wrong credentials show in callbacks only, which polls serve.
             if let Some(Err(error)) = self.client.poll(Duration::from_millis(50)) {
+                self.state.hear_missing(&error, self.env.now_ms());
                 last = meaning(&error, &error.to_string()).or(last);
             }
             last = self.client.context().trouble().or(last);
@@ -449,7 +449,7 @@ impl Reader {
         Ok(())
     }
 
-    fn watermarks(&self, (topic, partition): &Place) -> Result<(i64, i64)> {
+    pub(super) fn watermarks(&self, (topic, partition): &Place) -> Result<(i64, i64)> {
         let found = self.client.fetch_watermarks(topic, *partition, REQUEST);
         found.context(ErrorKind::Unavailable, || format!("Kafka {topic}/{partition}: where it begins and ends"))
     }
@@ -481,7 +481,7 @@ impl Reader {
                 }
             };
             let (offset, witness) = match given {
-                None => (Offset::Beginning, None),
+                None => (self.beginning(&place)?, None),
                 Some(_) if self.state.anew.contains(&place.0) => return Err(gather::made_anew(&place.0)),
                 Some(given) => self.resume(&place, given, checkpoint.tails.get(&id).cloned())?,
             };
@@ -490,8 +490,7 @@ impl Reader {
                 log.open(given, witness);
             }
         }
-        let read = |topic: &String| self.state.logs.get(topic).is_none_or(BTreeMap::is_empty);
-        self.state.anew.retain(read);
+        self.state.anew.retain(|topic| self.state.logs.get(topic).is_none_or(BTreeMap::is_empty));
         if seeks.count() == 0 {
             return Ok(());
         }
@@ -525,14 +524,17 @@ impl Reader {
     }
 
     /// From where a partition is read whose last row in the table is at `given`: from that row, if it tells the log from another.
-    fn resume(&self, place: &Place, given: i64, witness: Option<String>) -> Result<(Offset, Option<String>)> {
+    fn resume(&mut self, place: &Place, given: i64, witness: Option<String>) -> Result<(Offset, Option<String>)> {
         let next = given.saturating_add(1);
         let (mut low, mut high) = self.watermarks(place)?;
         for _ in 1..LOOKS {
             if high >= next {
                 break;
             }
-            let _ = self.client.poll(Duration::from_millis(500)); // serves rebalances
+            // Serves rebalances.
+            if let Some(Err(error)) = self.client.poll(Duration::from_millis(500)) {
+                self.state.hear_missing(&error, self.env.now_ms());
+            }
             (low, high) = self.watermarks(place)?;
         }
         let id = PartitionId::new(name(place));

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use rdkafka::Offset;
 use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::config::kafka::KafkaConfig;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::checkpoint::Checkpoint;
-use crate::source::gather;
-use crate::source::kafka_client::{Callbacks, place};
+use crate::source::gather::{self, Log};
+use crate::source::kafka_client::{Callbacks, Place, place};
 use crate::source::kafka_reader::{IDLE_MS, REQUEST, Reader, SILENCE_MS, State, What};
 
 /// How often it is looked for topics at most, however often the client misses one.
@@ -59,14 +61,19 @@ impl Ids {
 }
 
 impl State {
-    /// Takes note of topics that were made anew. One of which no row was read is as good as the one before.
+    /// Takes note of topics that were made anew: nothing is taken of them until they are opened again, for the client reads on where
+    /// it was in the one before.
     pub(super) fn hear(&mut self, callbacks: &Callbacks) {
-        for topic in callbacks.anew() {
-            let logs = self.logs.get(&topic).filter(|logs| !logs.is_empty());
-            if !logs.is_some_and(|logs| logs.values().all(|log| log.is_open() && log.at().is_none())) {
-                self.anew.insert(topic);
-            }
+        self.anew.extend(callbacks.anew());
+    }
+
+    /// Takes note that the client missed a topic. It says so once.
+    pub(super) fn hear_missing(&mut self, error: &KafkaError, now_ms: i64) -> bool {
+        let missing = matches!(error.rdkafka_error_code(), Some(Code::UnknownTopic | Code::UnknownTopicOrPartition));
+        if missing {
+            self.missed_ms = Some(now_ms);
         }
+        missing
     }
 }
 
@@ -106,22 +113,40 @@ impl Reader {
         Ok(())
     }
 
-    /// Says, once for each time it is opened, that a topic is another one than rows were read of.
+    /// Says, once for each time it is opened, that a topic is another one than before: of one of which no row was read, so that it
+    /// is opened again.
     pub(super) fn notice_anew(&mut self) {
         self.state.hear(self.client.context());
-        let logs = |topic: &String| self.state.logs.get(topic).into_iter().flatten();
-        let read = self.state.anew.iter().find(|topic| logs(topic).any(|(_, log)| log.at().is_some()));
-        if let Some(topic) = read.filter(|_| self.state.told != Some(self.state.generation)) {
-            let error = gather::made_anew(topic);
-            self.state.told = Some(self.state.generation);
-            self.say(What::Failed(error));
+        if self.state.told == Some(self.state.generation) {
+            return;
         }
+        let logs = |topic: &String| self.state.logs.get(topic).into_iter().flat_map(BTreeMap::values);
+        let read = self.state.anew.iter().find(|topic| logs(topic).any(|log| log.at().is_some()));
+        let open = self.state.anew.iter().find(|topic| logs(topic).any(Log::is_open));
+        let error = match (read, open) {
+            (Some(topic), _) => gather::made_anew(topic),
+            (None, Some(topic)) => {
+                let text =
+                    format!("Kafka: topic {topic} was made anew before a row of it was read: it is opened again");
+                Error::new(ErrorKind::Unavailable, text)
+            }
+            (None, None) => return,
+        };
+        self.state.told = Some(self.state.generation);
+        self.say(What::Failed(error));
     }
 
-    /// Whether any of the topics that are named is not there, when the client misses one. It says so of each partition.
+    /// Where a log begins that has no position: the client has the beginning from before in mind where its topic was made anew.
+    pub(super) fn beginning(&self, place: &Place) -> Result<Offset> {
+        if self.state.anew.contains(&place.0) {
+            return Ok(Offset::Offset(self.watermarks(place)?.0));
+        }
+        Ok(Offset::Beginning)
+    }
+
+    /// Whether any of the topics that are named is not there, where the client missed one.
     pub(super) fn misses(&mut self) -> bool {
-        let looked = self.env.now_ms().saturating_sub(self.state.looked_ms) < LOOK_MS;
-        if self.state.missing.is_empty() || !looked {
+        if self.env.now_ms().saturating_sub(self.state.looked_ms) >= LOOK_MS {
             self.look_for_missing();
         }
         !self.state.missing.is_empty()
@@ -145,7 +170,9 @@ impl Reader {
     /// Topics that are not there for so long that it is told. One that was read, or without which there is nothing to read, is
     /// trouble of the pipeline; else the others are read on.
     pub(super) fn notice_missing(&mut self, now_ms: i64) {
-        if self.state.missing.is_empty() {
+        // Brokers may not know at once that it is gone, or not answer.
+        let missed = self.state.missed_ms.is_some_and(|at| now_ms.saturating_sub(at) < SILENCE_MS);
+        if self.state.missing.is_empty() && !missed {
             return;
         }
         if now_ms.saturating_sub(self.state.looked_ms) >= IDLE_MS {
@@ -162,7 +189,7 @@ impl Reader {
             return;
         }
         let waits = overdue.iter().any(|topic| self.state.read.contains(topic))
-            || self.state.logs.values().all(BTreeMap::is_empty);
+            || self.config.topics.iter().all(|topic| self.state.missing.contains_key(topic));
         let error = absent(&overdue);
         if waits {
             self.say(What::Failed(error));

@@ -75,7 +75,7 @@ pub const METRICS: &[Metric] = &[
         Kind::Counter,
         "rows",
         &["pipeline", "partition"],
-        "Rows read that were neither rejected nor skipped, and whose epoch this process did not see committed: after a failure, or when their partition was taken away. They are read again",
+        "Rows read that were neither rejected nor skipped, and whose epoch this process did not see committed: after a failure, or when their partition was taken away. They are read again, but where the commit turns out to be in",
     ),
     metric(
         "frazil_fields_ignored_total",

@@ -390,7 +390,7 @@ are `_other`.
 Rows add up for each `partition` of a source (a Kafka topic's is `<topic>/<number>`). Once nothing is under way,
 `frazil_rows_read_total` = `frazil_partition_rows_committed_total` + `frazil_rows_rejected_total` + `frazil_rows_skipped_total` +
 `frazil_rows_returned_total`; until then the rest is what waits for its commit. Returned rows are read again, by this process
-or by another one, and count again wherever they come by; where none were returned each row is counted once. Lost rows are
+or by another one, and count again wherever they come by, unless their commit turns out to be in after all; where none were returned each row is counted once. Lost rows are
 apart: nobody has read them. `frazil_rows_committed_total` counts what snapshots got, by table, rows of rejects tables
 included; an epoch of several tables that was decided, and finished only after a failure, is not in it.
 
