@@ -3,14 +3,31 @@ or ids, each with the partitions that it has."""
 
 import json
 import sys
+import time
 
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
+
+# A broker that has just begun has not read its groups yet.
+NOT_YET = (KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR)
+TRIES = 30
+
+
+def described(admin, group):
+    for _ in range(TRIES):
+        try:
+            return admin.describe_consumer_groups([group], request_timeout=30)[group].result(30)
+        except KafkaException as error:
+            if error.args[0].code() not in NOT_YET:
+                raise
+            time.sleep(1)
+    raise SystemExit(f"{group}: the brokers have not read their groups in {TRIES} s")
 
 
 def main():
     brokers, group = sys.argv[1:]
     admin = AdminClient({"bootstrap.servers": brokers})
-    told = admin.describe_consumer_groups([group], request_timeout=30)[group].result(30)
+    told = described(admin, group)
     members = [
         {
             "id": member.member_id,
