@@ -152,7 +152,8 @@ fn a_topic_that_is_made_anew_under_a_reader_halts_it_however_long_the_new_one_is
     };
     let assigned = std::iter::from_fn(|| process.line(PATIENCE)).any(|line| line.contains("\"assigned\""));
     assert!(assigned, "it has the partition; {}", process.tail());
-    // Nothing was read of the one before.
+    // Nothing was read of the one before, and it has asked for what comes behind that.
+    assert!(process.runs_for(Duration::from_secs(2)), "it waits for rows; {}", process.tail());
     anew(&process, 0..100);
     has(&daemon, "lake.k.rows", 100, &mut [&mut process]);
     // The next offset is one of the new log too.
