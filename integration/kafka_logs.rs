@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use rdkafka::admin::AdminOptions;
@@ -35,8 +35,8 @@ fn rows_that_retention_removed_and_a_topic_made_anew_halt_with_a_way_out() {
         "{said}"
     );
 
-    let at = free_address();
-    let mut process = daemon.spawn(&["source.rows.on_gap=skip", &format!("api.listen={at}")]);
+    let mut process = daemon.spawn(&["source.rows.on_gap=skip", LISTEN]);
+    let at = listens(&mut process);
     has(&daemon, "lake.k.rows", 150, &mut [&mut process]);
     assert_eq!(lost(at), Some(50.0), "offsets 100 to 149");
     process.kill9();
@@ -71,9 +71,16 @@ fn remove(topic: &str, first: i64) {
 /// A member that is not missed while it stands still, in a group of its own: it must not be the next opening that tells.
 const PATIENT: &str = "source.rows.properties={\"session.timeout.ms\" = \"240000\"}";
 
-/// An address of this machine that nothing listens on now.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address")
+/// Any port that is free.
+const LISTEN: &str = "api.listen=127.0.0.1:0";
+
+/// Where the daemon says that it listens.
+fn listens(process: &mut Process) -> SocketAddr {
+    let told = |line: String| {
+        let (_, rest) = line.split_once("\"address\":\"").filter(|_| line.contains("listening for metrics"))?;
+        Some(rest.split('"').next()?.parse().expect("an address"))
+    };
+    std::iter::from_fn(|| process.line(PATIENCE)).find_map(told).unwrap_or_else(|| panic!("{}", process.tail()))
 }
 
 /// What the daemon answers.
@@ -101,13 +108,13 @@ fn one_of_two_topics_that_is_deleted_makes_the_pipeline_wait_and_say_so_until_it
     let gone = format!("gone-{}", std::process::id());
     let folder = scratch(&kept);
     let daemon = single(&folder, &kept, "");
-    let at = free_address();
     let both = format!("source.rows.topics=[{kept:?}, {gone:?}]");
     for topic in [&kept, &gone] {
         create(topic, 1);
         send(topic, 0..10);
     }
-    let mut process = daemon.spawn(&[&both, &format!("api.listen={at}")]);
+    let mut process = daemon.spawn(&[&both, LISTEN]);
+    let at = listens(&mut process);
     has(&daemon, "lake.k.rows", 20, &mut [&mut process]);
     answer(admin().delete_topics(&[&gone], &AdminOptions::new())).expect("deleted");
     let (mut sent, mut left) = (10, PATIENCE);
@@ -180,8 +187,9 @@ fn rows_that_retention_removes_under_a_reader_are_lost_rows_as_on_gap_says() {
         remove(&topic, first);
         process.signal("CONT");
     };
-    let (at, group) = (free_address(), format!("source.rows.group={topic}"));
-    let mut process = daemon.spawn(&[PATIENT, &group, "source.rows.on_gap=skip", &format!("api.listen={at}")]);
+    let group = format!("source.rows.group={topic}");
+    let mut process = daemon.spawn(&[PATIENT, &group, "source.rows.on_gap=skip", LISTEN]);
+    let at = listens(&mut process);
     send(0..100);
     has(&daemon, "lake.k.rows", 100, &mut [&mut process]);
     pass_by(&mut process, 100..200, 150);

@@ -1,15 +1,15 @@
 //! A catalog that loses answers, lies about its own success, and applies requests minutes late: for tests.
 #![cfg(test)]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use iceberg::TableUpdate;
 
-use super::{Capabilities, Catalog, CreateTable, Outcome, PreparedCommit};
+use super::over::catalog_over_inner;
+use super::{Catalog, CreateTable, Outcome, PreparedCommit};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ids::TableName;
@@ -93,97 +93,66 @@ fn lost() -> Error {
     Error::new(ErrorKind::Unavailable, "connection reset")
 }
 
-#[async_trait]
-impl Catalog for FaultyCatalog {
-    async fn load(&self, table: &TableName) -> Result<TableState> {
-        if self.env.below(100) < self.rate / 4 {
-            return Err(lost());
+catalog_over_inner! {
+    FaultyCatalog {
+        async fn load(&self, table: &TableName) -> Result<TableState> {
+            if self.env.below(100) < self.rate / 4 {
+                return Err(lost());
+            }
+            let past = self.past.lock().expect("unpoisoned").pop_front_if(|state| state.name == *table);
+            match past {
+                Some(state) => Ok(state),
+                None => self.inner.load(table).await,
+            }
         }
-        let past = self.past.lock().expect("unpoisoned").pop_front_if(|state| state.name == *table);
-        match past {
-            Some(state) => Ok(state),
-            None => self.inner.load(table).await,
-        }
-    }
 
-    async fn commit(&self, commit: &PreparedCommit) -> Outcome {
-        let overdue = if self.env.below(3) == 0 { self.late.lock().expect("unpoisoned").pop() } else { None };
-        if let Some(late) = overdue {
-            let _ = self.inner.commit(&late).await;
-        }
-        self.env.sleep(Duration::from_millis(self.env.below(200))).await;
-        if decides(commit) && self.hangs.swap(false, Ordering::Relaxed) {
-            let _ = self.inner.commit(commit).await;
-            return std::future::pending().await;
-        }
-        match self.draw() {
-            Fault::None => self.inner.commit(commit).await,
-            Fault::LostYes => {
+        async fn commit(&self, commit: &PreparedCommit) -> Outcome {
+            let overdue = if self.env.below(3) == 0 { self.late.lock().expect("unpoisoned").pop() } else { None };
+            if let Some(late) = overdue {
+                let _ = self.inner.commit(&late).await;
+            }
+            self.env.sleep(Duration::from_millis(self.env.below(200))).await;
+            if decides(commit) && self.hangs.swap(false, Ordering::Relaxed) {
                 let _ = self.inner.commit(commit).await;
-                Outcome::Unknown(lost())
+                return std::future::pending().await;
             }
-            Fault::LostNo => Outcome::Unknown(lost()),
-            Fault::Busy => Outcome::Unknown(lost().with_wait(Some(Duration::from_secs(30)))),
-            Fault::Refused => Outcome::Refused(Error::new(ErrorKind::Conflict, "no")),
-            Fault::LyingNo => {
-                let _ = self.inner.commit(commit).await;
-                Outcome::Refused(Error::new(ErrorKind::Conflict, "no, after all"))
-            }
-            Fault::NotSent => Outcome::NotSent(lost()),
-            Fault::Throttled => Outcome::Throttled(Duration::from_secs(1)),
-            Fault::Late => {
-                self.late.lock().expect("unpoisoned").push(commit.clone());
-                Outcome::Unknown(lost())
+            match self.draw() {
+                Fault::None => self.inner.commit(commit).await,
+                Fault::LostYes => {
+                    let _ = self.inner.commit(commit).await;
+                    Outcome::Unknown(lost())
+                }
+                Fault::LostNo => Outcome::Unknown(lost()),
+                Fault::Busy => Outcome::Unknown(lost().with_wait(Some(Duration::from_secs(30)))),
+                Fault::Refused => Outcome::Refused(Error::new(ErrorKind::Conflict, "no")),
+                Fault::LyingNo => {
+                    let _ = self.inner.commit(commit).await;
+                    Outcome::Refused(Error::new(ErrorKind::Conflict, "no, after all"))
+                }
+                Fault::NotSent => Outcome::NotSent(lost()),
+                Fault::Throttled => Outcome::Throttled(Duration::from_secs(1)),
+                Fault::Late => {
+                    self.late.lock().expect("unpoisoned").push(commit.clone());
+                    Outcome::Unknown(lost())
+                }
             }
         }
-    }
 
-    async fn create(&self, table: &CreateTable) -> Outcome {
-        match self.draw() {
-            Fault::LostYes => {
-                let _ = self.inner.create(table).await;
-                Outcome::Unknown(lost())
+        async fn create(&self, table: &CreateTable) -> Outcome {
+            match self.draw() {
+                Fault::LostYes => {
+                    let _ = self.inner.create(table).await;
+                    Outcome::Unknown(lost())
+                }
+                Fault::LyingNo => {
+                    let _ = self.inner.create(table).await;
+                    Outcome::Refused(Error::new(ErrorKind::Conflict, "it exists already"))
+                }
+                Fault::Busy => Outcome::Unknown(lost().with_wait(Some(Duration::from_secs(30)))),
+                Fault::LostNo | Fault::NotSent | Fault::Late => Outcome::Unknown(lost()),
+                Fault::Throttled => Outcome::Throttled(Duration::from_secs(1)),
+                Fault::None | Fault::Refused => self.inner.create(table).await,
             }
-            Fault::LyingNo => {
-                let _ = self.inner.create(table).await;
-                Outcome::Refused(Error::new(ErrorKind::Conflict, "it exists already"))
-            }
-            Fault::Busy => Outcome::Unknown(lost().with_wait(Some(Duration::from_secs(30)))),
-            Fault::LostNo | Fault::NotSent | Fault::Late => Outcome::Unknown(lost()),
-            Fault::Throttled => Outcome::Throttled(Duration::from_secs(1)),
-            Fault::None | Fault::Refused => self.inner.create(table).await,
         }
-    }
-
-    async fn register(&self, table: &TableName, metadata_location: &str) -> Outcome {
-        self.inner.register(table, metadata_location).await
-    }
-
-    async fn rename(&self, from: &TableName, to: &TableName) -> Result<()> {
-        self.inner.rename(from, to).await
-    }
-
-    async fn drop_table(&self, table: &TableName) -> Result<()> {
-        self.inner.drop_table(table).await
-    }
-
-    async fn namespaces(&self, parent: &[String]) -> Result<Vec<Vec<String>>> {
-        self.inner.namespaces(parent).await
-    }
-
-    async fn create_namespace(&self, namespace: &[String], properties: &BTreeMap<String, String>) -> Result<()> {
-        self.inner.create_namespace(namespace, properties).await
-    }
-
-    async fn drop_namespace(&self, namespace: &[String]) -> Result<()> {
-        self.inner.drop_namespace(namespace).await
-    }
-
-    async fn tables(&self, namespace: &[String]) -> Result<Vec<TableName>> {
-        self.inner.tables(namespace).await
-    }
-
-    async fn capabilities(&self) -> Result<Capabilities> {
-        self.inner.capabilities().await
     }
 }

@@ -19,6 +19,7 @@ mod http;
 pub mod listing;
 pub mod memory;
 pub mod outcome;
+pub(crate) mod over;
 mod paths;
 pub mod profile;
 pub mod rest;

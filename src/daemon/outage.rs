@@ -1,7 +1,6 @@
 //! Trouble outside, on virtual time: a store and a catalog that fail for minutes, then come back. For tests.
 #![cfg(test)]
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,7 +15,8 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as StoreResult,
 };
 
-use crate::catalog::{Capabilities, Catalog, CreateTable, Outcome, PreparedCommit};
+use crate::catalog::over::catalog_over_inner;
+use crate::catalog::{Catalog, CreateTable, Outcome, PreparedCommit};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ids::TableName;
@@ -171,59 +171,28 @@ impl FailingCatalog {
     }
 }
 
-#[async_trait]
-impl Catalog for FailingCatalog {
-    async fn load(&self, table: &TableName) -> Result<TableState> {
-        if self.only.is_none() {
-            self.ask()?;
+catalog_over_inner! {
+    FailingCatalog {
+        async fn load(&self, table: &TableName) -> Result<TableState> {
+            if self.only.is_none() {
+                self.ask()?;
+            }
+            self.inner.load(table).await
         }
-        self.inner.load(table).await
-    }
 
-    async fn commit(&self, commit: &PreparedCommit) -> Outcome {
-        match self.ask() {
-            _ if self.spares(commit) => self.inner.commit(commit).await,
-            Ok(()) => self.inner.commit(commit).await,
-            Err(error) => Outcome::NotSent(error),
+        async fn commit(&self, commit: &PreparedCommit) -> Outcome {
+            match self.ask() {
+                _ if self.spares(commit) => self.inner.commit(commit).await,
+                Ok(()) => self.inner.commit(commit).await,
+                Err(error) => Outcome::NotSent(error),
+            }
         }
-    }
 
-    async fn create(&self, table: &CreateTable) -> Outcome {
-        match self.ask() {
-            Ok(()) => self.inner.create(table).await,
-            Err(error) => Outcome::NotSent(error),
+        async fn create(&self, table: &CreateTable) -> Outcome {
+            match self.ask() {
+                Ok(()) => self.inner.create(table).await,
+                Err(error) => Outcome::NotSent(error),
+            }
         }
-    }
-
-    async fn register(&self, table: &TableName, metadata_location: &str) -> Outcome {
-        self.inner.register(table, metadata_location).await
-    }
-
-    async fn rename(&self, from: &TableName, to: &TableName) -> Result<()> {
-        self.inner.rename(from, to).await
-    }
-
-    async fn drop_table(&self, table: &TableName) -> Result<()> {
-        self.inner.drop_table(table).await
-    }
-
-    async fn namespaces(&self, parent: &[String]) -> Result<Vec<Vec<String>>> {
-        self.inner.namespaces(parent).await
-    }
-
-    async fn create_namespace(&self, namespace: &[String], properties: &BTreeMap<String, String>) -> Result<()> {
-        self.inner.create_namespace(namespace, properties).await
-    }
-
-    async fn drop_namespace(&self, namespace: &[String]) -> Result<()> {
-        self.inner.drop_namespace(namespace).await
-    }
-
-    async fn tables(&self, namespace: &[String]) -> Result<Vec<TableName>> {
-        self.inner.tables(namespace).await
-    }
-
-    async fn capabilities(&self) -> Result<Capabilities> {
-        self.inner.capabilities().await
     }
 }

@@ -3,12 +3,11 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use async_trait::async_trait;
-
 use super::outage::{Answer, FailingStore, Outage};
 use super::tests::{World, config, each_once, pipeline_of, rate};
 use super::*;
-use crate::catalog::{Capabilities, CreateTable, Outcome, PreparedCommit};
+use crate::catalog::over::catalog_over_inner;
+use crate::catalog::{CreateTable, Outcome, PreparedCommit};
 use crate::env::virtual_time::on_virtual_time;
 use crate::model::table::TableState;
 use crate::storage::MemoryStore;
@@ -38,58 +37,27 @@ fn vend(world: &mut World) -> Arc<Mutex<Vec<i64>>> {
     loads
 }
 
-#[async_trait]
-impl Catalog for Vending {
-    async fn load(&self, table: &TableName) -> Result<TableState> {
-        let state = self.inner.load(table).await?;
-        self.loads.lock().unwrap_or_else(PoisonError::into_inner).push(self.env.now_ms());
-        Ok(self.with_credentials(state))
-    }
-
-    async fn commit(&self, commit: &PreparedCommit) -> Outcome {
-        match self.inner.commit(commit).await {
-            Outcome::Committed(state) => Outcome::Committed(Box::new(self.with_credentials(*state))),
-            other => other,
+catalog_over_inner! {
+    Vending {
+        async fn load(&self, table: &TableName) -> Result<TableState> {
+            let state = self.inner.load(table).await?;
+            self.loads.lock().unwrap_or_else(PoisonError::into_inner).push(self.env.now_ms());
+            Ok(self.with_credentials(state))
         }
-    }
 
-    async fn create(&self, table: &CreateTable) -> Outcome {
-        match self.inner.create(table).await {
-            Outcome::Committed(state) => Outcome::Committed(Box::new(self.with_credentials(*state))),
-            other => other,
+        async fn commit(&self, commit: &PreparedCommit) -> Outcome {
+            match self.inner.commit(commit).await {
+                Outcome::Committed(state) => Outcome::Committed(Box::new(self.with_credentials(*state))),
+                other => other,
+            }
         }
-    }
 
-    async fn register(&self, table: &TableName, metadata_location: &str) -> Outcome {
-        self.inner.register(table, metadata_location).await
-    }
-
-    async fn rename(&self, from: &TableName, to: &TableName) -> Result<()> {
-        self.inner.rename(from, to).await
-    }
-
-    async fn drop_table(&self, table: &TableName) -> Result<()> {
-        self.inner.drop_table(table).await
-    }
-
-    async fn namespaces(&self, parent: &[String]) -> Result<Vec<Vec<String>>> {
-        self.inner.namespaces(parent).await
-    }
-
-    async fn create_namespace(&self, namespace: &[String], properties: &BTreeMap<String, String>) -> Result<()> {
-        self.inner.create_namespace(namespace, properties).await
-    }
-
-    async fn drop_namespace(&self, namespace: &[String]) -> Result<()> {
-        self.inner.drop_namespace(namespace).await
-    }
-
-    async fn tables(&self, namespace: &[String]) -> Result<Vec<TableName>> {
-        self.inner.tables(namespace).await
-    }
-
-    async fn capabilities(&self) -> Result<Capabilities> {
-        self.inner.capabilities().await
+        async fn create(&self, table: &CreateTable) -> Outcome {
+            match self.inner.create(table).await {
+                Outcome::Committed(state) => Outcome::Committed(Box::new(self.with_credentials(*state))),
+                other => other,
+            }
+        }
     }
 }
 

@@ -133,7 +133,7 @@ mod tests {
     use arrow::array::AsArray;
 
     use super::*;
-    use crate::decode::avro::tests::raw;
+    use crate::model::batch::tests::raw;
 
     fn decoder(fields: Vec<NestedField>) -> RawDecoder {
         let schema = Schema::builder().with_fields(fields.into_iter().map(Arc::new)).build().expect("valid");

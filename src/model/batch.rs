@@ -157,3 +157,30 @@ impl Stage {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::model::checkpoint::Position;
+
+    /// A batch of these rows, numbered from 1.
+    pub(crate) fn raw<S: AsRef<[u8]>>(rows: &[S]) -> RawBatch {
+        let (mut data, mut cut) = (Vec::new(), Vec::new());
+        for (number, row) in (1..).zip(rows) {
+            let start = u32::try_from(data.len()).expect("small");
+            data.extend_from_slice(row.as_ref());
+            let end = u32::try_from(data.len()).expect("small");
+            cut.push(RawRow { start, end, number, ..RawRow::default() });
+        }
+        RawBatch {
+            partition: PartitionId::new("p"),
+            range: Range { from: None, to: Position::Offset(1) },
+            origin: "test".into(),
+            data: data.into(),
+            rows: cut,
+            rejects: Vec::new(),
+            header: None,
+            skipped: 0,
+        }
+    }
+}

@@ -22,9 +22,8 @@ use crate::decode::registry::tests::{config, serve};
 use crate::decode::type_text::type_text;
 use crate::decode::{Decoder, DecoderOptions, Format, Inference};
 use crate::env::Env;
-use crate::model::batch::{Batch, RawBatch, RawRow};
-use crate::model::checkpoint::{Position, Range};
-use crate::model::ids::PartitionId;
+use crate::model::batch::tests::raw;
+use crate::model::batch::{Batch, RawBatch};
 use crate::transform::evolve::evolve;
 
 const EVENTS: &str = include_str!("../../tests/golden/decode/debezium.ndjson");
@@ -34,25 +33,6 @@ const WITH_SCHEMAS: &str = include_str!("../../tests/golden/decode/debezium-sche
 struct Captured {
     topic: String,
     value: Box<RawValue>,
-}
-
-fn raw<S: AsRef<[u8]>>(rows: &[S]) -> RawBatch {
-    let (mut data, mut cut) = (Vec::new(), Vec::new());
-    for (number, row) in (1..).zip(rows) {
-        let start = u32::try_from(data.len()).expect("small");
-        data.extend_from_slice(row.as_ref());
-        cut.push(RawRow { start, end: u32::try_from(data.len()).expect("small"), number, ..RawRow::default() });
-    }
-    RawBatch {
-        partition: PartitionId::new("p"),
-        range: Range { from: None, to: Position::Offset(1) },
-        origin: "test".into(),
-        data: data.into(),
-        rows: cut,
-        rejects: Vec::new(),
-        header: None,
-        skipped: 0,
-    }
 }
 
 fn format(envelope: Envelope, more: &[(&str, DebeziumColumn)]) -> Format {

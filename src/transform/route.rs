@@ -257,32 +257,10 @@ fn plain(c: char) -> char {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::batch::RawRow;
-    use crate::model::checkpoint::{Position, Range};
-    use crate::model::ids::PartitionId;
-
-    fn raw<S: AsRef<str>>(rows: &[S]) -> RawBatch {
-        let (mut data, mut cut) = (Vec::new(), Vec::new());
-        for (number, row) in (1..).zip(rows) {
-            let start = u32::try_from(data.len()).expect("small");
-            data.extend_from_slice(row.as_ref().as_bytes());
-            cut.push(RawRow { start, end: u32::try_from(data.len()).expect("small"), number, ..RawRow::default() });
-        }
-        RawBatch {
-            partition: PartitionId::new("p"),
-            range: Range { from: None, to: Position::Offset(1) },
-            origin: "test".into(),
-            data: Bytes::from(data),
-            rows: cut,
-            rejects: Vec::new(),
-            header: None,
-            skipped: 0,
-        }
-    }
+    use crate::model::batch::tests::raw;
 
     fn tables(template: &str, rows: &[&str]) -> Vec<(String, Vec<u64>)> {
         let (parts, _) = Route::parse(template).expect("valid").split(raw(rows));

@@ -9,7 +9,6 @@ use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, Time64MicrosecondType,
     TimeUnit, TimestampMicrosecondType, TimestampNanosecondType,
 };
-use bytes::Bytes;
 use iceberg::spec::{NestedField, PrimitiveType, Type};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
@@ -17,29 +16,19 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::decode::type_text::type_text;
-use crate::model::checkpoint::{Position, Range};
-use crate::model::ids::PartitionId;
+use crate::decode::type_text::{schema_of, type_text};
+use crate::model::batch::tests::raw;
 
-/// A batch of these rows, numbered from 1.
-pub(crate) fn raw(rows: &[Vec<u8>]) -> RawBatch {
-    let (mut data, mut cut) = (Vec::new(), Vec::new());
-    for (number, row) in (1..).zip(rows) {
-        let start = u32::try_from(data.len()).expect("small");
-        data.extend_from_slice(row);
-        let end = u32::try_from(data.len()).expect("small");
-        cut.push(RawRow { start, end, number, ..RawRow::default() });
-    }
-    RawBatch {
-        partition: PartitionId::new("p"),
-        range: Range { from: None, to: Position::Offset(1) },
-        origin: "test".into(),
-        data: Bytes::from(data),
-        rows: cut,
-        rejects: Vec::new(),
-        header: None,
-        skipped: 0,
-    }
+/// A schema of these columns as configurations write them, ` not null` among it.
+pub(crate) fn given(columns: &[(&str, &str)]) -> SchemaRef {
+    let columns: Vec<_> = columns
+        .iter()
+        .map(|(name, kind)| {
+            let (kind, required) = kind.strip_suffix(" not null").map_or((*kind, false), |kind| (kind, true));
+            crate::config::ColumnConfig { name: (*name).to_owned(), kind: kind.to_owned(), required }
+        })
+        .collect();
+    Arc::new(schema_of(&columns).expect("valid"))
 }
 
 fn record(fields: &[Json]) -> String {

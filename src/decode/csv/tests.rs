@@ -3,8 +3,9 @@
 use arrow::array::{Array, AsArray};
 
 use super::*;
-use crate::decode::avro::tests::{held, raw};
-use crate::decode::type_text::{schema_of, type_text};
+use crate::decode::avro::tests::{given, held};
+use crate::decode::type_text::type_text;
+use crate::model::batch::tests::raw;
 
 fn config(names: &[&str]) -> Arc<CsvConfig> {
     let columns = names.iter().map(|name| (*name).to_owned()).collect();
@@ -13,17 +14,6 @@ fn config(names: &[&str]) -> Arc<CsvConfig> {
 
 fn lines(rows: &[&str]) -> RawBatch {
     raw(&rows.iter().map(|row| row.as_bytes().to_vec()).collect::<Vec<_>>())
-}
-
-fn given(columns: &[(&str, &str)]) -> SchemaRef {
-    let columns: Vec<_> = columns
-        .iter()
-        .map(|(name, kind)| {
-            let (kind, required) = kind.strip_suffix(" not null").map_or((*kind, false), |kind| (kind, true));
-            crate::config::ColumnConfig { name: (*name).to_owned(), kind: kind.to_owned(), required }
-        })
-        .collect();
-    Arc::new(schema_of(&columns).expect("valid"))
 }
 
 fn decoder(schema: &SchemaRef, config: &Arc<CsvConfig>) -> CsvDecoder {

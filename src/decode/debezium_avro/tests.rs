@@ -15,12 +15,12 @@ use super::*;
 use crate::config::{DecodeConfig, Envelope, RowFormat};
 use crate::decode::append::BASE64;
 use crate::decode::avro::WriterSchema;
-use crate::decode::avro::tests::raw;
 use crate::decode::debezium_written::{in_avro, schema_of, write};
 use crate::decode::envelope::EnvelopeDecoder;
 use crate::decode::growth::GrowthLimits;
 use crate::decode::json::JsonOptions;
 use crate::decode::type_text::type_text;
+use crate::model::batch::tests::raw;
 
 fn format(columns: &[(&str, DebeziumColumn)]) -> Arc<EnvelopeFormat> {
     let mut config = DecodeConfig { envelope: Envelope::Debezium, format: RowFormat::Avro, ..DecodeConfig::default() };

@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::config::DebeziumConfig;
 use crate::decode::append::BASE64;
-use crate::decode::avro::tests::raw;
 use crate::decode::growth::GrowthLimits;
 use crate::decode::json::JsonOptions;
 use crate::decode::type_text::type_text;
+use crate::model::batch::tests::raw;
 
 fn format(envelope: Envelope, columns: &[(&str, DebeziumColumn)]) -> Arc<EnvelopeFormat> {
     let mut config = DecodeConfig { envelope, ..DecodeConfig::default() };

@@ -4,36 +4,16 @@ use arrow::array::{Array, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int32Type, Int64Type};
 use arrow::util::display::array_value_to_string;
-use bytes::Bytes;
 use iceberg::spec::{ListType, Literal, MapType, NestedField, PrimitiveType, Schema, StructType, Type};
 use proptest::prelude::*;
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::model::batch::Stage;
-use crate::model::checkpoint::{Position, Range};
-use crate::model::ids::PartitionId;
+use crate::model::batch::{self, Stage};
 
-/// A batch of these rows, numbered from 1.
+/// A batch of these rows, whatever the length of each.
 fn raw(rows: &[&[u8]]) -> RawBatch {
-    let mut data = Vec::new();
-    let mut cut = Vec::new();
-    for (number, row) in (1..).zip(rows) {
-        let start = u32::try_from(data.len()).expect("small");
-        data.extend_from_slice(row);
-        let end = u32::try_from(data.len()).expect("small");
-        cut.push(RawRow { start, end, number, ..RawRow::default() });
-    }
-    RawBatch {
-        partition: PartitionId::new("p"),
-        range: Range { from: None, to: Position::Offset(1) },
-        origin: "test".into(),
-        data: Bytes::from(data),
-        rows: cut,
-        rejects: Vec::new(),
-        header: None,
-        skipped: 0,
-    }
+    batch::tests::raw(rows)
 }
 
 fn primitive(kind: PrimitiveType) -> Type {

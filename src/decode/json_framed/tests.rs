@@ -5,11 +5,11 @@ use arrow::datatypes::{Date32Type, Decimal128Type, Int32Type, Time64MicrosecondT
 use serde_json::{Value, json};
 
 use super::*;
-use crate::decode::avro::tests::raw;
 use crate::decode::registry::Registry;
 use crate::decode::registry::tests::{Shelf, config, serve};
 use crate::decode::type_text::type_text;
 use crate::env::Env;
+use crate::model::batch::tests::raw;
 
 async fn writers() -> (Writers<JsonSchema>, Arc<Shelf>) {
     let (url, shelf) = serve().await;

@@ -11,14 +11,15 @@ use rand::{Rng, SeedableRng};
 use serde_json::json;
 
 use super::*;
-use crate::decode::avro::tests::{held, raw};
+use crate::decode::avro::tests::{given, held};
 use crate::decode::plan::StructPlan;
 use crate::decode::proto_schema::described;
 use crate::decode::registry::Registry;
 use crate::decode::registry::tests::{Shelf, config, serve};
-use crate::decode::type_text::{schema_of, type_text};
+use crate::decode::type_text::type_text;
 use crate::env::Env;
 use crate::error::ErrorKind;
+use crate::model::batch::tests::raw;
 
 const ROW: &str = r#"
 syntax = "proto3";
@@ -63,17 +64,6 @@ fn fixed(text: &str) -> Writers<ProtoSchema> {
 
 fn table(writers: &Writers<ProtoSchema>, rows: &[Vec<u8>]) -> SchemaRef {
     Arc::new(table_schema(writers, &raw(rows), &BTreeMap::new(), GrowthLimits::default()).expect("valid"))
-}
-
-fn given(columns: &[(&str, &str)]) -> SchemaRef {
-    let columns: Vec<_> = columns
-        .iter()
-        .map(|(name, kind)| {
-            let (kind, required) = kind.strip_suffix(" not null").map_or((*kind, false), |kind| (kind, true));
-            crate::config::ColumnConfig { name: (*name).to_owned(), kind: kind.to_owned(), required }
-        })
-        .collect();
-    Arc::new(schema_of(&columns).expect("valid"))
 }
 
 fn decoder(schema: &SchemaRef, writers: &Writers<ProtoSchema>) -> ProtoDecoder {

@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::{ClientTls, Secret};
-use crate::decode::avro::tests::raw;
 use crate::decode::writers::Writers;
 use crate::env::Clock;
 use crate::model::batch::RawBatch;
+use crate::model::batch::tests::raw;
 
 /// Time that passes by sleeping alone.
 #[derive(Debug, Default)]

@@ -1,4 +1,3 @@
-use bytes::Bytes;
 use iceberg::spec::SchemaRef;
 use proptest::prelude::*;
 
@@ -7,9 +6,7 @@ use crate::config::{ColumnConfig, OnChange};
 use crate::decode::infer::infer;
 use crate::decode::json::{JsonDecoder, JsonOptions};
 use crate::decode::type_text::schema_of;
-use crate::model::batch::{RawBatch, RawRow};
-use crate::model::checkpoint::{Position, Range};
-use crate::model::ids::PartitionId;
+use crate::model::batch::tests::raw;
 
 fn table(columns: &[(&str, &str)]) -> Schema {
     let columns: Vec<_> = columns
@@ -23,34 +20,15 @@ fn table(columns: &[(&str, &str)]) -> Schema {
     schema_of(&columns).expect("valid")
 }
 
-fn raw<S: AsRef<str>>(rows: &[S]) -> RawBatch {
-    let (mut data, mut cut) = (Vec::new(), Vec::new());
-    for (number, row) in (1..).zip(rows) {
-        let start = u32::try_from(data.len()).expect("small");
-        data.extend_from_slice(row.as_ref().as_bytes());
-        cut.push(RawRow { start, end: u32::try_from(data.len()).expect("small"), number, ..RawRow::default() });
-    }
-    RawBatch {
-        partition: PartitionId::new("p"),
-        range: Range { from: None, to: Position::Offset(1) },
-        origin: "test".into(),
-        data: Bytes::from(data),
-        rows: cut,
-        rejects: Vec::new(),
-        header: None,
-        skipped: 0,
-    }
-}
-
 fn decoder(schema: &Schema) -> JsonDecoder {
     JsonDecoder::new(&SchemaRef::new(schema.clone()), JsonOptions::default()).expect("valid")
 }
 
-fn observed<S: AsRef<str>>(schema: &Schema, rows: &[S]) -> Observed {
+fn observed<S: AsRef<[u8]>>(schema: &Schema, rows: &[S]) -> Observed {
     decoder(schema).decode_observed(&raw(rows)).1
 }
 
-fn evolved<S: AsRef<str>>(schema: &Schema, rows: &[S]) -> Evolution {
+fn evolved<S: AsRef<[u8]>>(schema: &Schema, rows: &[S]) -> Evolution {
     evolve(schema, schema.highest_field_id(), &observed(schema, rows), GrowthLimits::default()).expect("a schema")
 }
 
