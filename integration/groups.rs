@@ -208,6 +208,25 @@ fn a_member_with_a_name_is_not_missed_while_it_restarts_and_a_second_one_of_its_
     holds(&folder, &remote::place(&topic.replace('-', "_")), &[0..1_800]);
 }
 
+#[test]
+fn a_member_that_is_asked_to_end_has_left_its_group_before_it_is_gone() {
+    for (protocol, more) in [("classic", SLOW), ("consumer", "group_protocol = \"consumer\"")] {
+        let topic = format!("left-{protocol}-{}", std::process::id());
+        let folder = scratch(&topic);
+        create(&topic, 2);
+        let daemon = member(&folder, "a", &topic, more);
+        for round in 1..=2 {
+            // The second waits for nobody: the brokers would have missed the first much later than that takes.
+            let mut process = daemon.spawn(&[]);
+            send(&topic, 2, 100 * (round - 1)..100 * round, &[]);
+            has(&daemon, &table(&topic), 100 * u64::from(round), &mut [&mut process]);
+            ends_well(process);
+            let told = described(&topic);
+            assert_eq!((&told["state"], members(&told).len()), (&json!("EMPTY"), 0), "{protocol}: {told}");
+        }
+    }
+}
+
 /// The members as they were, each by the id that it has now.
 fn before_again(before: &Value, now: &Value) -> Value {
     let own =

@@ -146,11 +146,17 @@ impl Pipeline {
     /// # Errors
     /// What halts a pipeline. Everything else is waited for or begun again.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<()> {
+        let ended = self.live(&stop).await;
+        self.source.close().await;
+        ended
+    }
+
+    async fn live(&mut self, stop: &CancellationToken) -> Result<()> {
         let mut failures = 0_u32;
         self.watch.set(PipelineHealth::Starting);
         loop {
             let committed = self.watch.commits();
-            let error = match self.life(&stop, failures > 0).await {
+            let error = match self.life(stop, failures > 0).await {
                 Ok(End::Done) => {
                     self.watch.set(PipelineHealth::Finished);
                     return Ok(());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::api::{Health, PipelineHealth};
@@ -25,6 +25,7 @@ pub(crate) struct Watch {
     /// What of the source's counts is in the metrics.
     told: Mutex<FilesCounters>,
     lost: Mutex<BTreeMap<PartitionId, u64>>,
+    behind: Mutex<Option<Arc<BTreeMap<PartitionId, u64>>>>,
     /// Rows of each partition that were read and whose end is not known yet.
     open: Mutex<BTreeMap<PartitionId, u64>>,
     /// The newest row read and the newest one committed.
@@ -42,6 +43,7 @@ impl Watch {
             started: AtomicBool::new(false),
             told: Mutex::default(),
             lost: Mutex::default(),
+            behind: Mutex::default(),
             open: Mutex::default(),
             newest_ms: Mutex::default(),
         }
@@ -114,8 +116,11 @@ impl Watch {
         if let Some(behind) = notes.behind {
             self.metrics.lag_files(self.pipeline.as_str(), behind.files, behind.bytes);
         }
-        if let Some(rows) = notes.rows_behind {
-            self.metrics.lag_rows(self.pipeline.as_str(), rows);
+        if let Some(now) = &notes.rows_behind {
+            let told = self.behind.lock().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(now));
+            if !told.is_some_and(|told| Arc::ptr_eq(&told, now)) {
+                self.metrics.lag_rows(self.pipeline.as_str(), now);
+            }
         }
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         for (partition, now) in &notes.rows_lost {

@@ -19,9 +19,9 @@
 //! Memory: `fetch_bytes`, a batch for each partition up to 64 MiB together, and a few batches on their way.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use regex::Regex;
@@ -41,6 +41,8 @@ use crate::source::{Notes, Source, SourceEvent};
 const READY: usize = 4;
 /// Orders on their way to it.
 const ORDERS: usize = 16;
+/// How long leaving the group may take: brokers that are away are not waited for.
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// A consumer group's member.
 pub struct KafkaSource {
@@ -58,7 +60,10 @@ pub struct KafkaSource {
 /// The thread that reads.
 struct Reading {
     orders: SyncSender<Order>,
+    /// Ends once the client is closed.
     said: mpsc::Receiver<Said>,
+    /// Whether it may be a member of the group.
+    joined: bool,
 }
 
 impl KafkaSource {
@@ -111,7 +116,7 @@ impl KafkaSource {
                     tracing::error!("the thread that reads Kafka failed: {error}");
                 }
             });
-            self.reading = Some(Reading { orders, said });
+            self.reading = Some(Reading { orders, said, joined: false });
         }
         self.reading.as_mut().ok_or_else(gone)
     }
@@ -151,6 +156,7 @@ impl Source for KafkaSource {
         self.generation += 1;
         self.tails.clear();
         let (checkpoint, generation) = (Box::new(checkpoint.clone()), self.generation);
+        self.start()?.joined = true;
         self.ask(|reply| Order::Open(checkpoint, generation, reply)).await
     }
 
@@ -180,12 +186,24 @@ impl Source for KafkaSource {
         reading.orders.try_send(committed).map_err(|_| gone())
     }
 
+    async fn close(&mut self) {
+        let Some(Reading { orders, mut said, joined: true }) = self.reading.take() else { return };
+        drop(orders);
+        let left = async { while said.recv().await.is_some() {} };
+        tokio::select! {
+            () = left => {}
+            () = self.env.sleep(LEAVE) => {
+                tracing::warn!("Kafka: group {} was not left in time: its members wait until we are missed", self.config.group);
+            }
+        }
+    }
+
     fn identity(&self) -> String {
         self.identity.clone()
     }
 
     fn notes(&self) -> Notes {
-        let behind = self.figures.behind.load(Ordering::Relaxed);
+        let behind = Arc::clone(&self.figures.behind.lock().unwrap_or_else(PoisonError::into_inner));
         let rows_lost = self.figures.lost.lock().unwrap_or_else(PoisonError::into_inner).totals().clone();
         Notes { rows_behind: Some(behind), rows_lost, ..Notes::default() }
     }

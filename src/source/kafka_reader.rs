@@ -4,7 +4,6 @@
 //! bounded channel; when that is full, nothing is taken from the client, and after a while its partitions are paused.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -79,14 +78,15 @@ pub(super) enum What {
 /// What the thread counts.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
-    /// Rows between the last ones read and the ends.
-    pub(super) behind: AtomicU64,
+    /// Rows between the last ones read and the ends, by partition.
+    pub(super) behind: Mutex<Arc<BTreeMap<PartitionId, u64>>>,
     /// Rows that were removed before they were read.
     pub(super) lost: Mutex<Gaps>,
 }
 
 /// The thread's state.
 pub(super) struct Reader {
+    /// The first to be dropped: once `said` has ended, the group is left.
     pub(super) client: Client,
     pub(super) config: KafkaConfig,
     pub(super) pattern: Option<Regex>,
@@ -329,7 +329,10 @@ impl Reader {
         self.notice_missing(now);
         if now.saturating_sub(self.state.counted_ms) >= LINGER_MS {
             self.state.counted_ms = now;
-            self.figures.behind.store(self.behind(), Ordering::Relaxed);
+            let (now, mut told) = (self.behind(), self.figures.behind.lock().unwrap_or_else(PoisonError::into_inner));
+            if **told != now {
+                *told = Arc::new(now);
+            }
         }
         if self.pattern.is_some() && now.saturating_sub(self.state.refreshed_ms) >= REFRESH_MS {
             let subscribed = !self.state.subscribed.is_empty() || self.state.refreshed_ms > 0;
@@ -346,10 +349,12 @@ impl Reader {
     }
 
     /// Rows that wait to be read in the partitions that are ours.
-    fn behind(&self) -> u64 {
-        let callbacks = self.client.context();
-        let logs = self.state.logs.iter().flat_map(|(topic, logs)| logs.iter().map(move |(p, log)| (topic, *p, log)));
-        logs.map(|(topic, partition, log)| callbacks.behind(&(topic.clone(), partition), log.at())).sum()
+    fn behind(&self) -> BTreeMap<PartitionId, u64> {
+        let of = |topic: &String, (partition, log): (&i32, &Log)| {
+            let place = (topic.clone(), *partition);
+            (PartitionId::new(name(&place)), self.client.context().behind(&place, log.at()))
+        };
+        self.state.logs.iter().flat_map(|(topic, logs)| logs.iter().map(move |one| of(topic, one))).collect()
     }
 
     fn logs(&self) -> impl Iterator<Item = &Log> {

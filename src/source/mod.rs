@@ -22,6 +22,7 @@ mod shop;
 pub mod stdin;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
@@ -53,8 +54,9 @@ pub struct Notes {
     pub files: Option<files::FilesCounters>,
     /// What waits to be read, where it knows.
     pub behind: Option<Behind>,
-    /// Rows of a log that wait to be read, where it knows: offsets between the last row read and the log's end.
-    pub rows_behind: Option<u64>,
+    /// Rows of logs that wait to be read, by partition, where it knows: offsets between the last row read and the log's end. The
+    /// same map until one of them changes.
+    pub rows_behind: Option<Arc<BTreeMap<PartitionId, u64>>>,
     /// Rows of logs that were removed before they were read, by partition.
     pub rows_lost: BTreeMap<PartitionId, u64>,
 }
@@ -108,6 +110,9 @@ pub trait Source: Send {
     /// # Errors
     /// Never fatal to the pipeline; logged.
     async fn release(&mut self, checkpoint: &Checkpoint) -> Result<()>;
+
+    /// Nothing is read any more: who shares the log with us is told. Returns within a bounded time, however the log is.
+    async fn close(&mut self) {}
 
     /// What tells this log from another with the same partitions, as `Checkpoint::source` has it.
     fn identity(&self) -> String;

@@ -123,7 +123,13 @@ pub const METRICS: &[Metric] = &[
     ),
     metric("frazil_lag_files", Kind::Gauge, "files", &["pipeline"], "Files known and not read to their end"),
     metric("frazil_lag_bytes", Kind::Gauge, "bytes", &["pipeline"], "Bytes of files known and not read"),
-    metric("frazil_lag_rows", Kind::Gauge, "rows", &["pipeline"], "Offsets from the last row read to the log's end"),
+    metric(
+        "frazil_lag_rows",
+        Kind::Gauge,
+        "rows",
+        &["pipeline", "partition"],
+        "Offsets from the last row read to the log's end, of the partitions that this process reads",
+    ),
     metric(
         "frazil_lost_rows_total",
         Kind::Counter,

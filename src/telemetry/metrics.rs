@@ -11,6 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::model::batch::Stage;
+use crate::model::ids::PartitionId;
 pub use crate::telemetry::metric_list::{Kind, METRICS, Metric};
 
 /// Upper bounds of histogram buckets, in seconds; the last is everything.
@@ -114,9 +115,19 @@ impl Metrics {
         self.gauge("frazil_lag_seconds", &[pipeline], behind.as_secs_f64());
     }
 
-    /// Rows of a log that wait to be read.
-    pub fn lag_rows(&self, pipeline: &str, rows: u64) {
-        self.gauge("frazil_lag_rows", &[pipeline], number(rows));
+    /// Rows that wait to be read in the partitions that are ours; other partitions are others' to tell.
+    pub fn lag_rows(&self, pipeline: &str, partitions: &BTreeMap<PartitionId, u64>) {
+        const NAME: &str = "frazil_lag_rows";
+        let is_ours = |labels: &Vec<String>| match &labels[..] {
+            [own, partition] if own == pipeline => partitions.contains_key(&PartitionId::new(partition.as_str())),
+            _ => true,
+        };
+        if let Some(series) = self.series.lock().unwrap_or_else(PoisonError::into_inner).get_mut(NAME) {
+            series.retain(|labels, _| is_ours(labels));
+        }
+        for (partition, rows) in partitions {
+            self.gauge(NAME, &[pipeline, partition.as_str()], number(*rows));
+        }
     }
 
     /// Rows of a partition that were removed before they were read.
@@ -431,6 +442,17 @@ mod tests {
                 assert!(stem.ends_with(metric.unit), "{}", metric.name);
             }
         }
+    }
+
+    #[test]
+    fn rows_that_wait_are_told_of_the_partitions_that_are_ours_now() {
+        let metrics = Metrics::new();
+        metrics.lag_rows("shop", &[(PartitionId::new("orders/0"), 12), (PartitionId::new("orders/1"), 0)].into());
+        metrics.lag_rows("bank", &[(PartitionId::new("orders/0"), 5)].into());
+        metrics.lag_rows("shop", &[(PartitionId::new("orders/1"), 7), (PartitionId::new("orders/2"), 1)].into());
+        let told = metrics.gauges("frazil_lag_rows").into_iter().map(|(labels, rows)| (labels.join(" "), rows));
+        let now = [("bank orders/0", 5.0), ("shop orders/1", 7.0), ("shop orders/2", 1.0)];
+        assert_eq!(told.collect::<Vec<_>>(), now.map(|(labels, rows)| (labels.to_owned(), rows)));
     }
 
     #[test]

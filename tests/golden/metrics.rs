@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use frazil::model::batch::Stage;
+use frazil::model::ids::PartitionId;
 use frazil::telemetry::metrics::{METRICS, Metrics, page};
 
 use crate::assert_golden;
@@ -29,7 +30,7 @@ fn every_metric_is_exposed_as_its_golden_file_says() {
     metrics.cadence("shop", Duration::from_secs(60), [("freshness", false), ("throttled", true)].into_iter());
     metrics.freshness("shop", Duration::from_millis(1500));
     metrics.lag("shop", Duration::from_secs(3));
-    metrics.lag_rows("shop", 12);
+    metrics.lag_rows("shop", &[(PartitionId::new("orders/0"), 12)].into());
     metrics.lost_rows("shop", "orders/0", 3);
     metrics.lag_files("shop", 2, 8_192);
     metrics.source_files("shop", "late", 1);

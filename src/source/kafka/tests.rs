@@ -16,6 +16,7 @@ use rdkafka::types::RDKafkaRespErr as Code;
 use super::*;
 use crate::config::Secret;
 use crate::config::kafka::{KafkaStart, OnGap, Tombstones};
+use crate::env::Clock;
 use crate::model::batch::RawBatch;
 use crate::model::checkpoint::{Position, Standing};
 use crate::source::kafka_probe::{Gaps, Probe};
@@ -201,6 +202,11 @@ impl Member {
 
     pub(in crate::source) fn numbers(&self) -> Vec<(String, u64)> {
         Table::lock(&self.table).numbers()
+    }
+
+    /// Rows that wait to be read, by partition.
+    fn behind(&self) -> Vec<u64> {
+        self.source.notes().rows_behind.expect("it knows").values().copied().collect()
     }
 
     fn batches(&self) -> Vec<RawBatch> {
@@ -423,7 +429,7 @@ async fn rows_that_nobody_takes_wait_and_none_is_lost_when_reading_goes_on() {
     Env::system().sleep(Duration::from_secs(2)).await;
     // What the client tells of the ends comes every few seconds. Without a pause all would have been taken.
     let mut looks = 0;
-    while member.source.notes().rows_behind == Some(0) {
+    while member.behind() == [0, 0] {
         looks += 1;
         assert!(looks < 200, "nothing waits to be read: the partitions were not paused");
         Env::system().sleep(Duration::from_millis(50)).await;
@@ -434,9 +440,10 @@ async fn rows_that_nobody_takes_wait_and_none_is_lost_when_reading_goes_on() {
         member.step().await.expect("an event");
     }
     Env::system().sleep(Duration::from_millis(500)).await;
-    let waits = 90_000 - member.numbers().len() as u64;
-    assert!(waits > 0, "all was taken");
-    assert_eq!(member.source.notes().rows_behind, Some(waits));
+    let taken = |of: &str| member.numbers().iter().filter(|(partition, _)| partition == of).count() as u64;
+    let waits = ["orders/0", "orders/1"].map(|partition| 45_000 - taken(partition));
+    assert_ne!(waits, [0, 0], "all was taken");
+    assert_eq!(member.behind(), waits);
     cluster.mock.clear_request_errors(Api::Fetch);
     member.rows(90_000).await;
     // A closed batch is not added to while it waits.
@@ -454,4 +461,31 @@ async fn a_cluster_that_is_not_there_is_an_error_that_waiting_may_mend() {
     let config = KafkaConfig { brokers: vec![nobody.to_string()], ..cluster.config(&["orders"]) };
     let error = KafkaSource::new(config, Env::system()).expect("valid").connect().await.expect_err("nobody");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+}
+
+/// A clock whose time passes at once.
+#[derive(Debug)]
+struct Hasty;
+
+#[async_trait]
+impl Clock for Hasty {
+    fn now_ms(&self) -> i64 {
+        0
+    }
+
+    async fn sleep(&self, _: Duration) {}
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_end_is_not_waited_for_and_one_that_was_no_member_not_at_all() {
+    for joined in [true, false] {
+        let config = Cluster::with(&[]).config(&["orders"]);
+        let mut source = KafkaSource::new(config, Env::simulated(Arc::new(Hasty), 1)).expect("valid");
+        let (orders, ordered) = std::sync::mpsc::sync_channel(1);
+        let (say, said) = mpsc::channel(1);
+        source.reading = Some(Reading { orders, said, joined });
+        source.close().await;
+        assert!(matches!(ordered.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected)), "it is told to end");
+        assert!(say.is_closed() && source.reading.is_none());
+    }
 }

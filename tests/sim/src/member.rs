@@ -360,7 +360,7 @@ impl Source for Member {
     }
 
     fn notes(&self) -> Notes {
-        Notes { rows_behind: Some(0), rows_lost: self.gaps.totals().clone(), ..Notes::default() }
+        Notes { rows_lost: self.gaps.totals().clone(), ..Notes::default() }
     }
 }
 
