@@ -463,9 +463,9 @@ async fn a_cluster_that_is_not_there_is_an_error_that_waiting_may_mend() {
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
 }
 
-/// A clock whose time passes at once.
-#[derive(Debug)]
-struct Hasty;
+/// A clock whose time passes at once; it counts who waited.
+#[derive(Debug, Default)]
+struct Hasty(AtomicUsize);
 
 #[async_trait]
 impl Clock for Hasty {
@@ -473,19 +473,23 @@ impl Clock for Hasty {
         0
     }
 
-    async fn sleep(&self, _: Duration) {}
+    async fn sleep(&self, _: Duration) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 #[tokio::test]
 async fn a_client_that_does_not_end_is_not_waited_for_and_one_that_was_no_member_not_at_all() {
     for joined in [true, false] {
-        let config = Cluster::with(&[]).config(&["orders"]);
-        let mut source = KafkaSource::new(config, Env::simulated(Arc::new(Hasty), 1)).expect("valid");
+        let clock = Arc::new(Hasty::default());
+        let env = Env::simulated(Arc::clone(&clock) as Arc<dyn Clock>, 1);
+        let mut source = KafkaSource::new(Cluster::with(&[]).config(&["orders"]), env).expect("valid");
         let (orders, ordered) = std::sync::mpsc::sync_channel(1);
         let (say, said) = mpsc::channel(1);
         source.reading = Some(Reading { orders, said, joined });
         source.close().await;
         assert!(matches!(ordered.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected)), "it is told to end");
         assert!(say.is_closed() && source.reading.is_none());
+        assert_eq!(clock.0.load(Ordering::Relaxed), usize::from(joined), "waits");
     }
 }
