@@ -147,7 +147,8 @@ pub enum Decision {
     New,
     /// Go on from here.
     Take(Taken),
-    /// Close the chain from the metadata log's files (or, when it is closed, look for live entries), and decide again.
+    /// Close the chain from the metadata log's files, look there for the record that has expired, and for live entries in the head;
+    /// then decide again.
     Investigate,
     /// Stop, with the way out.
     Halt(Error),
@@ -272,7 +273,9 @@ impl Findings {
         let oldest = self.chain.last().map_or(head.seq, |link| link.seq);
         let complete = self.missing.is_none();
         if head.seq < p.origin.seq || oldest < p.origin.seq || complete {
-            return self.rolled_back(p, a, complete);
+            // What the branch carried may have expired, and stand in older metadata.
+            let decided = complete || self.closed || a.is_some();
+            return if decided { self.rolled_back(p, a, complete) } else { Decision::Investigate };
         }
         if !self.closed {
             Decision::Investigate
@@ -305,12 +308,12 @@ impl Findings {
                 let warning = Some("the branch was rolled back: rows are read again");
                 Decision::Take(Taken { rewound: true, ..taken(&a, warning) })
             }
-            (OnRollback::Rewind, None) => halt(
-                "the branch was rolled back to before this pipeline's first checkpoint",
+            (_, None) if !complete => halt(
+                "the branch was rolled back and its history is cut short, so what is left of this pipeline is unknown",
                 "set the positions to go on from with `frazil checkpoint set`",
             ),
-            (OnRollback::Keep, None) if !complete => halt(
-                "the branch was rolled back and its history is cut short, so what is left of this pipeline is unknown",
+            (OnRollback::Rewind, None) => halt(
+                "the branch was rolled back to before this pipeline's first checkpoint",
                 "set the positions to go on from with `frazil checkpoint set`",
             ),
             (OnRollback::Keep, a) => take(&furthest(p, a), Some("the branch was rolled back: its rows stay away")),

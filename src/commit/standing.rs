@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use flate2::read::MultiGzDecoder;
 use futures::{StreamExt, TryStreamExt, stream};
-use iceberg::spec::TableMetadata;
+use iceberg::spec::{SnapshotRef, TableMetadata};
 
 use crate::commit::checkpoint::{Chain, ChainLink, Decision, Findings, Taken, circular, record_key};
 use crate::commit::snapshot::parent;
@@ -164,7 +164,14 @@ pub async fn standing(
             Decision::Halt(error) => {
                 return Err(error.within(format!("table {}, pipeline {}", state.name, question.pipeline)));
             }
-            Decision::Investigate => investigate(storage, ancestry, state, question.target, &mut findings).await?,
+            Decision::Investigate => {
+                let expired = findings.missing;
+                investigate(storage, ancestry, state, question.target, &mut findings).await?;
+                findings.ancestor = match (findings.ancestor, expired) {
+                    (None, Some(from)) => expired_record(storage, state, from, &key).await?,
+                    (found, _) => found,
+                };
+            }
         }
     }
 }
@@ -183,7 +190,7 @@ async fn has_written(storage: &Storage, state: &TableState, question: Question<'
     Ok(false)
 }
 
-/// Row 10: closes the chain from the metadata log, and asks head's manifests for the record's snapshot.
+/// Rows 9 and 10: closes the chain from the metadata log, and asks head's manifests for the record's snapshot.
 async fn investigate(
     storage: &Storage,
     ancestry: &Ancestry,
@@ -227,8 +234,36 @@ async fn investigate(
     Ok(())
 }
 
+/// The record that `from`, an ancestor that has expired, or the nearest one before it has, as older metadata says. `None` where that
+/// was cleaned up, or says no more than that the record stood in a manifest list which is gone: what comes before it is older than
+/// the rows that are there.
+async fn expired_record(storage: &Storage, state: &TableState, from: i64, key: &str) -> Result<Option<Record>> {
+    let mut at = from;
+    for entry in state.metadata.metadata_log().iter().rev().take(LOG_FILES_MAX) {
+        let Some(old) = old_document(storage, &entry.metadata_file).await? else { continue };
+        // No more steps than there are snapshots, whatever their parents say.
+        for _ in 0..old.snapshots().len() {
+            let Some(snapshot) = old.snapshot_by_id(at) else { break };
+            match records::carried(storage, snapshot, key).await {
+                Ok(None) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                found => return found,
+            }
+            let Some(parent) = snapshot.parent_snapshot_id() else { return Ok(None) };
+            at = parent;
+        }
+    }
+    Ok(None)
+}
+
 /// The snapshots of an older metadata document with their parents; `None` when it was cleaned up.
 async fn old_snapshots(storage: &Storage, location: &str) -> Result<Option<Links>> {
+    let links = |s: &SnapshotRef| (s.snapshot_id(), (ChainLink::from(s), s.parent_snapshot_id()));
+    Ok(old_document(storage, location).await?.map(|metadata| metadata.snapshots().map(links).collect()))
+}
+
+/// An older metadata document; `None` when it was cleaned up.
+async fn old_document(storage: &Storage, location: &str) -> Result<Option<TableMetadata>> {
     let bytes = match storage.read(location).await {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -241,7 +276,5 @@ async fn old_snapshots(storage: &Storage, location: &str) -> Result<Option<Links
         let read = MultiGzDecoder::new(&bytes[..]).take(DOCUMENT_MAX).read_to_end(&mut text);
         read.context(ErrorKind::Corrupt, unreadable)?;
     }
-    let metadata: TableMetadata =
-        serde_json::from_slice(&text).map_err(|e| Error::new(ErrorKind::Corrupt, unreadable()).with_source(e))?;
-    Ok(Some(metadata.snapshots().map(|s| (s.snapshot_id(), (ChainLink::from(s), s.parent_snapshot_id()))).collect()))
+    serde_json::from_slice(&text).map(Some).map_err(|e| Error::new(ErrorKind::Corrupt, unreadable()).with_source(e))
 }

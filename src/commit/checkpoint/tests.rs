@@ -111,10 +111,19 @@ fn every_row_of_the_checkpoint_table_decides_as_written() {
             "9 keep without A, broken",
             with(findings(p(3), None, &[2]), |f| {
                 f.on_rollback = OnRollback::Keep;
-                f.missing = Some(1);
+                (f.missing, f.closed) = (Some(1), true);
             }),
             "halt: the branch was rolled back and its history",
         ),
+        (
+            "9 rewind without A, broken",
+            with(findings(p(3), None, &[2]), |f| {
+                f.on_rollback = OnRollback::Rewind;
+                (f.missing, f.closed) = (Some(1), true);
+            }),
+            "halt: the branch was rolled back and its history",
+        ),
+        ("9 without A, broken, to be closed", with(findings(p(3), None, &[2]), |f| f.missing = Some(1)), "investigate"),
         ("10 broken above P", with(findings(p(3), None, &[6, 5]), |f| f.missing = Some(4)), "investigate"),
         (
             "10 closed, a live entry",

@@ -217,6 +217,20 @@ impl World {
         }
     }
 
+    /// The metadata documents that the table's log names, at the store, as a real catalog has them.
+    async fn write_documents(&self) {
+        for entry in self.truth().await.metadata.metadata_log() {
+            let document = self.truth.document(&entry.metadata_file).expect("kept");
+            self.storage.write(&entry.metadata_file, document).await.expect("writable");
+        }
+    }
+
+    /// Sets main back to the head of `old`.
+    async fn roll_back(&self, old: &TableState) {
+        let reference = SnapshotReference::new(old.refs[MAIN].snapshot_id, old.refs[MAIN].retention.clone());
+        self.update(vec![TableUpdate::SetSnapshotRef { ref_name: MAIN.to_owned(), reference }]).await;
+    }
+
     /// Another engine's snapshot, without rows and without our records.
     async fn foreign_append(&self, base: &TableState) -> Option<i64> {
         self.foreign_snapshot(base, &[]).await
@@ -703,8 +717,7 @@ fn an_operators_edit_is_fenced_when_the_branch_was_rolled_back_meanwhile() {
             world.foreign_append(&old).await.expect("committed");
             let seen = world.truth().await;
             if rolled_back {
-                let reference = SnapshotReference::new(old.refs[MAIN].snapshot_id, old.refs[MAIN].retention.clone());
-                world.update(vec![TableUpdate::SetSnapshotRef { ref_name: MAIN.to_owned(), reference }]).await;
+                world.roll_back(&old).await;
             }
             world.foreign_append(&world.truth().await).await.expect("committed");
             let mut commit = Commit::new(edit(&world, &seen, 7));
@@ -783,6 +796,55 @@ fn a_pipeline_finds_its_place_while_others_expire_what_it_reads() {
     });
 }
 
+/// Others roll back, append and expire all but the head: what the branch carries stands in older metadata alone.
+#[test]
+fn after_a_rollback_whose_way_has_expired_old_metadata_says_from_where_rows_are_read_again() {
+    on_virtual_time(async {
+        let pipeline = PipelineName::new("a");
+        let question =
+            Question { pipeline: &pipeline, target: MAIN, on_rollback: OnRollback::Rewind, witness: Witness::Files };
+        for appended in 0..3 {
+            for cut_before in [false, true] {
+                let (world, old) = begun(1).await;
+                let mut commit = Commit::new(world.change("a", "a1", &old, Some(5), 9));
+                assert!(matches!(run(&world, &mut commit, &old).await, Ending::Done { ours: true, .. }));
+                // The head above the rollback's end has expired before, or is the last to.
+                world.roll_back(&old).await;
+                for _ in 0..appended {
+                    world.foreign_append(&world.truth().await).await.expect("committed");
+                    if cut_before {
+                        world.expire_all_but_the_head().await;
+                    }
+                }
+                world.expire_all_but_the_head().await;
+                let state = world.truth().await;
+                let committer = world.committer("a1");
+                if appended > 0 {
+                    let error = committer.standing(&state, question).await.expect_err("no older metadata");
+                    assert!(error.kind() == ErrorKind::Corrupt && error.hint().is_some(), "{error:?}");
+                }
+                world.write_documents().await;
+                let standing = committer.standing(&state, question).await.expect("found");
+                let Standing::At(taken) = standing else { panic!("{standing:?}") };
+                assert!(taken.rewound, "{taken:?}");
+                assert_eq!(taken.checkpoint.positions[&PartitionId::new("0")], Position::Offset(5), "{appended}");
+            }
+        }
+        // The nearest record stood in a list that is gone: the one before it is older than what is there.
+        let (world, old) = begun(1).await;
+        let mut commit = Commit::new(world.change("a", "a1", &old, Some(5), 9));
+        assert!(matches!(run(&world, &mut commit, &old).await, Ending::Done { ours: true, .. }));
+        world.roll_back(&old).await;
+        world.with_words("frazil.checkpoint.a@main", records::IN_LIST).await;
+        world.foreign_append(&world.truth().await).await.expect("committed");
+        world.expire_all_but_the_head().await;
+        world.write_documents().await;
+        let state = world.truth().await;
+        let error = world.committer("a1").standing(&state, question).await.expect_err("nobody knows");
+        assert!(error.kind() == ErrorKind::Corrupt && error.hint().is_some(), "{error:?}");
+    });
+}
+
 #[test]
 fn the_way_back_to_a_checkpoint_is_read_once() {
     on_virtual_time(async {
@@ -791,10 +853,7 @@ fn the_way_back_to_a_checkpoint_is_read_once() {
             world.foreign_append(&world.truth().await).await.expect("committed");
         }
         world.expire_all_but_the_head().await;
-        for entry in world.truth().await.metadata.metadata_log() {
-            let document = world.truth.document(&entry.metadata_file).expect("kept");
-            world.storage.write(&entry.metadata_file, document).await.expect("writable");
-        }
+        world.write_documents().await;
         let pipeline = PipelineName::new("a");
         let question =
             Question { pipeline: &pipeline, target: MAIN, on_rollback: OnRollback::Halt, witness: Witness::Files };
