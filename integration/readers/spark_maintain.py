@@ -13,10 +13,9 @@ NOT_DONE = ("CommitFailedException", "Cannot roll back")
 
 
 def maintain(spark, table, request):
-    """One of `create` (what comes after the name), `compact`, `expire` (once there is a checkpoint younger than a time, where one
-    is named), `delete` (a condition), `update` (assignments and a condition), `tag` (a name and a snapshot), `forward` (rows, as
-    for an append), `rollback` (how many snapshots back, and the condition of the ids to tell of). `done` of an answer says whether
-    it was."""
+    """One of `create` (what comes after the name), `compact`, `expire` (all but the heads), `delete` (a condition), `update`
+    (assignments and a condition), `tag` (a name and a snapshot), `forward` (rows, as for an append), `rollback` (how many snapshots
+    back, and the condition of the ids to tell of). `done` of an answer says whether it was."""
     catalog, _, name = table.partition(".")
     if "create" in request:
         spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {table.rpartition('.')[0]}")
@@ -40,9 +39,6 @@ def maintain(spark, table, request):
     if "rollback" in request:
         return rollback(spark, catalog, name, table, **request["rollback"])
     if "expire" in request:
-        since = request["expire"].get("after")
-        if since and not any(snapshot.recorded and snapshot.committed > since for snapshot in chain(spark, table)):
-            return {"done": False}
         expiry = f"table => '{name}', older_than => TIMESTAMP '2100-01-01 00:00:00', retain_last => 1"
         called(spark, f"{catalog}.system.expire_snapshots({expiry})")
         return {}
@@ -65,7 +61,7 @@ def forward(spark, catalog, name, table, rows):
         spark.sql(f"ALTER TABLE {table} DROP BRANCH IF EXISTS {branch}")
 
 
-Snapshot = collections.namedtuple("Snapshot", "id committed recorded epoch")
+Snapshot = collections.namedtuple("Snapshot", "id recorded epoch")
 
 
 def chain(spark, table):
@@ -77,14 +73,14 @@ def chain(spark, table):
         recorded = any(key.startswith(RECORD) for key in at.summary)
         # What rewrites carries the checkpoints that it found, and makes none.
         epoch = recorded and at.operation == "append"
-        found.append(Snapshot(at.snapshot_id, at.committed_at.timestamp(), recorded, epoch))
+        found.append(Snapshot(at.snapshot_id, recorded, epoch))
         at = rows.get(at.parent_id)
     return found
 
 
 def rollback(spark, catalog, name, table, back, where):
     """Sets main to the checkpoint so many before a pipeline's last rows, as far as there are as many. `kept` are the ids there, of
-    which the others are gone from now on; `at` is when the newest was made. An `error` beside `kept`: done or not."""
+    which the others are gone from now on. An `error` beside `kept`: done or not."""
     snapshots = chain(spark, table)
     above = next((number for number, snapshot in enumerate(snapshots) if snapshot.epoch), len(snapshots))
     # Not to one without: whoever expires snapshots meanwhile may take the checkpoint below it.
@@ -94,14 +90,13 @@ def rollback(spark, catalog, name, table, back, where):
     target = below[-1]
     id = snapshots[target].id
     kept = [row.id for row in spark.read.option("snapshot-id", id).table(table).where(where).select("id").collect()]
-    told = {"kept": kept, "at": snapshots[0].committed}
     try:
         called(spark, f"{catalog}.system.rollback_to_snapshot('{name}', {id})")
-        return {**told, "done": True}
+        return {"kept": kept, "done": True}
     except Exception as error:
         if any(one in str(error) for one in NOT_DONE) and "CommitStateUnknownException" not in str(error):
             return {"done": False}
-        return {**told, "error": f"{type(error).__name__}: {str(error)[:2000]}"}
+        return {"kept": kept, "error": f"{type(error).__name__}: {str(error)[:2000]}"}
 
 
 def called(spark, procedure):

@@ -67,8 +67,8 @@ class Foreign(threading.Thread):
         self.rows = 0
         # Rows of commits that were told to have failed: each is there once or not at all.
         self.certain, self.doubtful = set(), set()
-        # How many its own rollbacks took, and when the newest snapshot was made that the last one may have taken.
-        self.taken, self.rolled_at = 0, None
+        # How many its own rollbacks took.
+        self.taken = 0
         self.done, self.failed = collections.Counter(), collections.Counter()
         self.errors = []
         # Whether Spark itself has ended.
@@ -100,16 +100,12 @@ class Foreign(threading.Thread):
     def request(self, kind, ids):
         if kind == "rollback":
             return {"back": self.chance.randint(1, BACK), "where": f"id >= {FOREIGN}"}
-        if kind == "expire":
-            # Once the pipeline has seen a rollback: before that, nothing but what would expire tells where it stands now.
-            return {"after": self.rolled_at}
         return [{"id": id, "text": f"row-{id}"} for id in sorted(ids)] or True
 
     def judge(self, kind, ids, answer):
         """What the answer means for its own rows."""
         kept = set(answer["kept"]) if "kept" in answer else None
         if kept is not None:
-            self.rolled_at = answer["at"]
             self.certain |= self.doubtful & kept
             self.doubtful -= kept
         if "error" in answer:

@@ -12,9 +12,12 @@ use crate::model::checkpoint::{Checkpoint, Positions, Record, cover};
 use crate::model::ids::PipelineName;
 use crate::model::table::TableState;
 
+/// What the keys of all records begin with.
+pub const RECORD_PREFIX: &str = "frazil.checkpoint.";
+
 /// Where the record of `pipeline` on `target` stands, as table property and as key of a snapshot's summary.
 pub fn record_key(pipeline: &PipelineName, target: &str) -> String {
-    format!("frazil.checkpoint.{pipeline}@{target}")
+    format!("{RECORD_PREFIX}{pipeline}@{target}")
 }
 
 /// The snapshots from a ref's head over parents, newest first.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
+use crate::commit::checkpoint::RECORD_PREFIX;
 use crate::commit::history::{History, Name};
 use crate::commit::manifests;
 use crate::commit::pending::Commit;
@@ -120,7 +121,7 @@ fn by_metadata(state: &TableState, leftover: &Leftover) -> Proof {
 
 /// Whether a checkpoint names the sealed epoch: then it was decided, and will be finished from its files.
 fn is_decided(state: &TableState, location: &String) -> bool {
-    let records = state.metadata.properties().iter().filter(|(key, _)| key.starts_with("frazil.checkpoint."));
+    let records = state.metadata.properties().iter().filter(|(key, _)| key.starts_with(RECORD_PREFIX));
     // What cannot be read may name it.
     records.into_iter().any(|(_, text)| Record::parse(text).map_or(true, |record| record.sealed.contains(location)))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use iceberg::spec::SnapshotRef;
 
 use crate::commit::avro;
-use crate::commit::checkpoint::Chain;
+use crate::commit::checkpoint::{Chain, RECORD_PREFIX};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::checkpoint::Record;
 use crate::model::table::TableState;
@@ -104,6 +104,11 @@ pub(crate) async fn rolled_back(
     Ok(None)
 }
 
+/// Whether a snapshot carries records.
+pub(crate) fn any(snapshot: &SnapshotRef) -> bool {
+    snapshot.summary().additional_properties.keys().any(|key| key.starts_with(RECORD_PREFIX))
+}
+
 /// The record `key` on one snapshot; `None` when it carries none.
 ///
 /// # Errors
@@ -118,7 +123,7 @@ async fn on(storage: &Storage, snapshot: &SnapshotRef, wanted: impl Fn(&str) -> 
     let mut found = Vec::new();
     let mut header = None;
     for (key, value) in &snapshot.summary().additional_properties {
-        if !key.starts_with("frazil.checkpoint.") || !wanted(key) {
+        if !key.starts_with(RECORD_PREFIX) || !wanted(key) {
             continue;
         }
         if value != IN_LIST {

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flate2::read::MultiGzDecoder;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use iceberg::spec::{SnapshotRef, TableMetadata};
 
 use crate::commit::checkpoint::{Chain, ChainLink, Decision, Findings, Taken, circular, record_key};
@@ -29,8 +29,17 @@ const LOG_FILES_AT_ONCE: usize = 8;
 /// Snapshots remembered of old documents.
 const LINKS_MAX: usize = 100_000;
 
-/// The snapshots of one metadata document, each with its parent.
-type Links = BTreeMap<i64, (ChainLink, Option<i64>)>;
+/// The snapshots of one metadata document.
+type Links = BTreeMap<i64, Old>;
+
+/// A snapshot of an older metadata document.
+#[derive(Debug)]
+struct Old {
+    link: ChainLink,
+    parent: Option<i64>,
+    /// Whether it carries records.
+    recorded: bool,
+}
 
 /// What old metadata documents of one table said. They never change, so each is read once by a process.
 #[derive(Debug, Default)]
@@ -52,6 +61,22 @@ impl Ancestry {
         }
         documents.insert(location.to_owned(), Arc::clone(&links));
         Ok(Some(links))
+    }
+
+    /// The documents of the table's log that are still there, the newest first, each with its location.
+    fn newest_first<'a>(
+        &'a self,
+        storage: &'a Storage,
+        state: &'a TableState,
+    ) -> impl Stream<Item = Result<(&'a str, Arc<Links>)>> + Unpin + 'a {
+        let newest = state.metadata.metadata_log().iter().rev().take(LOG_FILES_MAX);
+        let reads: Vec<_> = newest
+            .map(|entry| async {
+                let known = self.read(storage, &entry.metadata_file).await?;
+                Ok(known.map(|known| (entry.metadata_file.as_str(), known)))
+            })
+            .collect();
+        Box::pin(stream::iter(reads).buffered(LOG_FILES_AT_ONCE).try_filter_map(async |known| Ok(known)))
     }
 }
 
@@ -168,7 +193,7 @@ pub async fn standing(
                 let expired = findings.missing;
                 investigate(storage, ancestry, state, question.target, &mut findings).await?;
                 findings.ancestor = match (findings.ancestor, expired) {
-                    (None, Some(from)) => expired_record(storage, state, from, &key).await?,
+                    (None, Some(from)) => expired_record(storage, ancestry, state, from, &key).await?,
                     (found, _) => found,
                 };
             }
@@ -202,17 +227,14 @@ async fn investigate(
     let Some(wanted) = findings.property.as_ref().map(|p| p.origin.clone()) else {
         return Ok(());
     };
-    let newest_first = state.metadata.metadata_log().iter().rev().take(LOG_FILES_MAX);
-    let reads: Vec<_> = newest_first.map(|entry| ancestry.read(storage, &entry.metadata_file)).collect();
-    let mut documents = stream::iter(reads).buffered(LOG_FILES_AT_ONCE);
-    while let Some(known) = documents.try_next().await? {
-        let Some(known) = known else { continue };
-        while let Some((link, parent)) = findings.missing.and_then(|id| known.get(&id)) {
-            if findings.chain.iter().any(|own| own.id == link.id) {
-                return Err(circular(state, link.id));
+    let mut documents = ancestry.newest_first(storage, state);
+    while let Some((_, known)) = documents.try_next().await? {
+        while let Some(old) = findings.missing.and_then(|id| known.get(&id)) {
+            if findings.chain.iter().any(|own| own.id == old.link.id) {
+                return Err(circular(state, old.link.id));
             }
-            findings.chain.push(*link);
-            findings.missing = *parent;
+            findings.chain.push(old.link);
+            findings.missing = old.parent;
         }
         let reached = findings.chain.last().is_none_or(|link| link.seq <= wanted.seq);
         if findings.missing.is_none() || reached {
@@ -237,29 +259,42 @@ async fn investigate(
 /// The record that `from`, an ancestor that has expired, or the nearest one before it has, as older metadata says. `None` where that
 /// was cleaned up, or says no more than that the record stood in a manifest list which is gone: what comes before it is older than
 /// the rows that are there.
-async fn expired_record(storage: &Storage, state: &TableState, from: i64, key: &str) -> Result<Option<Record>> {
+async fn expired_record(
+    storage: &Storage,
+    ancestry: &Ancestry,
+    state: &TableState,
+    from: i64,
+    key: &str,
+) -> Result<Option<Record>> {
     let mut at = from;
-    for entry in state.metadata.metadata_log().iter().rev().take(LOG_FILES_MAX) {
-        let Some(old) = old_document(storage, &entry.metadata_file).await? else { continue };
+    let mut documents = ancestry.newest_first(storage, state);
+    while let Some((location, known)) = documents.try_next().await? {
         // No more steps than there are snapshots, whatever their parents say.
-        for _ in 0..old.snapshots().len() {
-            let Some(snapshot) = old.snapshot_by_id(at) else { break };
-            match records::carried(storage, snapshot, key).await {
-                Ok(None) => {}
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-                found => return found,
+        for _ in 0..known.len() {
+            let Some(old) = known.get(&at) else { break };
+            if old.recorded {
+                let Some(document) = old_document(storage, location).await? else { return Ok(None) };
+                let Some(snapshot) = document.snapshot_by_id(at) else { return Ok(None) };
+                match records::carried(storage, snapshot, key).await {
+                    Ok(None) => {}
+                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                    found => return found,
+                }
             }
-            let Some(parent) = snapshot.parent_snapshot_id() else { return Ok(None) };
+            let Some(parent) = old.parent else { return Ok(None) };
             at = parent;
         }
     }
     Ok(None)
 }
 
-/// The snapshots of an older metadata document with their parents; `None` when it was cleaned up.
+/// The snapshots of an older metadata document; `None` when it was cleaned up.
 async fn old_snapshots(storage: &Storage, location: &str) -> Result<Option<Links>> {
-    let links = |s: &SnapshotRef| (s.snapshot_id(), (ChainLink::from(s), s.parent_snapshot_id()));
-    Ok(old_document(storage, location).await?.map(|metadata| metadata.snapshots().map(links).collect()))
+    let old = |snapshot: &SnapshotRef| {
+        let (link, parent) = (ChainLink::from(snapshot), snapshot.parent_snapshot_id());
+        (link.id, Old { link, parent, recorded: records::any(snapshot) })
+    };
+    Ok(old_document(storage, location).await?.map(|metadata| metadata.snapshots().map(old).collect()))
 }
 
 /// An older metadata document; `None` when it was cleaned up.

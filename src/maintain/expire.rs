@@ -9,15 +9,13 @@ use std::time::Duration;
 
 use iceberg::spec::SnapshotRetention;
 
-use crate::commit::checkpoint::Chain;
+use crate::commit::checkpoint::{Chain, RECORD_PREFIX};
 use crate::commit::records::{self, VERSION_KEY};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::change::Removal;
 use crate::model::ids::MAIN;
 use crate::model::table::TableState;
 
-/// What a checkpoint's key in a summary begins with.
-const RECORD_PREFIX: &str = "frazil.checkpoint.";
 /// Five days, as the reference implementation has it.
 const AGE_DEFAULT_MS: i64 = 432_000_000;
 
