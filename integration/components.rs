@@ -1,11 +1,16 @@
 //! What `scripts/components` has started, as it prints it.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// The environment variable that names the file with the output of `scripts/components env`.
 const STATE: &str = "FRAZIL_COMPONENTS_STATE";
+
+/// The file in the run's folder in which tests note what they leave out; `scripts/test` ends with it.
+const LEFT_OUT: &str = "left-out";
 
 /// The value of one line; the test ends with a sentence where there is none.
 pub(crate) fn value(key: &str) -> &'static str {
@@ -17,11 +22,13 @@ pub(crate) fn value(key: &str) -> &'static str {
     }
 }
 
-/// Whether a component that may be left out is there; says so where it is not.
-pub(crate) fn is_there(what: &str, key: &str) -> bool {
-    let there = known().contains_key(key);
+/// Whether a component that may be left out is there. Where it is `none`, notes what is left out and why, for what a test
+/// prints that passes is lost.
+pub(crate) fn is_there(key: &str, what: &str) -> bool {
+    let there = value(key) != "none";
     if !there {
-        println!("{what} is left out");
+        let file = OpenOptions::new().create(true).append(true).open(Path::new(value("RUN_FOLDER")).join(LEFT_OUT));
+        file.and_then(|mut file| file.write_all(format!("{what}\n").as_bytes())).expect("note what is left out");
     }
     there
 }

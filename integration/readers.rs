@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::components::{checkout, value};
+use crate::components::{checkout, is_there, value};
 use crate::process::{Listen, Process};
 
 /// One answer may take this long: engines start slowly, and two cores are shared.
@@ -40,14 +40,9 @@ pub(crate) enum Engine {
 impl Engine {
     pub(crate) const ALL: [Self; 4] = [Self::PyIceberg, Self::DuckDb, Self::Spark, Self::Trino];
 
-    /// Whether it can be asked for what is at `place`: Trino knows tables of the catalog only, and there may be no Trino, which
-    /// whoever left it out has said.
+    /// Whether it can be asked for what is at `place`: Trino knows tables of the catalog only, and there may be no Trino.
     pub(crate) fn reads(self, place: &Value) -> bool {
-        let there = self != Self::Trino || value("TRINO_URI") != "none";
-        if !there {
-            println!("{self:?} is left out");
-        }
-        there && (self != Self::Trino || place.get("catalog").is_some())
+        self != Self::Trino || (place.get("catalog").is_some() && is_there("TRINO_URI", "Trino (no JDK 25)"))
     }
 
     /// The digest of the table at `place` (`{"metadata": …}`, or `{"table", "catalog", "s3"}`).
