@@ -1,5 +1,5 @@
-//! What the brokers themselves say of our groups, and what of a log a member may read: members by both protocols and by name, rows
-//! of every codec, transactions that are open or were given up.
+//! What the brokers themselves say of our groups, and what of a log a member may read: members by both protocols and by name,
+//! one that joins, one too many, rows of every codec, transactions that are open or were given up.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -58,7 +58,7 @@ fn table(topic: &str) -> String {
 }
 
 /// What the brokers say of a group.
-fn described(group: &str) -> Value {
+pub(crate) fn described(group: &str) -> Value {
     let script = checkout("integration/readers/kafka_group.py");
     let mut command = Command::new(value("KAFKA_PYTHON"));
     let output = command.arg("-B").arg(script).args([value("KAFKA_BROKERS"), group]).output().expect("run the client");
@@ -70,20 +70,33 @@ fn members(group: &Value) -> &[Value] {
     group["members"].as_array().expect("members")
 }
 
-/// Waits until a group rests with so many members, each with as many partitions.
-fn rests(group: &str, number: usize, each: usize, running: &mut [&mut Process]) -> Value {
+/// Whether a group rests with so many members, each of which has at least as many partitions as `least`, and these are all of
+/// `partitions`, each assigned once.
+pub(crate) fn is_shared_out(told: &Value, number: usize, partitions: usize, least: usize) -> bool {
+    let shares: Vec<&Vec<Value>> = members(told).iter().filter_map(|one| one["partitions"].as_array()).collect();
+    let assigned: Vec<&str> = shares.iter().copied().flatten().filter_map(Value::as_str).collect();
+    let different: BTreeSet<&str> = assigned.iter().copied().collect();
+    told["state"] == "STABLE"
+        && shares.len() == number
+        && shares.iter().all(|own| own.len() >= least)
+        && (assigned.len(), different.len()) == (partitions, partitions)
+}
+
+/// Waits until a group rests with so many members that share so many partitions, none of them less than others can have too.
+fn rests(group: &str, number: usize, partitions: usize, running: &mut [&mut Process]) -> Value {
     let mut left = PATIENCE;
     loop {
         let told = described(group);
-        let shared = |one: &Value| one["partitions"].as_array().is_some_and(|own| own.len() == each);
-        if told["state"] == "STABLE" && members(&told).len() == number && members(&told).iter().all(shared) {
+        if is_shared_out(&told, number, partitions, partitions / number) {
             return told;
         }
         let slice = Duration::from_millis(300);
         for process in running.iter_mut() {
             assert!(process.runs_for(slice), "a daemon ended by itself; {}", process.tail());
         }
-        left = left.checked_sub(slice).unwrap_or_else(|| panic!("not {number} members with {each} each: {told}"));
+        left = left
+            .checked_sub(slice)
+            .unwrap_or_else(|| panic!("{partitions} partitions are not shared by {number} members: {told}"));
     }
 }
 
@@ -144,7 +157,7 @@ fn the_brokers_assign_to_two_members_of_the_consumer_protocol_and_each_row_is_th
     let daemons = ["a", "b"].map(|name| member(&folder, name, &topic, "group_protocol = \"consumer\""));
     let [mut a, mut b] = daemons.each_ref().map(|daemon| daemon.spawn(&[]));
     send(&topic, 6, 0..600, &[]);
-    let told = rests(&topic, 2, 3, &mut [&mut a, &mut b]);
+    let told = rests(&topic, 2, 6, &mut [&mut a, &mut b]);
     assert_eq!(told["type"], "CONSUMER", "{told}");
     send(&topic, 6, 600..1_200, &[]);
     has(&daemons[0], &table(&topic), 1_200, &mut [&mut a, &mut b]);
@@ -170,7 +183,7 @@ fn a_member_with_a_name_is_not_missed_while_it_restarts_and_a_second_one_of_its_
     let (first, other) = (named("a", "one"), named("b", "two"));
     let (mut a, mut b) = (first.spawn(&[]), other.spawn(&[]));
     send(&topic, 6, 0..600, &[]);
-    let before = rests(&topic, 2, 3, &mut [&mut a, &mut b]);
+    let before = rests(&topic, 2, 6, &mut [&mut a, &mut b]);
     assert_eq!(before["type"], "CLASSIC", "{before}");
     assert_eq!(members(&before).iter().map(|one| &one["name"]).collect::<Vec<_>>(), ["one", "two"], "{before}");
     has(&first, &table(&topic), 600, &mut [&mut a, &mut b]);
@@ -206,6 +219,73 @@ fn a_member_with_a_name_is_not_missed_while_it_restarts_and_a_second_one_of_its_
     assert!(said.contains("another process has the same member name") && said.contains("its own `member`"), "{said}");
     drop(second);
     holds(&folder, &remote::place(&topic.replace('-', "_")), &[0..1_800]);
+}
+
+/// The partitions that a member's messages of this beginning name, sorted, each as often as it is named.
+fn told_of(log: &Path, beginning: &str) -> Vec<String> {
+    let text = fs::read_to_string(log).expect("read the log");
+    let mut named = Vec::new();
+    for line in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        let is_meant = line["message"].as_str().is_some_and(|message| message.starts_with(beginning));
+        if let Some(list) = line["partitions"].as_str().filter(|_| is_meant) {
+            // A list of names as Rust shows it: each stands between quotes.
+            named.extend(list.split('"').skip(1).step_by(2).map(str::to_owned));
+        }
+    }
+    named.sort();
+    named
+}
+
+#[test]
+fn of_a_member_that_another_one_joins_only_what_moves_is_taken_away() {
+    let topic = format!("joined-{}", std::process::id());
+    let folder = scratch(&topic);
+    create(&topic, 6);
+    let named = |name: &str| member(&folder, name, &topic, &format!("member = \"{name}\"\n{SLOW}"));
+    let (first, other) = (named("a"), named("b"));
+    let mut a = first.spawn(&[]);
+    send(&topic, 6, 0..600, &[]);
+    rests(&topic, 1, 6, &mut [&mut a]);
+    has(&first, &table(&topic), 600, &mut [&mut a]);
+
+    let mut b = other.spawn(&[]);
+    send(&topic, 6, 600..1_200, &[]);
+    let shared = rests(&topic, 2, 6, &mut [&mut a, &mut b]);
+    assert_eq!(shared["type"], "CLASSIC", "{shared}");
+    // Of what it kept rows come after it was told what it lost.
+    send(&topic, 6, 1_200..1_800, &[]);
+    has(&first, &table(&topic), 1_800, &mut [&mut a, &mut b]);
+    // Once it has ended its log is whole.
+    ends_well(a);
+    ends_well(b);
+
+    let log = folder.join("a").join("frazil.log");
+    let (gained, lost) = (told_of(&log, "assigned"), told_of(&log, "taken away"));
+    let all: Vec<String> = (0..6).map(|partition| format!("{topic}/{partition}")).collect();
+    assert_eq!(gained, all, "each is given once: what is kept is not given again");
+    assert_eq!((lost.len(), &members(&shared)[1]["name"]), (3, &json!("b")), "taken away: {lost:?}; {shared}");
+    assert_eq!(json!(lost), members(&shared)[1]["partitions"], "what is taken away is what the other has: {shared}");
+    holds(&folder, &remote::place(&topic.replace('-', "_")), &[0..1_800]);
+}
+
+#[test]
+fn nobody_waits_for_a_member_without_partitions_or_for_a_partition_without_rows() {
+    let topic = format!("idle-{}", std::process::id());
+    let folder = scratch(&topic);
+    create(&topic, 2);
+    let daemons = ["a", "b", "c"].map(|name| member(&folder, name, &topic, SLOW));
+    let [mut a, mut b, mut c] = daemons.each_ref().map(|daemon| daemon.spawn(&[]));
+    let told = rests(&topic, 3, 2, &mut [&mut a, &mut b, &mut c]);
+    let with = members(&told).iter().filter(|one| one["partitions"].as_array().is_some_and(|own| own.len() == 1));
+    assert_eq!(with.count(), 2, "two have one each, the third has none: {told}");
+    for part in 0..2 {
+        // All to the first partition.
+        send(&topic, 1, 300 * part..300 * (part + 1), &[]);
+        let rows = 300 * u64::from(part + 1);
+        has(&daemons[0], &table(&topic), rows, &mut [&mut a, &mut b, &mut c]);
+    }
+    [a, b, c].into_iter().for_each(ends_well);
+    holds(&folder, &remote::place(&topic.replace('-', "_")), &[0..600]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::components::{rows, scratch, value};
 use crate::daemon::{Daemon, Moments};
+use crate::groups::{described, is_shared_out};
 use crate::input::{FLIGHTS, created};
 use crate::process::Process;
 use crate::readers::{all_engines_find, input};
@@ -22,6 +23,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 const KILLS: usize = 10;
 /// Rows of one transaction.
 const TRANSACTION: usize = 500;
+/// Partitions of the group that grows and shrinks: its members cannot have as many each.
+const PARTITIONS: i32 = 12;
+/// Rows between two looks at that group.
+const SHARE: usize = 200;
 
 /// Waits for an answer of the client library, which comes from its own threads.
 pub(crate) fn answer<T>(asked: impl Future<Output = T>) -> T {
@@ -107,17 +112,16 @@ impl Sender {
     }
 }
 
-/// The parts of a configuration that all tests here share.
-fn source(topics: &str) -> String {
+/// The parts of a configuration that all tests here share. Tests run side by side: each has a group of its own.
+fn source(group: &str, topics: &str) -> String {
     format!(
         r#"
         [source.rows]
         type = "kafka"
-        group = "{topics_group}"
+        group = "{group}"
         {topics}
         properties = {{ "session.timeout.ms" = "6000", "heartbeat.interval.ms" = "500" }}
-        "#,
-        topics_group = format_args!("readers-{}", std::process::id()),
+        "#
     )
 }
 
@@ -187,7 +191,7 @@ fn member(folder: &Path, name: &str, topic: &str, namespace: &str) -> Daemon {
         "#,
         folder = own.display(),
         lake = lake(),
-        source = source(&format!("topics = [{topic:?}]")),
+        source = source(namespace, &format!("topics = [{topic:?}]")),
         brokers = value("KAFKA_BROKERS"),
         columns = created(FLIGHTS),
     );
@@ -238,40 +242,67 @@ fn members_of_a_group_that_are_killed_lose_and_double_no_row_of_any_producer() {
     assert!(daemons[0].table(&format!("lake.{namespace}.flights__rejects")).is_none(), "aborted rows were read");
 }
 
+/// A group under load: rows go on coming while one waits for it.
+struct Load<'a> {
+    sender: Sender,
+    shares: std::slice::Chunks<'a, &'a str>,
+    group: &'a str,
+    folder: &'a Path,
+}
+
+impl Load<'_> {
+    /// Sends on until the group rests with these members alone: all partitions are assigned, and each member has some and has
+    /// committed.
+    fn goes_on_until(&mut self, names: &[&str], mut running: Vec<&mut Process>) {
+        let committed = |name: &&str| {
+            let log = fs::read_to_string(self.folder.join(name).join("frazil.log")).expect("read the log");
+            log.contains("\"committed\"")
+        };
+        let mut told = Value::Null;
+        for share in self.shares.by_ref() {
+            self.sender.send(share);
+            self.sender.flush();
+            for process in &mut running {
+                let runs = process.runs_for(Duration::from_millis(200));
+                assert!(runs, "a daemon ended by itself; {}", process.tail());
+            }
+            told = described(self.group);
+            if is_shared_out(&told, names.len(), PARTITIONS as usize, 1) && names.iter().all(committed) {
+                println!("{names:?} share: {told}");
+                return;
+            }
+        }
+        let idle: Vec<_> = names.iter().filter(|name| !committed(name)).collect();
+        panic!("{names:?} do not share all partitions, or {idle:?} committed nothing: {told}");
+    }
+}
+
 #[test]
 fn a_group_that_grows_from_three_to_five_and_shrinks_to_two_reads_each_row_once() {
     let namespace = format!("grown_{}", std::process::id());
     let (folder, topic) = (scratch(&namespace), format!("flights-{namespace}"));
-    create(&topic, 12);
+    create(&topic, PARTITIONS);
     let text = fs::read_to_string(rows("nyc_flights.ndjson")).expect("read the rows");
-    let lines: Vec<&str> = text.lines().take(30_000).collect();
+    let lines: Vec<&str> = text.lines().take(40_000).collect();
+    let sender = Sender::new(&topic, PARTITIONS, None);
+    let mut load = Load { sender, shares: lines.chunks(SHARE), group: &namespace, folder: &folder };
     let daemons = ["a", "b", "c", "d", "e"].map(|name| member(&folder, name, &topic, &namespace));
     let (early, late) = daemons.split_at(3);
     let mut leaving: Vec<Process> = early.iter().map(|daemon| daemon.spawn(&[])).collect();
-    let mut staying: Vec<Process> = Vec::new();
-    let mut sender = Sender::new(&topic, 12, None);
-    for (step, share) in lines.chunks(lines.len().div_ceil(15)).enumerate() {
-        sender.send(share);
-        sender.flush();
-        match step {
-            5 => staying = late.iter().map(|daemon| daemon.spawn(&[])).collect(),
-            10 => leaving.iter().for_each(|process| process.signal("TERM")),
-            _ => {}
-        }
-        let someone = if step < 10 { &mut leaving[0] } else { &mut staying[0] };
-        assert!(someone.runs_for(Duration::from_secs(1)), "a daemon ended by itself; {}", someone.tail());
-    }
+    load.goes_on_until(&["a", "b", "c"], leaving.iter_mut().collect());
+    let mut staying: Vec<Process> = late.iter().map(|daemon| daemon.spawn(&[])).collect();
+    load.goes_on_until(&["a", "b", "c", "d", "e"], leaving.iter_mut().chain(&mut staying).collect());
+    leaving.iter().for_each(|process| process.signal("TERM"));
+    load.goes_on_until(&["d", "e"], staying.iter_mut().collect());
     for process in leaving {
         let tail = process.tail();
         let status = process.ends(PATIENCE);
         assert!(status.success(), "a daemon that was to leave ended with {status}; {tail}");
     }
+    load.shares.by_ref().for_each(|share| load.sender.send(share));
+    load.sender.flush();
     let table = format!("lake.{namespace}.flights");
     has(&daemons[3], &table, lines.len() as u64, &mut staying.iter_mut().collect::<Vec<_>>());
-    for daemon in ["a", "d"] {
-        let log = fs::read_to_string(folder.join(daemon).join("frazil.log")).expect("read the log");
-        assert!(log.contains("\"committed\""), "member {daemon} had nothing to do");
-    }
     let sent = folder.join("sent.ndjson");
     fs::write(&sent, lines.join("\n")).expect("write the ledger");
     all_engines_find(&input(&[&sent], FLIGHTS), &place(&format!("{namespace}.flights")), FLIGHTS);
@@ -297,7 +328,7 @@ fn secured(folder: &Path, namespace: &str, password: &str) -> Daemon {
         "#,
         here = here(folder),
         // The consumer protocol leaves these two to the broker.
-        source = source(&format!("topic_pattern = '{namespace}\\.(?<t>.+)'"))
+        source = source(namespace, &format!("topic_pattern = '{namespace}\\.(?<t>.+)'"))
             .replace(r#"properties = { "session.timeout.ms" = "6000", "heartbeat.interval.ms" = "500" }"#, ""),
         brokers = value("KAFKA_TLS_BROKERS"),
         ca = value("KAFKA_CA"),
@@ -356,7 +387,7 @@ pub(crate) fn single(folder: &Path, topic: &str, decode: &str) -> Daemon {
         {decode}
         "#,
         here = here(folder),
-        source = source(&format!("topics = [{topic:?}]")),
+        source = source(topic, &format!("topics = [{topic:?}]")),
         brokers = value("KAFKA_BROKERS"),
     );
     Daemon::configured(folder, &config)
