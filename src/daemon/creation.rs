@@ -79,7 +79,7 @@ impl Creation {
             format_version: self.format_version(),
             properties: BTreeMap::new().into_iter().collect(),
         };
-        create_or_adopt(env, catalog, &wanted).await
+        create_or_adopt(env, catalog, &wanted).await.map_err(for_a_person)
     }
 
     async fn open_with(
@@ -115,12 +115,7 @@ impl Creation {
             Err(error) if error.kind() == ErrorKind::Conflict && self.config.columns.is_empty() => {
                 catalog.load(table).await
             }
-            // Only a person can mend that: it is not to be tried again and again.
-            Err(error) if error.kind() == ErrorKind::Conflict => {
-                let hint = error.hint().unwrap_or_default().to_owned();
-                Err(Error::new(ErrorKind::Config, error.to_string()).with_hint(hint))
-            }
-            done => done,
+            done => done.map_err(for_a_person),
         }
     }
 
@@ -184,6 +179,15 @@ impl Creation {
             .build(schema)
             .map_err(|error| Error::new(ErrorKind::Config, format!("create.sort of table {table}")).with_source(error))
     }
+}
+
+/// Only a person can mend a table that is not what is needed: it is not to be tried again and again.
+fn for_a_person(error: Error) -> Error {
+    if error.kind() != ErrorKind::Conflict {
+        return error;
+    }
+    let hint = error.hint().unwrap_or_default().to_owned();
+    Error::new(ErrorKind::Config, error.to_string()).with_hint(hint)
 }
 
 /// A source column of a partition or sort field, by its name or, nested, its path.

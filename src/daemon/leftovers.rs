@@ -96,15 +96,20 @@ async fn clean_one(shared: &Shared, left: &Left) -> Result<()> {
     let beside = elsewhere.keys().map(|table| LedgerOwner { table: table.clone(), snapshot_id: owner.snapshot_id });
     // Its own comes last, and none of them goes before it can: what is left of an epoch tells whose its files elsewhere are.
     let owners: Vec<LedgerOwner> = beside.chain([owner.clone()]).collect();
+    let mut found = false;
     for (catalog, source) in shared.catalogs.iter() {
         let state = match source.load(&owner.table).await {
             Ok(state) => state,
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
+        found = true;
+        // Another catalog's may have the name; its own may live on under another name, and have them.
+        if !are_of(&state, entries) {
+            continue;
+        }
         let many = state.metadata.snapshots().count() > SNAPSHOTS_MAX;
-        // Its table may live on under another name, and have them.
-        let other = !are_of(&state, entries) || {
+        let other = {
             let mut other = false;
             for (table, entries) in elsewhere {
                 other |= !are_of(&source.load(table).await?, entries);
@@ -112,13 +117,12 @@ async fn clean_one(shared: &Shared, left: &Left) -> Result<()> {
             other
         };
         if many || other {
-            tracing::info!(table = %owner.table, files = entries.len(), "leftovers are the orphan sweep's");
-            return forget(shared, &owners).await;
+            return forget(shared, &owners, entries).await;
         }
         if state.metadata.snapshot_by_id(owner.snapshot_id).is_some() {
             let unnamed = unnamed(shared, &state, owner, entries).await?;
             if unnamed.is_empty() {
-                return forget(shared, &owners).await;
+                return settle(shared, &owners).await;
             }
             let left = Leftover { owners, ..Leftover::unsent(unnamed, owner.clone()) };
             shared.table(catalog, &owner.table)?.leave(left_by(&state, left)).await;
@@ -144,7 +148,7 @@ async fn clean_one(shared: &Shared, left: &Left) -> Result<()> {
         shared.table(catalog, &owner.table)?.leave(left_by(&state, left)).await;
         return Ok(());
     }
-    Ok(())
+    if found { forget(shared, &owners, entries).await } else { Ok(()) }
 }
 
 /// Whether what is under the table's name is the table that `entries` were made for.
@@ -152,7 +156,13 @@ fn are_of(state: &TableState, entries: &[LedgerEntry]) -> bool {
     entries.iter().all(|entry| entry.table_uuid.is_none_or(|uuid| uuid == state.metadata.uuid()))
 }
 
-async fn forget(shared: &Shared, owners: &[LedgerOwner]) -> Result<()> {
+async fn forget(shared: &Shared, owners: &[LedgerOwner], entries: &[LedgerEntry]) -> Result<()> {
+    let table = entries.first().map(|entry| entry.owner.table.to_string());
+    tracing::info!(table, files = entries.len(), "leftovers are the orphan sweep's");
+    settle(shared, owners).await
+}
+
+async fn settle(shared: &Shared, owners: &[LedgerOwner]) -> Result<()> {
     for owner in owners {
         shared.ledger.settle(owner).await?;
     }

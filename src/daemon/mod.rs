@@ -202,8 +202,8 @@ impl Daemon {
             let task = running.spawn(async move { (pipeline.name.clone(), pipeline.run(stop).boxed().await) });
             tasks.insert(task.id(), (name, watch));
         }
+        let measuring = tokio::spawn(measure(shared.clone(), metrics, watches.clone()));
         let cleaning = tokio::spawn(leftovers::clean(shared.clone(), left, watches, stop.clone()));
-        let measuring = tokio::spawn(measure(shared.clone(), metrics));
         let (env, after) = (shared.env.clone(), stop.clone());
         let ending = hard.clone();
         let timer = tokio::spawn(async move {
@@ -252,9 +252,10 @@ impl Daemon {
 }
 
 /// Shows what the process as a whole does, every second.
-async fn measure(shared: Shared, metrics: Metrics) {
+async fn measure(shared: Shared, metrics: Metrics, watches: Vec<Arc<Watch>>) {
     let mut told = BTreeMap::new();
     loop {
+        watches.iter().for_each(|watch| watch.age(shared.env.now_ms()));
         let (budget, store) = (&shared.budget, shared.storage.counters());
         metrics.budget(budget.used(), budget.most(), budget.limit());
         metrics.uploads(store.files_under_way(), store.upload_bytes());
@@ -408,6 +409,7 @@ fn pipeline(
         answers: Answers::default(),
         finished: Vec::new(),
         fresh: true,
+        begins: None,
         begun: Positions::new(),
         begun_seq: 0,
         followers: BTreeSet::new(),
@@ -421,6 +423,7 @@ fn pipeline(
 mod by_partition;
 mod decoding;
 mod many_tables;
+mod names;
 mod outage;
 mod paced;
 mod recovery;

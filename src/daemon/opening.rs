@@ -1,6 +1,6 @@
 //! Where a pipeline begins: the checkpoint it starts from, and the tables that it opens on the way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -68,7 +68,7 @@ impl Pipeline {
                 ErrorKind::Corrupt,
                 format!("pipeline {}: its checkpoint is of source {:?}, this one is {identity:?}", self.name, taken.checkpoint.source),
             )
-            .with_hint("point the source back, give the pipeline a new name to start from the beginning, or run `frazil checkpoint set`"));
+            .with_hint("point the source back, give the pipeline a new name to start from the beginning, or say with `frazil checkpoint set --source` where to go on in this one"));
         }
         for location in &taken.sealed {
             if let Err(error) = self.finish_sealed(location, &state).await {
@@ -81,8 +81,25 @@ impl Pipeline {
 
     /// Where it begins when it was never here.
     async fn beginning(&mut self) -> Result<Checkpoint> {
-        self.begun = self.source.begins().await?;
-        Ok(Checkpoint { positions: self.begun.clone(), ..Checkpoint::default() })
+        // Asked once: in a later life `latest` would be behind rows that this one has read.
+        let begins = match &self.begins {
+            Some(begins) => begins.clone(),
+            None => self.begins.insert(self.source.begins().await?).clone(),
+        };
+        self.begun.clone_from(&begins);
+        Ok(Checkpoint { positions: begins, ..Checkpoint::default() })
+    }
+
+    /// Where a pipeline begins that does not begin at its source's beginning stands in the anchor before a row is read into
+    /// another table: a process that comes after this one would begin elsewhere.
+    pub(crate) async fn stand(&mut self, by_table: &BTreeMap<TableName, RawBatch>) -> Result<()> {
+        if !self.fresh || self.begun.is_empty() || by_table.is_empty() || self.lanes.contains_key(&self.anchor) {
+            return Ok(());
+        }
+        match by_table.get(&self.anchor) {
+            Some(rows) => self.open_lane(&self.anchor.clone(), rows).await,
+            None => self.open_anchor().await,
+        }
     }
 
     /// Opens the lane of a table, which is created from its first rows when it is missing.
@@ -127,6 +144,7 @@ impl Pipeline {
             self.followers.clone()
         };
         let (mut state, standing) = handle.standing(self.asker(witnesses)).await?;
+        self.is_no_other(table, &state)?;
         let mut held = Positions::new();
         match standing {
             Standing::New => {
@@ -153,6 +171,22 @@ impl Pipeline {
         lane.held = held;
         self.lanes.insert(table.clone(), lane);
         Ok(())
+    }
+
+    /// Of two names that the catalog takes for one table the second would count as finished with the first.
+    fn is_no_other(&self, table: &TableName, state: &TableState) -> Result<()> {
+        let uuid = state.metadata.uuid();
+        let same = |(name, lane): &(&TableName, &Lane)| *name != table && lane.state.metadata.uuid() == uuid;
+        match self.lanes.iter().find(same) {
+            None => Ok(()),
+            Some((other, _)) => Err(Error::new(
+                ErrorKind::Config,
+                format!("pipeline {}: {other} and {table} are one table to the catalog", self.name),
+            )
+            .with_hint(
+                "spell the names that rows are routed by alike, as in `lower` or `UPPER`, before they come here",
+            )),
+        }
     }
 
     /// Whether a table beside the anchor was rolled back and has lost its property, so that its own record does not tell: the

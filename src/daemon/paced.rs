@@ -1,6 +1,7 @@
 //! The whole daemon's commits at the pace of its catalog, its files and its neighbours.
 #![cfg(test)]
 
+use super::outage::{FailingCatalog, Outage};
 use super::tests::{World, config, each_once, pipeline_of, rate};
 use super::*;
 use crate::catalog::faulty::{Fault, FaultyCatalog};
@@ -117,5 +118,34 @@ fn files_that_are_full_are_committed_before_their_time() {
             short += usize::from(size < 100_000);
         }
         assert!(short <= 1, "{short} short files: {}", full.said());
+    });
+}
+
+#[test]
+fn how_long_rows_wait_is_told_also_while_the_catalog_is_away() {
+    on_virtual_time(async {
+        let mut world = World::new(77);
+        let begun = world.env.now_ms();
+        let outage = Outage { env: world.env.clone(), down_ms: begun + 20_000..begun + 80_000 };
+        let inner = Arc::clone(&world.catalog);
+        world.catalog = Arc::new(FailingCatalog { inner, outage, only: None });
+        let metrics = Metrics::new();
+        let face = Face { health: Health::new(metrics.clone()), metrics: metrics.clone() };
+        let mut config = config("shop.events", None, 0);
+        rate(&mut config, 12_000, 100);
+        let daemon = world.daemon_seen_by(&config, face).await;
+        let stop = CancellationToken::new();
+        let look = async {
+            let mut waited = Vec::new();
+            for _ in 0..4 {
+                world.env.sleep(Duration::from_secs(25)).await;
+                waited.extend(metrics.gauges("frazil_freshness_seconds").into_iter().map(|(_, seconds)| seconds));
+            }
+            stop.cancel();
+            waited
+        };
+        let (_, waited) = tokio::join!(daemon.run(stop.clone()), look);
+        let [second, fifth, late, after] = waited[..] else { panic!("{waited:?}") };
+        assert!(second < 10.0 && fifth > 25.0 && late > fifth + 20.0 && after < 10.0, "{waited:?}");
     });
 }

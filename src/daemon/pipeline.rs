@@ -22,7 +22,7 @@ use crate::daemon::tables::Shared;
 use crate::daemon::watch::Watch;
 use crate::decode::observe::Observed;
 use crate::error::{Directive, Error, ErrorKind, Result};
-use crate::model::batch::{Batch, RawBatch, Reject};
+use crate::model::batch::{Batch, RawBatch, Reject, Stage};
 use crate::model::checkpoint::{Checkpoint, Delta, Positions, Range};
 use crate::model::ids::{PartitionId, PipelineName, TableName};
 use crate::quality::quarantine::RejectWindow;
@@ -65,6 +65,8 @@ pub(crate) struct Pipeline {
     pub(crate) finished: Vec<String>,
     /// Whether it began at the beginning of its source: no checkpoint was found.
     pub(crate) fresh: bool,
+    /// Where its source begins for one that was never here, once that was asked.
+    pub(crate) begins: Option<Positions>,
     /// The positions that it began at.
     pub(crate) begun: Positions,
     /// The sequence number of the anchor's record that said so; 0 when there was none.
@@ -163,6 +165,7 @@ impl Pipeline {
                 }
                 Ok(End::Again) => {
                     self.drop_epoch().await;
+                    self.watch.rests();
                     self.cadence.begin(self.shared.env.below(Cadence::ANYWHERE));
                     continue;
                 }
@@ -290,7 +293,8 @@ impl Pipeline {
         self.watch.read(&partition, rows, skipped, bytes, newest_ms);
         // What was passed over says nothing of a table that is still to be made.
         let none = rows == 0 && skipped > 0;
-        let (by_table, rejects) = if none { Default::default() } else { self.route.split(raw) };
+        let (by_table, rejects) = if none { Default::default() } else { self.routed(raw) };
+        self.stand(&by_table).await?;
         let mut parts = Vec::with_capacity(by_table.len());
         for (table, raw) in by_table {
             self.open_lane(&table, &raw).await?;
@@ -307,6 +311,17 @@ impl Pipeline {
         tracing::debug!(pipeline = %self.name, rows, bytes, "read");
         self.ahead.push_back(Ahead { partition, range, rows, skipped, rejects, newest_ms, parts, _grant: grant });
         Ok(())
+    }
+
+    /// The rows by table. No row names the table of the rejects.
+    fn routed(&self, raw: RawBatch) -> (BTreeMap<TableName, RawBatch>, Vec<Reject>) {
+        let (mut by_table, mut rejects) = self.route.split(raw);
+        let own = self.anchor.with_suffix(REJECTS_SUFFIX);
+        if let Some(raw) = by_table.remove(&own) {
+            let reason = format!("table {own} is that of the rejects");
+            rejects.extend(raw.rows.iter().map(|row| raw.reject(*row, Stage::Route, "", reason.as_str())));
+        }
+        (by_table, rejects)
     }
 
     /// Writes the oldest batch that was decoded ahead into the open epoch.
@@ -388,7 +403,9 @@ impl Pipeline {
 
     async fn seal_when_due(&mut self) -> Result<()> {
         let (open, now) = (self.open(), self.shared.env.now_ms());
-        self.watch.open(open.bytes, since(open.opened_ms, now));
+        if open.rows > 0 {
+            self.watch.open(open.bytes, open.opened_ms);
+        }
         match self.cadence.seals(&open, &self.config.commit, self.shared.budget.over(), now) {
             Some(reason) => self.seal_for(reason).await,
             None => Ok(()),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::api::{Health, PipelineHealth};
 use crate::daemon::cadence::Why;
+use crate::daemon::pipeline::since;
 use crate::model::batch::Reject;
 use crate::model::ids::{PartitionId, PipelineName, TableName};
 use crate::quality::quarantine;
@@ -28,6 +29,8 @@ pub(crate) struct Watch {
     behind: Mutex<Option<Arc<BTreeMap<PartitionId, u64>>>>,
     /// Rows of each partition that were read and whose end is not known yet.
     open: Mutex<BTreeMap<PartitionId, u64>>,
+    /// When the oldest row was read that is not committed.
+    waits_ms: Mutex<Option<i64>>,
     /// The newest row read and the newest one committed.
     newest_ms: Mutex<(Option<i64>, Option<i64>)>,
 }
@@ -45,6 +48,7 @@ impl Watch {
             lost: Mutex::default(),
             behind: Mutex::default(),
             open: Mutex::default(),
+            waits_ms: Mutex::default(),
             newest_ms: Mutex::default(),
         }
     }
@@ -146,10 +150,24 @@ impl Watch {
         }
     }
 
-    /// The open epoch holds so many bytes, and its oldest row has waited so long.
-    pub(crate) fn open(&self, bytes: u64, waited: Duration) {
+    /// The open epoch holds so many bytes, and its oldest row waits since then.
+    pub(crate) fn open(&self, bytes: u64, since_ms: i64) {
         self.metrics.epoch_open_bytes(self.pipeline.as_str(), bytes);
-        self.metrics.freshness(self.pipeline.as_str(), waited);
+        self.waits_ms.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(since_ms);
+    }
+
+    /// No row waits: all are committed, or others'.
+    pub(crate) fn rests(&self) {
+        *self.waits_ms.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.metrics.freshness(self.pipeline.as_str(), Duration::ZERO);
+        self.metrics.epoch_open_bytes(self.pipeline.as_str(), 0);
+    }
+
+    /// Shows how long the oldest row has waited by now, however long a commit takes or fails.
+    pub(crate) fn age(&self, now_ms: i64) {
+        if let Some(then_ms) = *self.waits_ms.lock().unwrap_or_else(PoisonError::into_inner) {
+            self.metrics.freshness(self.pipeline.as_str(), since(then_ms, now_ms));
+        }
     }
 
     /// The source was held back because others hold the memory.
@@ -169,7 +187,7 @@ impl Watch {
         self.lag(None, newest_ms);
         self.metrics.commit_duration(&anchor.to_string(), took);
         self.commits.fetch_add(1, Ordering::Relaxed);
-        self.open(0, Duration::ZERO);
+        self.rests();
     }
 
     /// From now on epochs stay open for so long, and this says so.

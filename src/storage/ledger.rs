@@ -139,9 +139,14 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Objects staged for the table `name` from now on are meant for the table with this uuid.
+    /// Objects staged for the table `name` from now on are meant for the table with this uuid. Where two catalogs have tables of
+    /// one name, from then on for none: what is left of theirs is the orphan sweep's.
     pub fn means(&self, name: &TableName, uuid: Uuid) {
-        self.state().tables.insert(name.clone(), uuid);
+        let mut state = self.state();
+        let meant = state.tables.entry(name.clone()).or_insert(uuid);
+        if *meant != uuid {
+            *meant = Uuid::nil();
+        }
     }
 
     /// Notes that an object is about to be created. Durable on return: create it only then.

@@ -196,7 +196,8 @@ mod tests {
                 with(row(0, 3, 7, None), Span::new(0, 3), Span::new(0, 3)),
                 with(row(3, 10, 8, Some(1000)), Span::new(26, 28), Span::new(28, 32)),
                 row(10, 19, 9, None),
-                with(row(19, 26, 10, None), Span::new(26, 26), Span::NOTHING),
+                // No timestamp holds this time.
+                with(row(19, 26, 10, Some(i64::MAX)), Span::new(26, 26), Span::NOTHING),
             ],
             rejects: Vec::new(),
             header: None,

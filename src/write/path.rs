@@ -13,6 +13,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 
+/// The longest name of a partition's folder.
+const FOLDER_MAX: usize = 200;
+
 /// What `java.net.URLEncoder` escapes, but for the space, which becomes `+`.
 const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'*').remove(b'_').remove(b' ');
 
@@ -23,7 +26,7 @@ const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'*')
 pub(crate) fn partition_path(spec: &PartitionSpec, schema: &Schema, partition: &Struct) -> Result<String> {
     let values = partition_values(spec, schema, partition)?;
     let part = |(name, value): &(String, Option<String>)| {
-        format!("{}={}", escaped(name), escaped(value.as_deref().unwrap_or("null")))
+        cut(format!("{}={}", escaped(name), escaped(value.as_deref().unwrap_or("null"))))
     };
     Ok(values.iter().map(part).collect::<Vec<_>>().join("/"))
 }
@@ -72,6 +75,20 @@ pub(crate) fn table_context(location: &str) -> String {
         Some(parent) if !parent.ends_with(':') => format!("{parent}/{name}"),
         _ => name.to_owned(),
     }
+}
+
+/// A folder's name that stores take: disks allow 255 bytes, S3 1,024 for the whole path. What is cut off is told by its hash.
+fn cut(folder: String) -> String {
+    if folder.len() <= FOLDER_MAX {
+        return folder;
+    }
+    let hash = murmur3(folder.as_bytes());
+    let mut end = FOLDER_MAX - 9;
+    // Not within an escape, nor a name's last character.
+    while !folder.is_char_boundary(end) || folder.as_bytes()[end.saturating_sub(2)..end].contains(&b'%') {
+        end -= 1;
+    }
+    format!("{}-{hash:08x}", &folder[..end])
 }
 
 fn escaped(text: &str) -> String {

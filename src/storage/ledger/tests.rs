@@ -325,3 +325,15 @@ async fn a_local_file_under_way_is_in_the_ledger_by_its_id_before_it_is_there() 
     storage.abort_upload(&location, &id).await.expect("removed");
     assert_eq!(disk.files(), Some(0));
 }
+
+#[tokio::test]
+async fn what_is_staged_for_a_name_that_two_tables_have_is_meant_for_neither() {
+    let ledger = reopened(&Arc::new(MemoryDisk::new())).await;
+    let (table, uuids) = (owner(1).table, [Uuid::from_u128(1), Uuid::from_u128(2)]);
+    for (id, uuid) in [(1, uuids[0]), (2, uuids[0]), (3, uuids[1]), (4, uuids[0])] {
+        ledger.means(&table, uuid);
+        ledger.stage(&owner(id), "s3://b/x").await.expect("stage");
+    }
+    let meant: Vec<_> = ledger.open_entries().into_iter().map(|entry| entry.table_uuid).collect();
+    assert_eq!(meant, [uuids[0], uuids[0], Uuid::nil(), Uuid::nil()].map(Some));
+}

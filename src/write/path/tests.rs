@@ -98,3 +98,22 @@ fn a_table_under_a_foreign_data_path_is_told_by_the_end_of_its_location() {
         assert_eq!(table_context(location), context, "{location}");
     }
 }
+
+/// A disk refuses a folder of more than 255 bytes, and one row must not stop a pipeline.
+#[test]
+fn a_long_value_is_cut_and_told_from_others_by_its_hash() {
+    let folder = |text: &str| path_of(PrimitiveType::String, Transform::Identity, Some(Literal::string(text)));
+    let short = "x".repeat(190 - "a+b%2F%C3%BC=".len());
+    assert_eq!(folder(&short), format!("a+b%2F%C3%BC={short}"));
+    for letter in ["x", "é", " ", "%"] {
+        for length in 60..260 {
+            let (one, other) = (letter.repeat(length), letter.repeat(length) + "y");
+            let (one, other) = (folder(&one), folder(&other));
+            assert!(one.len() <= 200 && other.len() <= 200 && one != other, "{one} {other}");
+            // What is left is whole: no escape is cut in two.
+            let name = one.rsplit_once('-').map_or(one.as_str(), |(name, _)| name);
+            let escapes = name.split('%').skip(1);
+            assert!(escapes.clone().all(|hex| hex.len() >= 2), "{one}");
+        }
+    }
+}
