@@ -277,7 +277,7 @@ impl Findings {
         let complete = self.missing.is_none();
         if head.seq < p.origin.seq || oldest < p.origin.seq || complete {
             // What the branch carried may have expired, and stand in older metadata.
-            let decided = complete || self.closed || a.is_some();
+            let decided = complete || self.closed || a.is_some() || self.on_rollback == OnRollback::Halt;
             return if decided { self.rolled_back(p, a, complete) } else { Decision::Investigate };
         }
         if !self.closed {

@@ -104,9 +104,10 @@ pub(crate) async fn rolled_back(
     Ok(None)
 }
 
-/// Whether a snapshot carries records.
-pub(crate) fn any(snapshot: &SnapshotRef) -> bool {
-    snapshot.summary().additional_properties.keys().any(|key| key.starts_with(RECORD_PREFIX))
+/// The keys of the records that a snapshot carries.
+pub(crate) fn keys(snapshot: &SnapshotRef) -> Box<[String]> {
+    let keys = snapshot.summary().additional_properties.keys();
+    keys.filter(|key| key.starts_with(RECORD_PREFIX)).cloned().collect()
 }
 
 /// The record `key` on one snapshot; `None` when it carries none.

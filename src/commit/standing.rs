@@ -37,8 +37,8 @@ type Links = BTreeMap<i64, Old>;
 struct Old {
     link: ChainLink,
     parent: Option<i64>,
-    /// Whether it carries records.
-    recorded: bool,
+    /// The keys of the records that it carries.
+    records: Box<[String]>,
 }
 
 /// What old metadata documents of one table said. They never change, so each is read once by a process.
@@ -192,10 +192,16 @@ pub async fn standing(
             Decision::Investigate => {
                 let expired = findings.missing;
                 investigate(storage, ancestry, state, question.target, &mut findings).await?;
-                findings.ancestor = match (findings.ancestor, expired) {
-                    (None, Some(from)) => expired_record(storage, ancestry, state, from, &key).await?,
-                    (found, _) => found,
-                };
+                let newest = findings.property.as_ref().map(|p| p.origin.snapshot);
+                let is_in = findings.chain.iter().any(|link| Some(link.id) == newest);
+                if findings.ancestor.is_none() && !is_in {
+                    match older(storage, ancestry, state, (&chain, expired), &key).await? {
+                        Older::Found(record) => findings.ancestor = Some(*record),
+                        Older::Absent => {}
+                        // As if the way to it were not known.
+                        Older::Unknown => findings.missing = expired,
+                    }
+                }
             }
         }
     }
@@ -256,43 +262,65 @@ async fn investigate(
     Ok(())
 }
 
-/// The record that `from`, an ancestor that has expired, or the nearest one before it has, as older metadata says. `None` where that
-/// was cleaned up, or says no more than that the record stood in a manifest list which is gone: what comes before it is older than
-/// the rows that are there.
-async fn expired_record(
+/// The record of a pipeline that the branch carries somewhere.
+enum Older {
+    Found(Box<Record>),
+    /// None of what is known of the branch has it.
+    Absent,
+    /// It stood in a manifest list, or in metadata, that is gone: what comes before it is older than the rows that are there.
+    Unknown,
+}
+
+/// The record `key` of the nearest snapshot of the branch that has it, also behind one of ours that did not know of it. Of those
+/// that have expired, from the id given on, older metadata says.
+async fn older(
     storage: &Storage,
     ancestry: &Ancestry,
     state: &TableState,
-    from: i64,
+    (chain, expired): (&Chain, Option<i64>),
     key: &str,
-) -> Result<Option<Record>> {
-    let mut at = from;
+) -> Result<Older> {
+    for snapshot in &chain.snapshots {
+        if let Some(record) = records::carried(storage, snapshot, key).await? {
+            return Ok(Older::Found(Box::new(record)));
+        }
+    }
+    let Some(mut at) = expired else { return Ok(Older::Absent) };
     let mut documents = ancestry.newest_first(storage, state);
     while let Some((location, known)) = documents.try_next().await? {
         // No more steps than there are snapshots, whatever their parents say.
         for _ in 0..known.len() {
             let Some(old) = known.get(&at) else { break };
-            if old.recorded {
-                let Some(document) = old_document(storage, location).await? else { return Ok(None) };
-                let Some(snapshot) = document.snapshot_by_id(at) else { return Ok(None) };
-                match records::carried(storage, snapshot, key).await {
-                    Ok(None) => {}
-                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-                    found => return found,
-                }
+            if old.records.iter().any(|held| held == key) {
+                return expired_record(storage, location, at, key).await;
             }
-            let Some(parent) = old.parent else { return Ok(None) };
+            let Some(parent) = old.parent else { return Ok(Older::Absent) };
             at = parent;
         }
     }
-    Ok(None)
+    Ok(Older::Unknown)
+}
+
+/// The record `key` of the snapshot `id`, which has expired, as the document at `location` has it.
+async fn expired_record(storage: &Storage, location: &str, id: i64, key: &str) -> Result<Older> {
+    let document = old_document(storage, location).await?;
+    let Some(snapshot) = document.as_ref().and_then(|document| document.snapshot_by_id(id)) else {
+        return Ok(Older::Unknown);
+    };
+    match records::carried(storage, snapshot, key).await {
+        Ok(Some(record)) => Ok(Older::Found(Box::new(record))),
+        Ok(None) => Ok(Older::Unknown),
+        // A store that may not list says that it denies what is gone.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) => Ok(Older::Unknown),
+        Err(error) => Err(error),
+    }
 }
 
 /// The snapshots of an older metadata document; `None` when it was cleaned up.
 async fn old_snapshots(storage: &Storage, location: &str) -> Result<Option<Links>> {
     let old = |snapshot: &SnapshotRef| {
         let (link, parent) = (ChainLink::from(snapshot), snapshot.parent_snapshot_id());
-        (link.id, Old { link, parent, recorded: records::any(snapshot) })
+        (link.id, Old { link, parent, records: records::keys(snapshot) })
     };
     Ok(old_document(storage, location).await?.map(|metadata| metadata.snapshots().map(old).collect()))
 }

@@ -568,6 +568,6 @@ const FIELDS: &[Field] = &[
         "shutdown.grace",
         Duration(0, DAY),
         Is("30s"),
-        "How long a shutdown may take to seal and commit what is open; what is left is read again at the next start",
+        "How long a shutdown may take to seal and commit what is open; what is left is read again at the next start. Leaving a Kafka group may take 5 s more",
     ),
 ];

@@ -96,6 +96,10 @@ async fn clean_one(shared: &Shared, left: &Left) -> Result<()> {
     let beside = elsewhere.keys().map(|table| LedgerOwner { table: table.clone(), snapshot_id: owner.snapshot_id });
     // Its own comes last, and none of them goes before it can: what is left of an epoch tells whose its files elsewhere are.
     let owners: Vec<LedgerOwner> = beside.chain([owner.clone()]).collect();
+    // Without it nothing tells in which catalog it is.
+    if shared.catalogs.len() > 1 && entries.iter().any(|entry| entry.table_uuid.is_none()) {
+        return forget(shared, &owners, entries).await;
+    }
     let mut found = false;
     for (catalog, source) in shared.catalogs.iter() {
         let state = match source.load(&owner.table).await {

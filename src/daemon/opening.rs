@@ -82,22 +82,23 @@ impl Pipeline {
     /// Where it begins when it was never here.
     async fn beginning(&mut self) -> Result<Checkpoint> {
         // Asked once: in a later life `latest` would be behind rows that this one has read.
-        let begins = match &self.begins {
-            Some(begins) => begins.clone(),
-            None => self.begins.insert(self.source.begins().await?).clone(),
-        };
-        self.begun.clone_from(&begins);
-        Ok(Checkpoint { positions: begins, ..Checkpoint::default() })
+        if self.begins.is_none() {
+            self.begins = self.source.begins().await?;
+        }
+        self.begun = self.begins.clone().unwrap_or_default();
+        Ok(Checkpoint { positions: self.begun.clone(), ..Checkpoint::default() })
     }
 
     /// Where a pipeline begins that does not begin at its source's beginning stands in the anchor before a row is read into
-    /// another table: a process that comes after this one would begin elsewhere.
+    /// another table: a process that comes after this one would begin elsewhere. An anchor that rows may yet come for, and say the
+    /// columns of, is not made without them.
     pub(crate) async fn stand(&mut self, by_table: &BTreeMap<TableName, RawBatch>) -> Result<()> {
-        if !self.fresh || self.begun.is_empty() || by_table.is_empty() || self.lanes.contains_key(&self.anchor) {
+        if !self.fresh || self.begins.is_none() || by_table.is_empty() || self.lanes.contains_key(&self.anchor) {
             return Ok(());
         }
         match by_table.get(&self.anchor) {
             Some(rows) => self.open_lane(&self.anchor.clone(), rows).await,
+            None if self.config.create.columns.is_empty() && self.route.may_lead(&self.anchor) => Ok(()),
             None => self.open_anchor().await,
         }
     }

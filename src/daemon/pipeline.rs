@@ -150,6 +150,7 @@ impl Pipeline {
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<()> {
         let ended = self.live(&stop).await;
         self.source.close().await;
+        self.watch.closed();
         ended
     }
 
@@ -227,6 +228,9 @@ impl Pipeline {
                 }
                 Step::Event(event) => {
                     self.watch.notes(&self.source.notes());
+                    if matches!(*event, SourceEvent::Idle) && self.epoch.rows == 0 && self.ahead.is_empty() {
+                        self.watch.rests();
+                    }
                     match *event {
                         SourceEvent::Batch(raw) => self.admit(raw).await?,
                         SourceEvent::End => return self.drain().await.map(|()| End::Done),

@@ -156,7 +156,12 @@ impl Watch {
         self.waits_ms.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(since_ms);
     }
 
-    /// No row waits: all are committed, or others'.
+    /// The source is read no more: what waits there is others' to tell.
+    pub(crate) fn closed(&self) {
+        self.metrics.lag_rows(self.pipeline.as_str(), &BTreeMap::new());
+    }
+
+    /// No row waits here: all are committed, or others', or read again.
     pub(crate) fn rests(&self) {
         *self.waits_ms.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.metrics.freshness(self.pipeline.as_str(), Duration::ZERO);

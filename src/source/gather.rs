@@ -205,8 +205,8 @@ impl Log {
         (self.is_open, self.given, self.at, self.witness) = (true, given, given, witness);
     }
 
-    /// Drops what is here.
-    fn close(&mut self) {
+    /// Drops what is here: it is not read until it is opened again.
+    pub fn close(&mut self) {
         self.is_open = false;
         self.data = Vec::new();
         self.rows.clear();

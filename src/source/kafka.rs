@@ -28,6 +28,7 @@ use regex::Regex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::KafkaConfig;
+use crate::config::kafka::KafkaStart;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::checkpoint::{Checkpoint, Delta, Positions};
@@ -148,8 +149,11 @@ impl Source for KafkaSource {
         Ok(())
     }
 
-    async fn begins(&mut self) -> Result<Positions> {
-        self.ask(Order::Begins).await
+    async fn begins(&mut self) -> Result<Option<Positions>> {
+        if self.config.start == KafkaStart::Earliest && self.config.start_offsets.is_empty() {
+            return Ok(None);
+        }
+        self.ask(Order::Begins).await.map(Some)
     }
 
     async fn open(&mut self, checkpoint: &Checkpoint) -> Result<()> {

@@ -14,6 +14,8 @@ use rdkafka::types::RDKafkaRespErr::{self as Code, *};
 use crate::config::Secret;
 use crate::env::{Clock, Env, SystemClock};
 use crate::error::ErrorKind;
+use crate::model::checkpoint::{Checkpoint, Position};
+use crate::model::ids::PartitionId;
 use crate::source::Source;
 use crate::source::kafka::tests::{Cluster, Member};
 
@@ -215,6 +217,26 @@ async fn a_topic_that_never_was_there_keeps_no_other_from_being_read() {
         member.step().await.expect("the others are read");
     }
     member.until(40).await;
+}
+
+/// With rows of it in the table, and without.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_partition_that_no_broker_leads_keeps_no_other_from_being_read() {
+    for given in [Some(4), None] {
+        let cluster = Cluster::with(&[("orders", 2)]);
+        cluster.send("orders", 2, 0..20);
+        cluster.mock.partition_leader("orders", 1, None).expect("no leader");
+        let positions = given.map(|at| ["orders/0", "orders/1"].map(|id| (PartitionId::new(id), Position::Offset(at))));
+        let checkpoint = Checkpoint { positions: positions.into_iter().flatten().collect(), ..Checkpoint::default() };
+        let mut member = Member::at(cluster.config(&["orders"]), checkpoint).await.expect("the other is opened");
+        let first = given.map_or(0, |at| u64::try_from(at).expect("an offset") + 1);
+        let each = |id: &str| (first..10).map(|number| (id.to_owned(), number)).collect::<Vec<_>>();
+        member.until(each("").len()).await;
+        assert_eq!(member.numbers(), each("orders/0"));
+        cluster.mock.partition_leader("orders", 1, Some(1)).expect("a leader");
+        member.until(2 * each("").len()).await;
+        assert_eq!(member.numbers(), [each("orders/0"), each("orders/1")].concat());
+    }
 }
 
 /// Each record once, those of a partition in their order.

@@ -21,7 +21,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::batch::RawBatch;
 use crate::model::checkpoint::{Checkpoint, Position, Positions};
 use crate::model::ids::PartitionId;
-use crate::source::gather::{self, Gaps, Log, Record};
+use crate::source::gather::{Gaps, Log, Record};
 use crate::source::kafka_client::{Client, Ownership, Place, REFRESH_MS, Trouble, meaning, name, place};
 
 /// How long one request to the brokers may take.
@@ -41,8 +41,6 @@ const PAUSE_MS: i64 = 500;
 /// Bytes at which a batch is closed, and bytes of all that are not full.
 const BATCH_BYTES: usize = 1 << 20;
 const GATHERED_BYTES: usize = 64 << 20;
-/// Looks at a log that ends before the table's position: a broker that just took it over may not know its end yet.
-const LOOKS: u32 = 5;
 
 /// What the pipeline asks for.
 pub(super) enum Order {
@@ -115,15 +113,18 @@ pub(super) struct State {
     pub(super) missed_ms: Option<i64>,
     /// Topics that were there once: they have positions, or had partitions that were ours.
     pub(super) read: BTreeSet<String>,
+    /// Partitions of ours that no broker leads, and when that was looked for.
+    pub(super) led_by_none: BTreeSet<Place>,
+    pub(super) led_ms: i64,
     counted_ms: i64,
-    pending: VecDeque<Said>,
+    pub(super) pending: VecDeque<Said>,
     /// Since when the pipeline takes nothing.
     full_since_ms: Option<i64>,
-    paused: bool,
+    pub(super) paused: bool,
     /// When it last said that nothing is there; none since rows came.
-    idle_ms: Option<i64>,
+    pub(super) idle_ms: Option<i64>,
     /// What the client could not mend so far.
-    trouble: Option<Trouble>,
+    pub(super) trouble: Option<Trouble>,
 }
 
 impl Reader {
@@ -319,6 +320,7 @@ impl Reader {
                         if let Some(logs) = self.state.logs.get_mut(topic) {
                             logs.remove(partition);
                         }
+                        self.state.led_by_none.remove(&(topic.clone(), *partition));
                     }
                     self.say(What::Lost(ids(&places)));
                 }
@@ -327,6 +329,7 @@ impl Reader {
         self.notice_anew();
         let now = self.env.now_ms();
         self.notice_missing(now);
+        self.notice_leaders(now);
         if now.saturating_sub(self.state.counted_ms) >= LINGER_MS {
             self.state.counted_ms = now;
             let (now, mut told) = (self.behind(), self.figures.behind.lock().unwrap_or_else(PoisonError::into_inner));
@@ -362,7 +365,7 @@ impl Reader {
     }
 
     /// The partitions for which `offset` has one.
-    fn list(&self, offset: impl Fn(&Log) -> Option<Offset>) -> TopicPartitionList {
+    pub(super) fn list(&self, offset: impl Fn(&Log) -> Option<Offset>) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for (topic, logs) in &self.state.logs {
             for (partition, log) in logs {
@@ -457,97 +460,6 @@ impl Reader {
     pub(super) fn watermarks(&self, (topic, partition): &Place) -> Result<(i64, i64)> {
         let found = self.client.fetch_watermarks(topic, *partition, REQUEST);
         found.context(ErrorKind::Unavailable, || format!("Kafka {topic}/{partition}: where it begins and ends"))
-    }
-
-    /// Reads every partition that is ours after `checkpoint`.
-    fn open(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        self.state.pending.retain(|said| matches!(said.what, What::Gained(_) | What::Lost(_)));
-        (self.state.idle_ms, self.state.trouble) = (None, None);
-        self.subscribe()?;
-        self.all_there(checkpoint)?;
-        self.state.hear(self.client.context());
-        let mine: Vec<Place> = self
-            .state
-            .logs
-            .iter()
-            .flat_map(|(topic, logs)| logs.keys().map(|partition| (topic.clone(), *partition)))
-            .collect();
-        let held = self.list(|_| Some(Offset::Invalid));
-        self.client.pause(&held).context(ErrorKind::Unavailable, || "Kafka: pause")?;
-        let mut seeks = TopicPartitionList::new();
-        for place in mine {
-            let id = PartitionId::new(name(&place));
-            let given = match checkpoint.positions.get(&id) {
-                None => None,
-                Some(Position::Offset(offset)) => Some(*offset),
-                Some(Position::Files(_)) => {
-                    let text = format!("the checkpoint of Kafka {id} is that of followed files");
-                    return Err(Error::new(ErrorKind::Corrupt, text));
-                }
-            };
-            let (offset, witness) = match given {
-                None => (self.beginning(&place)?, None),
-                Some(_) if self.state.anew.contains(&place.0) => return Err(gather::made_anew(&place.0)),
-                Some(given) => self.resume(&place, given, checkpoint.tails.get(&id).cloned())?,
-            };
-            seeks.add_partition_offset(&place.0, place.1, offset).context(ErrorKind::Internal, || "an offset")?;
-            if let Some(log) = self.state.logs.get_mut(&place.0).and_then(|topic| topic.get_mut(&place.1)) {
-                log.open(given, witness);
-            }
-        }
-        self.state.anew.retain(|topic| self.state.logs.get(topic).is_none_or(BTreeMap::is_empty));
-        if seeks.count() == 0 {
-            return Ok(());
-        }
-        self.seek(seeks)?;
-        self.client.resume(&held).context(ErrorKind::Unavailable, || "Kafka: resume")?;
-        self.state.paused = false;
-        Ok(())
-    }
-
-    /// Reads on at these offsets.
-    fn seek(&self, offsets: TopicPartitionList) -> Result<()> {
-        let sought = self.client.seek_partitions(offsets, REQUEST).context(ErrorKind::Unavailable, || "Kafka: seek")?;
-        let mut given_up = TopicPartitionList::new();
-        for element in sought.elements() {
-            let place = || format!("Kafka {}/{}: seek", element.topic(), element.partition());
-            match element.error() {
-                // The client has given it up, for there was nothing at an offset: only a new assignment begins it again.
-                Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::State) => {
-                    let added = given_up.add_partition_offset(element.topic(), element.partition(), element.offset());
-                    added.context(ErrorKind::Internal, place)?;
-                }
-                done => done.context(ErrorKind::Unavailable, place)?,
-            }
-        }
-        if given_up.count() == 0 {
-            return Ok(());
-        }
-        let begun =
-            self.client.incremental_unassign(&given_up).and_then(|()| self.client.incremental_assign(&given_up));
-        begun.context(ErrorKind::Unavailable, || "Kafka: begin partitions again")
-    }
-
-    /// From where a partition is read whose last row in the table is at `given`: from that row, if it tells the log from another.
-    fn resume(&mut self, place: &Place, given: i64, witness: Option<String>) -> Result<(Offset, Option<String>)> {
-        let next = given.saturating_add(1);
-        let (mut low, mut high) = self.watermarks(place)?;
-        for _ in 1..LOOKS {
-            if high >= next {
-                break;
-            }
-            // Serves rebalances.
-            if let Some(Err(error)) = self.client.poll(Duration::from_millis(500)) {
-                self.state.hear_missing(&error, self.env.now_ms());
-            }
-            (low, high) = self.watermarks(place)?;
-        }
-        let id = PartitionId::new(name(place));
-        let found = gather::resume(&id, given, witness, (low, high), self.config.on_gap)?;
-        if let Some(removed) = &found.removed {
-            self.figures.lost.lock().unwrap_or_else(PoisonError::into_inner).add(&id, removed);
-        }
-        Ok((Offset::Offset(found.first), found.witness))
     }
 
     /// Tells the group, for people and their tools.

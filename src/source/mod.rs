@@ -2,7 +2,7 @@
 //!
 //! `files` follows a folder (`listing` finds names, `reader` reads one file, `inflate` unpacks, `framing` cuts rows), `stdin`
 //! reads lines once, `replay` makes a web shop's events up (`shop` is what one of them looks like). `kafka` reads topics
-//! (`kafka_reader` is its thread, `kafka_client` its client, `kafka_token` what tokens that one shows, `kafka_topics` which topics there are, `gather` makes batches; `kafka_probe` asks beside the group).
+//! (`kafka_reader` is its thread, `kafka_opening` how that begins, `kafka_client` its client, `kafka_token` what tokens that one shows, `kafka_topics` which topics there are, `gather` makes batches; `kafka_probe` asks beside the group).
 
 pub mod files;
 mod framing;
@@ -11,6 +11,7 @@ mod inflate;
 pub mod kafka;
 mod kafka_client;
 mod kafka_errors;
+mod kafka_opening;
 pub mod kafka_probe;
 mod kafka_reader;
 mod kafka_token;
@@ -85,12 +86,12 @@ pub trait Source: Send {
     }
 
     /// Where a pipeline begins that was never here: positions after which it reads. A partition without one is read from its
-    /// beginning.
+    /// beginning; `None`: all are, whenever it is asked.
     ///
     /// # Errors
     /// As [`Source::connect`].
-    async fn begins(&mut self) -> Result<Positions> {
-        Ok(Positions::new())
+    async fn begins(&mut self) -> Result<Option<Positions>> {
+        Ok(None)
     }
 
     /// Starts reading after `checkpoint`. Called again to rewind.

@@ -139,8 +139,8 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Objects staged for the table `name` from now on are meant for the table with this uuid. Where two catalogs have tables of
-    /// one name, from then on for none: what is left of theirs is the orphan sweep's.
+    /// Objects staged for the table `name` from now on are meant for the table with this uuid. Where it had another one
+    /// (two catalogs have the name, or the table was made anew), from then on for none: what is left is the orphan sweep's.
     pub fn means(&self, name: &TableName, uuid: Uuid) {
         let mut state = self.state();
         let meant = state.tables.entry(name.clone()).or_insert(uuid);

@@ -118,6 +118,12 @@ impl Route {
         levels.join(".")
     }
 
+    /// Whether a row's values may lead to this table.
+    pub fn may_lead(&self, table: &TableName) -> bool {
+        let glob = globset::GlobBuilder::new(&self.glob()).build();
+        glob.is_ok_and(|glob| glob.compile_matcher().is_match(table.to_string()))
+    }
+
     /// The batch's rows by table, and the rows that have none, after the rejects that the source made.
     ///
     /// Each part keeps the order of its rows and covers the whole batch's positions. Where all rows go to one table

@@ -1,4 +1,4 @@
-//! Names of folders below a table's data path, as Iceberg's Java library makes them. Readers never interpret them; people
+//! Names of folders below a table's data path, as Iceberg's Java library makes them, up to 200 bytes. Readers never interpret them; people
 //! and other writers expect them.
 
 use std::fmt::Write;
@@ -77,15 +77,15 @@ pub(crate) fn table_context(location: &str) -> String {
     }
 }
 
-/// A folder's name that stores take: disks allow 255 bytes, S3 1,024 for the whole path. What is cut off is told by its hash.
+/// A folder's name that disks take, which allow 255 bytes. What is cut off is told by its hash.
 fn cut(folder: String) -> String {
     if folder.len() <= FOLDER_MAX {
         return folder;
     }
     let hash = murmur3(folder.as_bytes());
     let mut end = FOLDER_MAX - 9;
-    // Not within an escape, nor a name's last character.
-    while !folder.is_char_boundary(end) || folder.as_bytes()[end.saturating_sub(2)..end].contains(&b'%') {
+    // Not within an escape; there is nothing but ASCII.
+    while folder.as_bytes()[end.saturating_sub(2)..end].contains(&b'%') {
         end -= 1;
     }
     format!("{}-{hash:08x}", &folder[..end])

@@ -123,7 +123,19 @@ fn every_row_of_the_checkpoint_table_decides_as_written() {
             }),
             "halt: the branch was rolled back and its history",
         ),
-        ("9 without A, broken, to be closed", with(findings(p(3), None, &[2]), |f| f.missing = Some(1)), "investigate"),
+        (
+            "9 rewind without A, broken, to be closed",
+            with(findings(p(3), None, &[2]), |f| {
+                f.on_rollback = OnRollback::Rewind;
+                f.missing = Some(1);
+            }),
+            "investigate",
+        ),
+        (
+            "9 halt, broken",
+            with(findings(p(3), None, &[2]), |f| f.missing = Some(1)),
+            "halt: the branch was rolled back",
+        ),
         ("10 broken above P", with(findings(p(3), None, &[6, 5]), |f| f.missing = Some(4)), "investigate"),
         (
             "10 closed, a live entry",
