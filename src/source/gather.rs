@@ -207,7 +207,8 @@ impl Log {
 
     /// Drops what is here: it is not read until it is opened again.
     pub fn close(&mut self) {
-        self.is_open = false;
+        // What was here and is not any more is no part of a batch: it was not read.
+        (self.is_open, self.at) = (false, self.given);
         self.data = Vec::new();
         self.rows.clear();
         self.rejects.clear();

@@ -21,6 +21,19 @@ fn taken(given: Option<i64>, witness: Option<String>, records: &[(i64, &str)]) -
     Ok(batch.iter().flat_map(|batch| batch.rows.iter().map(|row| (from(batch), row.number))).collect())
 }
 
+#[test]
+fn a_log_that_is_closed_has_nothing_to_give_of_what_was_here() {
+    let mut log = Log::new(id(), "orders".into(), Tombstones::Reject);
+    log.open(Some(4), None);
+    log.take(record(5, "f"), 1 << 20, 0).expect("a row");
+    log.close();
+    log.take(record(6, "g"), 1 << 20, 0).expect("passed over");
+    assert!(log.is_empty() && log.batch().is_none(), "a batch would commit what was not read");
+    log.open(Some(4), None);
+    log.take(record(5, "f"), 1 << 20, 0).expect("a row");
+    assert_eq!(log.batch().expect("a row").0.rows.len(), 1);
+}
+
 /// What the record looks like that a table has last.
 fn witness(offset: i64, value: &str) -> Option<String> {
     let mut log = Log::new(id(), "orders".into(), Tombstones::Reject);
