@@ -37,7 +37,8 @@ fn packages() -> Vec<Value> {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("run cargo metadata");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}\nrun `cargo fetch --locked`: all platforms' packages are looked at");
     let document: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
     let list = |value: &Value| value.as_array().expect("a list").clone();
     let named = |package: &Value| (package["id"].to_string(), package["name"].clone());
