@@ -13,6 +13,7 @@ import random
 import socket
 import struct
 import threading
+import time
 
 LOOPBACK = "127.0.0.1"
 HEAD_MAX = 1 << 16
@@ -29,13 +30,18 @@ class Refused(Exception):
 class Door:
     """One listener on a free port in front of `upstream`, with chances by fault."""
 
-    def __init__(self, upstream, chances, seed, busy, watched=lambda method, path: False):
+    # What moments are taken from.
+    clock = staticmethod(time.monotonic)
+
+    def __init__(self, upstream, chances, seed, busy, watched=lambda method, path: False, rows=lambda path, body: False):
         self.upstream = upstream
         self.chances = chances
         self.chance = random.Random(seed)
         # What a 503 says: catalogs and stores have different words.
         self.busy = busy
         self.watched = watched
+        # Whether a request of the watched kind commits rows.
+        self.rows = rows
         # Faults stop when this is set; requests that are late still arrive.
         self.calm = threading.Event()
         # Faults are fewer while this is set.
@@ -45,6 +51,8 @@ class Door:
         self.faults = collections.Counter()
         # Answers of the server to requests of the watched kind, whether the client got them or not.
         self.statuses = collections.Counter()
+        # When the server had done one that commits rows, likewise.
+        self.landed = []
         self.requests = 0
         self.port = None
         self.server = None
@@ -118,7 +126,10 @@ class Door:
         finally:
             writer.close()
         if watched and answer:
-            self.statuses[int(answer.split(b" ", 2)[1])] += 1
+            status = int(answer.split(b" ", 2)[1])
+            self.statuses[status] += 1
+            if status == 200 and self.rows(path.decode(), body):
+                self.landed.append(self.clock())
         return answer
 
 

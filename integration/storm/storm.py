@@ -13,6 +13,8 @@ from foreign import Engine, Foreign
 from input import ROWS as BATCH
 from input import Input, Topic
 from proxy import Doors, Door
+from standstill import judge as judge_standstill
+from standstill import longest
 from verdict import counters, judge, missing
 
 
@@ -42,13 +44,27 @@ ALONE, JOBS_MAX = 20, 300
 REST = 240
 # One kill of so many is a broker's.
 BROKER = 4
+# Seconds within which some daemon must have committed rows again while it storms: a bound on life, not on speed. A member that was
+# killed is missed after its session of 6 s, a broker after 9 s; then come a rebalance in two rounds and a start of some thirty
+# requests, of which one in ten is made again: 20 s in all, and a daemon is killed each 7 s. The draws of `kill` alone, played
+# through 3,000 times: a start of 20 s brings standstills of 64 s at most, one of 30 s 139 s, one of 40 s more than three minutes in
+# one storm of forty. With files, where no session is waited for, a start of 10 s brings 58 s.
+STANDSTILL = 180
+
+
+def brings_rows(path, body):
+    """Whether a commit is an epoch's in its anchor: our jobs, and parts that were decided before, say nothing of a standstill."""
+    return path.endswith("/tables/events") and b'"operation":"append"' in body
 
 
 class Storm:
     """One run; `tools` is what scripts/components says, `folder` is empty. With brokers the rows come from a topic, and there are
     three daemons of one group."""
 
-    def __init__(self, frazil, tools, folder, readers, kills, seed, brokers=(), trino=None):
+    # What moments are taken from.
+    clock = staticmethod(time.monotonic)
+
+    def __init__(self, frazil, tools, folder, readers, kills, seed, brokers=(), trino=None, standstill=STANDSTILL):
         self.tools = tools
         # What starts it and says where it is, or `none`.
         self.trino = trino or (lambda: "none")
@@ -62,6 +78,10 @@ class Storm:
         self.namespace = f"storm_{seed}_{int(time.time())}"
         self.done = collections.Counter()
         self.brokers = brokers
+        # How long nothing may be committed, when the storm began and ended, and when it killed somebody.
+        self.standstill_max = standstill
+        self.began, self.ended = None, None
+        self.hits = []
         self.names = ("one", "two", "three") if brokers else ("one", "two")
         self.doors = [self.door(kind, name) for name in self.names for kind in ("catalog", "store")]
 
@@ -71,7 +91,7 @@ class Storm:
         if kind == "store":
             return Door((uri.hostname, uri.port), STORE, seed, BUSY_STORE)
         commit = f"/namespaces/{self.namespace}/tables/"
-        return Door((uri.hostname, uri.port), CATALOG, seed, BUSY_CATALOG, lambda m, p: m == "POST" and commit in p)
+        return Door((uri.hostname, uri.port), CATALOG, seed, BUSY_CATALOG, lambda m, p: m == "POST" and commit in p, brings_rows)
 
     def place(self, table):
         s3 = {key.lower()[3:]: self.tools[key] for key in ("S3_ENDPOINT", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY", "S3_REGION")}
@@ -99,7 +119,9 @@ class Storm:
             for daemon in self.daemons:
                 daemon.put_away()
             self.spark.end()
-        self.report(time.monotonic() - began, problems)
+        standstill = self.standstill()
+        problems += judge_standstill(standstill, self.standstill_max, self.time_of_day(standstill))
+        self.report(time.monotonic() - began, problems, standstill)
         return not problems
 
     def rows_to_come(self):
@@ -133,12 +155,12 @@ class Storm:
         self.input.start()
         for daemon in self.daemons:
             daemon.start()
-        # Spark needs a table, and some seconds to begin with it.
-        self.until("the first commit", lambda: self.statuses()[200])
+        # Spark needs a table, and some seconds to begin with it; and a storm in which no commit of rows was known for one would say
+        # nothing of a standstill.
+        self.until("the first commit", lambda: any(door.landed for door in self.doors))
         self.foreign.start()
         self.until("Spark's first commit", lambda: self.foreign.done.total())
-        for number in range(self.kills):
-            self.kill(number)
+        self.blow()
         self.foreign.enough.set()
         self.maintained(doors)
         while self.foreign.is_alive():
@@ -150,6 +172,25 @@ class Storm:
             told = {"rolled back": self.foreign.done["rollback"], "made a daemon read rows again": self.again()}
             problems += missing("Spark has", told, told)
         return problems
+
+    def blow(self):
+        """The storm itself: kill after kill."""
+        self.began = self.clock()
+        try:
+            for number in range(self.kills):
+                self.kill(number)
+        finally:
+            self.ended = self.clock()
+
+    def standstill(self):
+        """How long nothing was committed at most while it stormed; nothing is known of a storm that did not begin."""
+        if self.ended is None:
+            return None
+        return longest(self.began, self.ended, [at for door in self.doors for at in door.landed], self.hits)
+
+    def time_of_day(self, standstill):
+        """When it began, as the logs of daemons have it."""
+        return standstill and time.strftime("%H:%M:%S", time.gmtime(time.time() - self.clock() + standstill.began))
 
     def maintained(self, doors):
         """Until each job has done its work once, in milder weather. For expiry both daemons must have been away for a time, with
@@ -204,6 +245,7 @@ class Storm:
             self.done["in a commit"] += victim.catalog.passing.wait(5)
             time.sleep(self.chance.uniform(0, 0.1))
         victim.lives()
+        self.hits.append(self.clock())
         if freeze:
             with other.frozen():
                 self.done["frozen"] += 1
@@ -216,6 +258,7 @@ class Storm:
 
     def kill_a_broker(self, away):
         broker = self.chance.choice(self.brokers)
+        self.hits.append(self.clock())
         broker.kill()
         self.wait(away)
         broker.again()
@@ -320,7 +363,7 @@ class Storm:
     def statuses(self):
         return sum((door.statuses for door in self.doors), collections.Counter())
 
-    def report(self, seconds, problems):
+    def report(self, seconds, problems, standstill):
         def told(counts):
             return ", ".join(f"{counts[name]} {name}" for name in sorted(counts)) or "none"
 
@@ -332,7 +375,8 @@ class Storm:
         for kind, doors in (("catalog", self.doors[0::2]), ("store", self.doors[1::2])):
             faults = sum((door.faults for door in doors), collections.Counter())
             print(f"  faults of the {kind}: {told(faults)}; of {sum(door.requests for door in doors)} requests")
-        print(f"  commits: {statuses[200]} done, {statuses[409]} conflicts; all answers by status: {dict(statuses)}")
+        epochs = sum(len(door.landed) for door in self.doors)
+        print(f"  commits: {statuses[200]} done, {epochs} of them of rows, {statuses[409]} conflicts; by status: {dict(statuses)}")
         for daemon in self.daemons:
             fenced, again = daemon.said("another instance has moved"), daemon.said("begins again at its checkpoint")
             print(f"  daemon {daemon.name}: told {daemon.said(COMMITTED)} epochs, fenced {fenced} times, began again {again} times")
@@ -346,4 +390,6 @@ class Storm:
         for problem in problems:
             print(f"  VIOLATION {problem}")
         verdict = f"{len(problems)} VIOLATIONS" if problems else f"every row once as {counters(self.counted)}"
-        print(f"storm: seed {self.seed}, {done['kills']} kills, {statuses[200]} commits, {verdict} in {seconds:.0f} s", flush=True)
+        stood = f"longest standstill {standstill or 'unknown'}"
+        told = f"seed {self.seed}, {done['kills']} kills, {statuses[200]} commits, {stood}, {verdict} in {seconds:.0f} s"
+        print(f"storm: {told}", flush=True)

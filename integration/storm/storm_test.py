@@ -1,15 +1,26 @@
-"""The doors must spoil what they say, the ledger must follow Spark, the verdict see what is wrong, and no time pass twice."""
+"""The doors must spoil what they say, the ledger must follow Spark, the verdict see what is wrong, also that nothing is committed
+any more, and no time pass twice."""
 
+import collections
+import contextlib
 import http.client
 import http.server
+import io
+import pathlib
 import random
+import re
+import tempfile
 import threading
+import types
 import unittest
+from unittest import mock
 
 import proxy
-from daemons import HASTE, hastened, renoted
+import storm
+from daemons import HASTE, Died, hastened, renoted
 from foreign import FOREIGN, ROWS, Foreign
 from proxy import Door, Doors
+from standstill import Standstill, longest
 from verdict import counters, judge, missing
 
 BUSY = b"HTTP/1.1 503 Slow Down\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -19,11 +30,12 @@ class Upstream(http.server.BaseHTTPRequestHandler):
     """Remembers what it was sent and answers with it."""
 
     seen = []
+    status = 200
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["content-length"]))
         self.seen.append(body)
-        self.send_response(200)
+        self.send_response(self.status)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -34,7 +46,7 @@ class Upstream(http.server.BaseHTTPRequestHandler):
 
 class DoorTest(unittest.TestCase):
     def setUp(self):
-        Upstream.seen = []
+        Upstream.seen, Upstream.status = [], 200
         self.server = http.server.ThreadingHTTPServer((proxy.LOOPBACK, 0), Upstream)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         proxy.LATE, proxy.HANG, proxy.LATENCY = (0, 0), 0, (0, 0)
@@ -43,9 +55,11 @@ class DoorTest(unittest.TestCase):
         self.server.shutdown()
         self.server.server_close()
 
-    def answer(self, fault, calm=False):
+    def answer(self, fault, calm=False, rows=b"0123456789"):
         """What a client gets, and how often the server was asked."""
-        door = Door(self.server.server_address, {fault: 1.0}, 1, BUSY, lambda method, path: path == "/commit")
+        brings = lambda path, body: (path, body) == ("/commit", rows)  # noqa: E731
+        door = self.door = Door(self.server.server_address, {fault: 1.0}, 1, BUSY, lambda method, path: path == "/commit", brings)
+        door.clock = lambda: 7
         if calm:
             door.calm.set()
         with Doors([door]) as doors:
@@ -89,6 +103,17 @@ class DoorTest(unittest.TestCase):
         self.assertIsInstance(told, str)
         self.assertEqual((asked, statuses), (1, {200: 1}))
 
+    def test_a_commit_of_rows_has_landed_once_the_server_did_it_whoever_hears_of_it(self):
+        for fault, landed in (("latency", [7]), ("lost", [7]), ("liar", [7]), ("late", [7]), ("503", []), ("reset", [])):
+            with self.subTest(fault):
+                self.answer(fault)
+                self.assertEqual(self.door.landed, landed)
+        self.answer("latency", rows=b"others")
+        self.assertEqual(self.door.landed, [])
+        Upstream.status = 409
+        self.answer("latency")
+        self.assertEqual((self.door.landed, self.door.statuses), ([], {409: 1}))
+
     def test_mild_weather_has_fewer_faults(self):
         def faults(mild):
             door = Door(("", 0), {"lost": 0.5}, 1, BUSY)
@@ -129,6 +154,96 @@ class VerdictTest(unittest.TestCase):
     def test_the_last_line_says_who_has_counted_and_who_has_not(self):
         self.assertEqual(counters(["DuckDB", "Spark", "Trino"]), "DuckDB, Spark and Trino count")
         self.assertEqual(counters(["DuckDB", "Spark"]), "DuckDB and Spark count (Trino left out)")
+
+
+class Victim:
+    """A daemon, or a broker, that says when it was killed, and again when it was started."""
+
+    def __init__(self, name, passes, commits):
+        self.name, self.commits = name, commits
+        self.catalog = types.SimpleNamespace(passing=types.SimpleNamespace(clear=lambda: None, wait=passes))
+        self.frozen = contextlib.nullcontext
+
+    def start(self):
+        self.commits()
+
+    def kill(self):
+        pass
+
+    again, age, lives, put_away = start, kill, kill, kill
+
+    def said(self, *_):
+        return 0
+
+
+class StandstillTest(unittest.TestCase):
+    def stormed(self, still, most=storm.STANDSTILL, dies=None, brokers=False):
+        """Whether a storm of forty kills went well, and what it printed. On a clock of its own whoever is killed commits rows when
+        he is back, but for the kills that are `still`; at the one that `dies` a daemon ends by itself."""
+        now = [1000.0]
+
+        def passes(seconds):
+            now[0] += seconds
+            if len(run.hits) == dies:
+                raise Died("daemon one ended with 1 by itself")
+            return False
+
+        def commits():
+            if len(run.hits) not in still:
+                run.doors[0].landed.append(now[0])
+
+        def weather(_):
+            run.daemons = [Victim(name, passes, commits) for name in run.names]
+            run.blow()
+            run.counted = ["DuckDB", "Spark"]
+            return []
+
+        tools = collections.defaultdict(str, APACHE_REST_URI="http://127.0.0.1:1", S3_ENDPOINT="http://127.0.0.1:1")
+        killed = [Victim("kafka", passes, commits)] if brokers else []
+        with (
+            tempfile.TemporaryDirectory() as name,
+            mock.patch.object(storm, "Engine"),
+            mock.patch.object(storm, "Doors", contextlib.nullcontext),
+            mock.patch.object(storm.time, "sleep", passes),
+            mock.patch.object(storm, "BROKER", 1),
+            contextlib.redirect_stdout(io.StringIO()) as told,
+        ):
+            folder = pathlib.Path(name)
+            run = storm.Storm(None, tools, folder, folder, 40, 1, killed, standstill=most)
+            run.clock, run.wait, run.weather = (lambda: now[0]), passes, weather
+            run.rows_to_come = lambda: types.SimpleNamespace(enough=threading.Event(), rows=set(), bad=set())
+            return run.run(), told.getvalue().splitlines()
+
+    def test_a_storm_that_stands_still_for_too_long_has_failed_and_says_when(self):
+        for brokers in (False, True):
+            with self.subTest(brokers=brokers):
+                went_well, told = self.stormed(range(5, 40), most=60, brokers=brokers)
+                self.assertFalse(went_well)
+                problem = r"VIOLATION no daemon committed rows for \d+ s \(36 kills\), from [\d:]+ on, after kill 4: more than 60 s"
+                self.assertEqual(sum(bool(re.search(problem, line)) for line in told), 1, told)
+                self.assertRegex(told[-1], r"^storm: .* longest standstill \d+ s \(36 kills\), 1 VIOLATIONS in")
+
+    def test_a_storm_in_which_rows_are_committed_again_and_again_has_passed_and_says_its_longest_standstill(self):
+        went_well, told = self.stormed(range(5, 15))
+        self.assertTrue(went_well, told)
+        self.assertRegex(told[-1], r"^storm: .* longest standstill \d+ s \(11 kills\), every row once as DuckDB and Spark count")
+
+    def test_a_storm_that_broke_off_says_how_long_it_had_stood_still(self):
+        went_well, told = self.stormed(range(5, 40), dies=30)
+        self.assertFalse(went_well)
+        self.assertRegex(told[-1], r"^storm: .* longest standstill \d+ s \(26 kills\), \d VIOLATIONS in")
+
+    def test_a_standstill_may_be_the_first_time_of_a_storm_or_its_last(self):
+        kills = [11, 12, 40, 58]
+        self.assertEqual(longest(10, 60, [5, 30, 45, 70], kills), Standstill(10, 20, 0, 2))
+        self.assertEqual(longest(10, 60, [30, 12], kills), Standstill(30, 30, 2, 2))
+        self.assertEqual(longest(10, 60, [], kills), Standstill(10, 50, 0, 4))
+
+    def test_what_jobs_commit_and_parts_of_decided_epochs_are_no_sign_of_life(self):
+        append, replace = (b'{"updates":[{"snapshot":{"summary":{"operation":"%s"}}}]}' % what for what in (b"append", b"replace"))
+        table = "/v1/namespaces/storm/tables/events"
+        brings = [storm.brings_rows(*one) for one in ((table, append), (table, replace), (f"{table}__rejects", append))]
+        self.assertEqual(brings, [True, False, False])
 
 
 class LedgerTest(unittest.TestCase):
