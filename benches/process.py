@@ -98,5 +98,14 @@ def commits(log):
         return [json.loads(line) for line in lines if '"message":"committed"' in line and line.endswith("\n")]
 
 
+def ages(told):
+    """Seconds from the oldest record of each commit, by its own timestamp, to the commit's end."""
+    # One that has only what was passed over has no such record.
+    found = [one["oldest_record_ms"] / 1000 for one in told if "oldest_record_ms" in one]
+    if not found:
+        raise Failure(f"of {len(told)} commits none says how old its oldest record is")
+    return found
+
+
 def percentile(values, share):
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]

@@ -343,13 +343,18 @@ impl Pipeline {
         for (table, weight) in parts {
             self.watch.table_committed(table, weight.rows, weight.files, weight.bytes);
         }
-        self.watch.committed(&self.anchor, took, epoch.newest_ms);
+        self.watch.committed(&self.anchor, took, epoch.times.map(|times| times.newest_ms));
         let rows: u64 = parts.iter().map(|(_, weight)| weight.rows).sum();
         let bytes: u64 = parts.iter().map(|(_, weight)| weight.bytes).sum();
         let (tables, rejects, skipped) = (parts.len(), epoch.rejects, epoch.skipped);
-        let oldest_ms = since(epoch.opened_ms, self.shared.env.now_ms()).as_millis() as u64;
-        let ms = took.as_millis() as u64;
-        tracing::info!(pipeline = %self.name, rows, bytes, tables, rejects, skipped, attempts, ms, oldest_ms, "committed");
+        let now_ms = self.shared.env.now_ms();
+        let age = |then_ms| since(then_ms, now_ms).as_millis() as u64;
+        let (ms, oldest_ms) = (took.as_millis() as u64, age(epoch.opened_ms));
+        // With what it waited before it was read, as behind the commit before.
+        let oldest_record_ms = epoch.times.map(|times| age(times.oldest_ms));
+        tracing::info!(
+            pipeline = %self.name, rows, bytes, tables, rejects, skipped, attempts, ms, oldest_ms, oldest_record_ms, "committed"
+        );
     }
 
     /// What a commit took, and what the catalog said to it, decides when the next epoch is sealed.

@@ -1,11 +1,22 @@
-//! The whole daemon's commits at the pace of its catalog, its files and its neighbours.
+//! The whole daemon's commits at the pace of its catalog, its files and its neighbours, and how long rows waited.
 #![cfg(test)]
 
+use std::io::{self, Write};
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tracing::subscriber::{DefaultGuard, set_default};
+
+use super::by_partition::log_of;
 use super::outage::{FailingCatalog, Outage};
 use super::tests::{World, config, each_once, pipeline_of, rate};
+use super::tombstones::row;
 use super::*;
 use crate::catalog::faulty::{Fault, FaultyCatalog};
 use crate::env::virtual_time::on_virtual_time;
+use crate::model::checkpoint::Checkpoint;
+use crate::source::SourceEvent;
 
 /// How a daemon ended that ran over a whole source.
 struct Run {
@@ -147,5 +158,96 @@ fn how_long_rows_wait_is_told_also_while_the_catalog_is_away() {
         let (_, waited) = tokio::join!(daemon.run(stop.clone()), look);
         let [second, fifth, late, after] = waited[..] else { panic!("{waited:?}") };
         assert!(second < 10.0 && fifth > 25.0 && late > fifth + 20.0 && after < 10.0, "{waited:?}");
+    });
+}
+
+/// A log whose rows say when they were written.
+struct Dated {
+    log: Box<dyn Source>,
+    /// Of each row in turn.
+    written_ms: VecDeque<Option<i64>>,
+}
+
+#[async_trait]
+impl Source for Dated {
+    async fn open(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.log.open(checkpoint).await
+    }
+
+    async fn next(&mut self) -> Result<SourceEvent> {
+        let mut event = self.log.next().await?;
+        if let SourceEvent::Batch(batch) = &mut event {
+            for row in &mut batch.rows {
+                row.timestamp_ms = self.written_ms.pop_front().flatten();
+            }
+        }
+        Ok(event)
+    }
+
+    async fn release(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.log.release(checkpoint).await
+    }
+
+    fn identity(&self) -> String {
+        self.log.identity()
+    }
+}
+
+/// What the log of this thread says.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Heard {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("unpoisoned").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Heard {
+    /// Hears it until the guard is dropped.
+    fn listen(&self) -> DefaultGuard {
+        let heard = self.clone();
+        set_default(tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || heard.clone()).finish())
+    }
+
+    /// How old the oldest record was at the end of each commit.
+    fn oldest_records_ms(&self) -> Vec<Option<i64>> {
+        let text = String::from_utf8(self.0.lock().expect("unpoisoned").clone()).expect("text");
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        lines.filter(|line| line["message"] == "committed").map(|line| line["oldest_record_ms"].as_i64()).collect()
+    }
+}
+
+#[test]
+fn each_commit_logs_how_old_its_oldest_record_is_by_its_own_timestamp_where_it_has_one() {
+    // While nobody listens at all a line is not even asked for.
+    let _before = Heard::default().listen();
+    on_virtual_time(async {
+        let (world, config) = (World::new(78), config("shop.rows", None, 1));
+        let run = async |batches, written_ms: Vec<Option<i64>>| {
+            let mut daemon = world.daemon(&config).await;
+            daemon.pipelines[0].source = Box::new(Dated { log: log_of(batches), written_ms: written_ms.into() });
+            let ended = daemon.run(CancellationToken::new()).await;
+            assert!(ended.values().all(Result::is_ok), "{ended:?}");
+        };
+        let mut batches = vec![vec![row(1)]];
+        run(batches.clone(), vec![]).await;
+        // If another test's thread came to the line first, it counts as one that nobody hears until a listener comes.
+        let heard = Heard::default();
+        let _listens = heard.listen();
+        let began = world.env.now_ms();
+        batches.extend([vec![row(2), row(3)], vec![row(4), row(5)]]);
+        run(batches.clone(), vec![Some(began - 40_000), Some(began - 60_000), None, Some(began - 50_000)]).await;
+        let took = world.env.now_ms() - began;
+        batches.push(vec![row(6)]);
+        run(batches, vec![None]).await;
+        let told = heard.oldest_records_ms();
+        let [Some(dated), None] = told[..] else { panic!("{told:?}") };
+        assert!((60_000..=60_000 + took).contains(&dated), "{dated} ms, of which the run took {took} ms");
     });
 }

@@ -22,7 +22,7 @@ use crate::daemon::tables::Shared;
 use crate::daemon::watch::Watch;
 use crate::decode::observe::Observed;
 use crate::error::{Directive, Error, ErrorKind, Result};
-use crate::model::batch::{Batch, RawBatch, Reject, Stage};
+use crate::model::batch::{Batch, RawBatch, Reject, Stage, Times};
 use crate::model::checkpoint::{Checkpoint, Delta, Positions, Range};
 use crate::model::ids::{PartitionId, PipelineName, TableName};
 use crate::quality::quarantine::RejectWindow;
@@ -91,8 +91,8 @@ pub(crate) struct Ahead {
     /// Records that the source passed over.
     skipped: u64,
     rejects: Vec<Reject>,
-    /// When the source says that its newest row was written.
-    newest_ms: Option<i64>,
+    /// When its rows were written, where the source says it.
+    times: Option<Times>,
     parts: Vec<Part>,
     _grant: Grant,
 }
@@ -119,8 +119,8 @@ pub(crate) struct Epoch {
     /// Records that the source passed over.
     pub(crate) skipped: u64,
     pub(crate) opened_ms: i64,
-    /// When the source says that its newest row was written.
-    pub(crate) newest_ms: Option<i64>,
+    /// When its rows were written, where the source says it.
+    pub(crate) times: Option<Times>,
     /// Why it is sealed; nothing at the end of the source, or before a change of columns.
     pub(crate) reason: Option<SealReason>,
 }
@@ -291,10 +291,10 @@ impl Pipeline {
     async fn admit(&mut self, raw: RawBatch) -> Result<()> {
         let bytes = u64::try_from(raw.data.len()).unwrap_or(u64::MAX);
         let grant = self.shared.budget.hold(bytes.saturating_mul(DECODED_FACTOR));
-        let newest_ms = raw.rows.iter().filter_map(|row| row.timestamp_ms).max();
+        let times = Times::of(&raw.rows);
         let (partition, range, skipped) = (raw.partition.clone(), raw.range.clone(), raw.skipped);
         let rows = (raw.rows.len() + raw.rejects.len()) as u64;
-        self.watch.read(&partition, rows, skipped, bytes, newest_ms);
+        self.watch.read(&partition, rows, skipped, bytes, times.map(|times| times.newest_ms));
         // What was passed over says nothing of a table that is still to be made.
         let none = rows == 0 && skipped > 0;
         let (by_table, rejects) = if none { Default::default() } else { self.routed(raw) };
@@ -313,7 +313,7 @@ impl Pipeline {
             parts.push(Part { table, raw, version, decoding: Some(decoding), decoded: None });
         }
         tracing::debug!(pipeline = %self.name, rows, bytes, "read");
-        self.ahead.push_back(Ahead { partition, range, rows, skipped, rejects, newest_ms, parts, _grant: grant });
+        self.ahead.push_back(Ahead { partition, range, rows, skipped, rejects, times, parts, _grant: grant });
         Ok(())
     }
 
@@ -330,8 +330,7 @@ impl Pipeline {
 
     /// Writes the oldest batch that was decoded ahead into the open epoch.
     async fn write_next(&mut self) -> Result<()> {
-        let Some(Ahead { partition, range, rows, skipped, mut rejects, newest_ms, parts, _grant }) =
-            self.ahead.pop_front()
+        let Some(Ahead { partition, range, rows, skipped, mut rejects, times, parts, _grant }) = self.ahead.pop_front()
         else {
             return Ok(());
         };
@@ -358,7 +357,7 @@ impl Pipeline {
         *self.epoch.partitions.entry(partition.clone()).or_default() += good;
         self.epoch.rows += rows;
         self.epoch.skipped += skipped;
-        self.epoch.newest_ms = self.epoch.newest_ms.max(newest_ms);
+        self.epoch.times = self.epoch.times.into_iter().chain(times).reduce(Times::and);
         self.epoch.delta.extend(partition, range)
     }
 

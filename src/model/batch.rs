@@ -46,6 +46,28 @@ pub struct RawRow {
     pub headers: Span,
 }
 
+/// When rows were written, as their source says: the first and the last of them, in milliseconds since the epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// When the oldest was.
+    pub oldest_ms: i64,
+    /// When the newest was.
+    pub newest_ms: i64,
+}
+
+impl Times {
+    /// Those of these rows; nothing where the source knows it of none.
+    pub fn of(rows: &[RawRow]) -> Option<Self> {
+        let known = rows.iter().filter_map(|row| row.timestamp_ms);
+        known.map(|ms| Self { oldest_ms: ms, newest_ms: ms }).reduce(Self::and)
+    }
+
+    /// Those of these rows and of others.
+    pub fn and(self, other: Self) -> Self {
+        Self { oldest_ms: self.oldest_ms.min(other.oldest_ms), newest_ms: self.newest_ms.max(other.newest_ms) }
+    }
+}
+
 /// A part of `RawBatch::data`, or nothing, which is not the same as a part without bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
@@ -182,5 +204,18 @@ pub(crate) mod tests {
             header: None,
             skipped: 0,
         }
+    }
+
+    #[test]
+    fn the_oldest_and_the_newest_row_are_found_in_any_order_among_those_whose_time_is_known() {
+        let times = |known: &[Option<i64>]| {
+            let rows: Vec<_> = known.iter().map(|&timestamp_ms| RawRow { timestamp_ms, ..RawRow::default() }).collect();
+            Times::of(&rows)
+        };
+        let of = |oldest_ms, newest_ms| Some(Times { oldest_ms, newest_ms });
+        assert_eq!(times(&[None, Some(3), Some(-1), None, Some(9), Some(4)]), of(-1, 9));
+        assert_eq!(times(&[Some(5)]), of(5, 5));
+        assert_eq!(times(&[None, None]), None);
+        assert_eq!(times(&[]), None);
     }
 }
