@@ -19,9 +19,9 @@ use crate::model::ids::PartitionId;
 use crate::source::Source;
 use crate::source::kafka::tests::{Cluster, Member};
 
-/// Each in its turn is the answer to the next requests of a kind.
-const ANSWERS: &[(Api, &[Code])] = &[
-    // A leader that moved, that is behind, or that does not know yet; a request timed out.
+/// Answers to requests of a member that reads. A leader that moved, that is behind, or that does not know yet; a request timed out; a
+/// member that the group threw out, and one whose group is moving.
+const WHILE_READING: &[(Api, &[Code])] = &[
     (
         Api::Fetch,
         &[
@@ -33,15 +33,22 @@ const ANSWERS: &[(Api, &[Code])] = &[
             RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE,
         ],
     ),
-    (Api::ListOffsets, &[RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE, RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]),
-    // A member that the group threw out, and one whose group is moving.
     (Api::Heartbeat, &[RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID, RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION]),
-    (Api::JoinGroup, &[RD_KAFKA_RESP_ERR_NOT_COORDINATOR, RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS]),
-    (Api::SyncGroup, &[RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS]),
-    (Api::FindCoordinator, &[RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE]),
-    // The offsets of a group are for people: whether they can be written decides nothing.
-    (Api::OffsetCommit, &[RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED, RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID]),
 ];
+
+/// Answers without which there is no first row.
+const BEFORE_ROWS: &[(Api, Code)] = &[
+    (Api::FindCoordinator, RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE),
+    (Api::JoinGroup, RD_KAFKA_RESP_ERR_NOT_COORDINATOR),
+    (Api::JoinGroup, RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS),
+    (Api::SyncGroup, RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS),
+    (Api::ListOffsets, RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION),
+    (Api::ListOffsets, RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE),
+    (Api::Fetch, RD_KAFKA_RESP_ERR_FENCED_LEADER_EPOCH),
+];
+
+/// More than a client asks while a test looks.
+const FOR_LONG: usize = 10_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_of_brokers_that_are_not_well_lose_and_double_no_row() {
@@ -50,16 +57,64 @@ async fn answers_of_brokers_that_are_not_well_lose_and_double_no_row() {
     let mut member = Member::begun(cluster.config(&["orders"])).await;
     member.until(20).await;
     let mut sent = 20;
-    for (api, answers) in ANSWERS {
+    for (api, answers) in WHILE_READING {
         cluster.mock.request_errors(*api, answers);
         cluster.send("orders", 2, sent..sent + 20);
         sent += 20;
         member.until(usize::try_from(sent).expect("few")).await;
-        let checkpoint = member.checkpoint();
-        member.source.release(&checkpoint).await.expect("the group's offsets are asked for");
         cluster.mock.clear_request_errors(*api);
     }
     in_order(&member, sent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_is_not_well_when_a_member_begins_is_waited_for() {
+    let outlived = BEFORE_ROWS.iter().map(|(api, answer)| async move {
+        let cluster = Cluster::with(&[("orders", 2)]);
+        cluster.send("orders", 2, 0..20);
+        cluster.mock.request_errors(*api, &[*answer; FOR_LONG]);
+        let mut member = Member::begun(cluster.config(&["orders"])).await;
+        member.quiet().await;
+        assert_eq!(member.numbers(), [], "{api:?} is asked before there are rows");
+        cluster.mock.clear_request_errors(*api);
+        member.until(20).await;
+        in_order(&member, 20);
+    });
+    futures::future::join_all(outlived).await;
+}
+
+/// The offsets of a group are for people: whether they can be written decides nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_of_a_group_that_are_not_written_keep_no_row_from_being_read() {
+    let refusals = [
+        RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED,
+        RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID,
+        RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+    ];
+    let outlived = refusals.map(|answer| async move {
+        let cluster = Cluster::with(&[("orders", 2)]);
+        cluster.send("orders", 2, 0..20);
+        let mut member = Member::begun(cluster.config(&["orders"])).await;
+        member.until(20).await;
+        cluster.mock.request_errors(Api::OffsetCommit, &[answer; FOR_LONG]);
+        let checkpoint = member.checkpoint();
+        member.source.release(&checkpoint).await.expect("asked for");
+        cluster.send("orders", 2, 20..40);
+        member.until(40).await;
+        in_order(&member, 40);
+        // It waits for what it asked.
+        member.source.close().await;
+        assert_eq!(cluster.committed("orders", 2), [None, None], "{answer:?}");
+        cluster.mock.clear_request_errors(Api::OffsetCommit);
+        let checkpoint = member.checkpoint();
+        let mut next = Member::at(cluster.config(&["orders"]), checkpoint.clone()).await.expect("begins");
+        cluster.send("orders", 2, 40..60);
+        next.until(20).await;
+        next.source.release(&checkpoint).await.expect("asked for");
+        next.source.close().await;
+        assert_eq!(cluster.committed("orders", 2), [Some(20), Some(20)], "{answer:?}");
+    });
+    futures::future::join_all(outlived).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

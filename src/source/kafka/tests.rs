@@ -2,16 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::mem::ManuallyDrop;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaApiKey as Api;
 use rdkafka::types::RDKafkaRespErr as Code;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::*;
 use crate::config::Secret;
@@ -50,6 +52,21 @@ impl Cluster {
             self.producer.send(record).expect("queued");
         }
         self.producer.flush(Duration::from_secs(30)).expect("sent");
+    }
+
+    /// The offsets of the group `readers`, where it has any.
+    pub(in crate::source) fn committed(&self, topic: &str, partitions: i32) -> Vec<Option<i64>> {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", self.mock.bootstrap_servers()).set("group.id", "readers");
+        let client: BaseConsumer = client.create().expect("a client");
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition_range(topic, 0, partitions - 1);
+        let found = client.committed_offsets(asked, Duration::from_secs(30)).expect("answered");
+        let offset = |element: &TopicPartitionListElem<'_>| match element.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        };
+        found.elements().iter().map(offset).collect()
     }
 
     pub(in crate::source) fn config(&self, topics: &[&str]) -> KafkaConfig {
@@ -191,6 +208,18 @@ impl Member {
             println!("{error}");
             while let Err(error) = self.open().await {
                 assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            }
+        }
+    }
+
+    /// Takes events until nothing came for so long. What waiting may mend is begun again.
+    pub(in crate::source) async fn quiet(&mut self) {
+        self.idle = 0;
+        // The first look follows at once upon an opening.
+        while self.idle < 2 {
+            if let Err(error) = self.step().await {
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+                let _ = self.open().await;
             }
         }
     }
@@ -378,6 +407,46 @@ async fn a_pipeline_that_was_never_here_begins_where_it_is_told() {
     let error = KafkaSource::new(config, Env::system()).expect("valid").begins().await.expect_err("not there");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("missing"), "{error}");
+}
+
+/// Each look at it is later than rows wait for others.
+#[derive(Debug, Default)]
+struct Rushing(AtomicI64);
+
+#[async_trait]
+impl Clock for Rushing {
+    fn now_ms(&self) -> i64 {
+        self.0.fetch_add(200, Ordering::Relaxed)
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        Env::system().sleep(duration).await;
+    }
+}
+
+// The thread that reads takes one of the workers, whose number must not be that of a small machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_partition_that_is_far_behind_does_not_keep_rows_of_another_waiting() {
+    // The mock keeps 5 MB of a partition; an answer has 1 MiB.
+    const BEHIND: usize = 48;
+    let cluster = Cluster::with(&[("orders", 2)]);
+    let value = "x".repeat(100_000);
+    for _ in 0..BEHIND {
+        cluster.producer.send(BaseRecord::<str, str>::to("orders").partition(0).payload(&value)).expect("queued");
+    }
+    for _ in 0..10 {
+        cluster.producer.send(BaseRecord::<str, str>::to("orders").partition(1).payload("{}")).expect("queued");
+    }
+    cluster.producer.flush(Duration::from_secs(60)).expect("sent");
+    let config = KafkaConfig { row_bytes_max: 200_000, ..cluster.config(&["orders"]) };
+    let mut member = Member::timed(config, Env::simulated(Arc::new(Rushing::default()), 1)).await;
+    let of = |numbers: &[(String, u64)], partition: &str| numbers.iter().filter(|(of, _)| of == partition).count();
+    while of(&member.numbers(), "orders/1") < 10 {
+        member.step().await.expect("an event");
+    }
+    let before = of(&member.numbers(), "orders/0");
+    assert!(before < BEHIND / 2, "{before} rows of the other came first");
+    member.until(BEHIND + 10).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

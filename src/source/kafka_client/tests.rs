@@ -1,4 +1,142 @@
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing_subscriber::filter::LevelFilter;
+
 use super::*;
+use crate::config::load::from_text;
+use crate::config::{Secret, SourceConfig};
+
+/// The source that these settings make, beside those that none is without.
+fn configured(settings: &str) -> KafkaConfig {
+    let own = "[source.shop]\ntype = \"kafka\"\nbrokers = [\"127.0.0.1:1\"]\ngroup = \"g\"\ntopics = [\"orders\"]";
+    let mut config = from_text("frazil.toml", format!("{own}\n{settings}\n"), &[]).expect("valid").config;
+    match config.sources.remove("shop") {
+        Some(SourceConfig::Kafka(kafka)) => *kafka,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("whole").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().expect("whole")).into_owned()
+    }
+}
+
+/// What a client logs that is made of these settings: among it librdkafka's word on the properties that it was given.
+fn logged(config: &KafkaConfig) -> String {
+    let mut config = config.clone();
+    config.properties.insert("debug".to_owned(), Secret::new("conf"));
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let logs = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_ansi(false);
+    tracing::subscriber::with_default(logs.with_writer(move || writer.clone()).finish(), || {
+        let client = client(&config).expect("a client");
+        let mut polls = 0;
+        // This follows them.
+        while !lines.text().contains("Default topic configuration:") {
+            polls += 1;
+            assert!(polls < 1_000, "{}", lines.text());
+            client.poll(Duration::from_millis(10));
+        }
+    });
+    lines.text()
+}
+
+/// The properties in it.
+fn properties(logged: &str) -> BTreeMap<&str, &str> {
+    let lines = logged.lines();
+    lines.filter_map(|line| line.split_once("]:   ")?.1.split_once(" facility=")?.0.split_once(" = ")).collect()
+}
+
+#[test]
+fn a_member_keeps_its_name_whoever_assigns_partitions_and_what_brokers_decide_is_left_to_them_where_they_do() {
+    let (consumer, classic) = ("member = \"one\"\ngroup_protocol = \"consumer\"", "member = \"one\"");
+    let [consumer, classic] = [consumer, classic].map(|settings| logged(&configured(settings)));
+    let [consumer, classic] = [&consumer, &classic].map(|logged| properties(logged));
+    assert_eq!(consumer.get("group.protocol").copied(), Some("consumer"));
+    assert_eq!(consumer.get("group.instance.id").copied(), Some("one"));
+    let theirs =
+        ["partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms", "group.protocol.type"];
+    for name in theirs {
+        assert_eq!(consumer.get(name), None, "{name}");
+    }
+    assert_eq!(classic.get("group.protocol"), None);
+    assert_eq!(classic.get("group.instance.id").copied(), Some("one"));
+    assert_eq!(classic.get("partition.assignment.strategy").copied(), Some("cooperative-sticky"));
+    // Whoever sets one of them all the same hears of it.
+    for name in ["session.timeout.ms", "heartbeat.interval.ms"] {
+        let set = format!("group_protocol = \"consumer\"\nproperties = {{ {name:?} = \"6000\" }}");
+        let error = client(&configured(&set)).err().expect(name);
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains(&format!("`{name}` is not supported")), "{error}");
+    }
+}
+
+/// A key that `hunter2` opens, and a certificate of it.
+const LOCKED: &str = "\
+-----BEGIN ENCRYPTED PRIVATE KEY-----
+MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAgy2X08tcpavQICCAAw
+DAYIKoZIhvcNAgkFADAdBglghkgBZQMEASoEENDFm6rp0CzCbFRivHjeTewEgZBG
+PEu1wCEpcBcKP18WjCEqtd5lN6DIaW2NnqOTUlplG+q9e2h5XYK4qBmXUGrNMyE5
+W23PQkS5vqsE3LVzOrYbY0ylT7iU8qDqXjZvgELwDMUPtj6FFqYqWfYOaqXj795O
+uXwkVb0Jfdv2JRZPEq2WmiVqVSQ+c7Ad2S4Dw4yS5MvOq/OqohStZ/fVfgfBNXE=
+-----END ENCRYPTED PRIVATE KEY-----
+";
+const CERTIFICATE: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBejCCAR+gAwIBAgIUQ9STxwybrEB8xs7vQtpq5w0zKVowCgYIKoZIzj0EAwIw
+ETEPMA0GA1UEAwwGZnJhemlsMCAXDTI2MTIwMTA1NDgwMVoYDzIxMjYxMTA3MDU0
+ODAxWjARMQ8wDQYDVQQDDAZmcmF6aWwwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AAT4xfQPBEqlHeKHxv+jA2e7Gcy7CJWosnJPWcjSyE+j8HuT7JSc8c8zj2jvpD5m
+gR34gKhGM/rpiaZ+lT+pd5lqo1MwUTAdBgNVHQ4EFgQUPp+rjcsEIEMAFZcimCuh
+F2D4DhAwHwYDVR0jBBgwFoAUPp+rjcsEIEMAFZcimCuhF2D4DhAwDwYDVR0TAQH/
+BAUwAwEB/zAKBggqhkjOPQQDAgNJADBGAiEAuUGm6ftM899dDo9rtg/hUh5LWf5z
+NwMtqPdlwLoXxZYCIQDyMjBVKrakh+ASy8cBTmuwuYonW26cx+qAwLuFkPoH1A==
+-----END CERTIFICATE-----
+";
+
+#[test]
+fn a_locked_key_is_opened_by_the_password_for_it_which_no_log_and_no_error_shows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("writable");
+        path
+    };
+    let (certificate, key) = (file("own.crt", CERTIFICATE), file("own.key", LOCKED));
+    let with = |password: &str| {
+        let files = format!("ca = {certificate:?}, certificate = {certificate:?}, key = {key:?}");
+        configured(&format!("tls = {{ enabled = \"on\", {files}{password} }}"))
+    };
+    let opened = with(", key_password = \"hunter2\"");
+    assert!(format!("{opened:?}").contains("key_password: Some(***)"), "{opened:?}");
+    let logged = logged(&opened);
+    assert_eq!(properties(&logged).get("ssl.key.password"), Some(&"[redacted]"));
+    assert!(!logged.contains("hunter"));
+    for wrong in ["", ", key_password = \"hunter3\""] {
+        let error = client(&with(wrong)).err().expect("the key stays locked");
+        assert_eq!(error.kind(), ErrorKind::Config);
+        let said = format!("{error:?}");
+        assert!(said.contains("ssl.key.location failed") && !said.contains("hunter"), "{said}");
+    }
+}
 
 #[test]
 fn a_token_server_that_is_away_is_no_refusal_of_the_brokers() {
