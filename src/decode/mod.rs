@@ -309,8 +309,18 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use iceberg::spec::{NestedField, PrimitiveType, Type};
+    use serde_json::json;
+
     use super::*;
-    use crate::config::ReadFile;
+    use crate::config::{Envelope, ReadFile};
+    use crate::decode::debezium_written::{framed, in_avro};
+    use crate::decode::registry::Registry;
+    use crate::decode::registry::tests::{config as client_of, serve};
+    use crate::decode::rows::LAYINGS;
+    use crate::model::batch::tests::raw;
 
     #[test]
     fn a_schema_that_rows_cannot_be_read_with_is_named_before_any_row_comes() {
@@ -333,5 +343,64 @@ mod tests {
         assert!(of(&DecodeConfig { message: Some("B".to_owned()), ..messages }).is_ok());
         let named = DecodeConfig { registry: Some("sr".to_owned()), schema: None, ..file("") };
         assert_eq!(of(&named).expect_err("not configured").to_string(), "there is no registry \"sr\"");
+    }
+
+    /// How many schemas are laid onto a table while batches are decoded in which each row has another schema than the one before, and
+    /// how many once the table has another schema. Schemas are the registry's, with ids from 1; `rows` has one of each.
+    async fn layings(config: DecodeConfig, kind: &str, schemas: &[String], rows: &[Vec<u8>]) -> [usize; 2] {
+        let (url, shelf) = serve().await;
+        for (id, schema) in (1..).zip(schemas) {
+            shelf.put(&format!("/reg/schemas/ids/{id}"), 200, json!({ "schema": schema, "schemaType": kind }));
+        }
+        let env = Env::system();
+        let registry = Arc::new(Registry::new("sr", &client_of(&url), &env).expect("a client"));
+        let config = DecodeConfig { registry: Some("sr".to_owned()), ..config };
+        let format = Format::of(&config, &Registries::from([("sr".to_owned(), registry)]), &env).expect("valid");
+        let batch = raw(&rows.iter().cycle().take(8).collect::<Vec<_>>());
+        let metadata = BTreeMap::new();
+        let how = Inference { metadata: &metadata, limits: GrowthLimits::default(), rows: 100, nanos: false };
+        let schema = format.table_schema(&batch, how).await.expect("a table");
+        format.learn(&batch).await.expect("the registry answers");
+        let more =
+            NestedField::optional(schema.highest_field_id() + 1, "later", Type::Primitive(PrimitiveType::String));
+        let fields = schema.as_struct().fields().iter().cloned().chain([Arc::new(more)]);
+        let moved = Schema::builder().with_fields(fields).build().expect("valid");
+        LAYINGS.set(0);
+        [schema, moved].map(|schema| {
+            let options = DecoderOptions { json: JsonOptions::default(), nanos: false };
+            let decoder = Decoder::new(&Arc::new(schema), &format, options).expect("valid");
+            for _ in 0..3 {
+                let decoded = decoder.decode_observed(&batch).0;
+                assert_eq!((decoded.rows.num_rows(), decoded.rejects.len()), (8, 0), "{:?}", decoded.rejects);
+            }
+            LAYINGS.get()
+        })
+    }
+
+    #[tokio::test]
+    async fn a_writers_schema_is_laid_onto_a_table_once_for_all_batches_and_once_more_when_the_table_has_another() {
+        let of = |format| DecodeConfig { format, ..DecodeConfig::default() };
+        let record =
+            |kind: &str| json!({ "type": "record", "name": "Row", "fields": [{ "name": "id", "type": kind }] });
+        let message = |kind: &str| format!("syntax = \"proto3\"; message Row {{ {kind} id = 1; }}");
+        let object = |kind: &str| json!({ "properties": { "id": { "type": "integer", "connect.type": kind } } });
+        let both = |datum: &[u8]| [1, 2].map(|id| framed(id, datum)).to_vec();
+        let avro = ["long", "int"].map(|kind| record(kind).to_string());
+        assert_eq!(layings(of(RowFormat::Avro), "AVRO", &avro, &both(&[14])).await, [2, 4], "Avro");
+        let proto = ["int64", "int32"].map(message);
+        assert_eq!(layings(of(RowFormat::Protobuf), "PROTOBUF", &proto, &both(&[0, 8, 7])).await, [2, 4], "Protobuf");
+        let json = ["int64", "int32"].map(|kind| object(kind).to_string());
+        assert_eq!(layings(of(RowFormat::Json), "JSON", &json, &both(b"{\"id\":7}")).await, [2, 4], "JSON Schema");
+        let event = |kind: &str| {
+            let id = json!({ "field": "id", "type": kind, "optional": false });
+            let after = json!({ "field": "after", "type": "struct", "name": "Row", "optional": true, "fields": [id] });
+            let op = json!({ "field": "op", "type": "string", "optional": false });
+            let schema = json!({ "type": "struct", "name": "Event", "optional": false, "fields": [after, op] });
+            json!({ "schema": schema, "payload": { "after": { "id": 7 }, "op": "c" } }).to_string()
+        };
+        let (rows, schemas) = in_avro(&["int64", "int32"].map(event));
+        let schemas: Vec<String> = schemas.iter().map(ToString::to_string).collect();
+        let events = DecodeConfig { envelope: Envelope::Debezium, ..of(RowFormat::Avro) };
+        assert_eq!(layings(events, "AVRO", &schemas, &rows).await, [2, 4], "events in Avro");
     }
 }

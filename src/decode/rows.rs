@@ -147,6 +147,8 @@ impl<K: Hash + Eq, F> Laid<K, F> {
         if let Some(held) = self.held.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(Arc::clone(held));
         }
+        #[cfg(test)]
+        LAYINGS.set(LAYINGS.get() + 1);
         let fitted = Arc::new(lay()?);
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         if held.len() < self.most {
@@ -154,4 +156,10 @@ impl<K: Hash + Eq, F> Laid<K, F> {
         }
         Ok(fitted)
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often a schema was laid onto a table, by this thread.
+    pub(crate) static LAYINGS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }

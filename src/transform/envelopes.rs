@@ -4,27 +4,41 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
 use arrow::util::display::array_value_to_string;
 use iceberg::spec::{NestedField, PrimitiveType, Schema, SchemaRef, Type};
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
-use crate::config::{DebeziumColumn, DecodeConfig, Envelope, OnChange, RowFormat};
+use crate::config::load::from_text;
+use crate::config::{DebeziumColumn, DecodeConfig, Envelope, OnChange, PipelineConfig, RowFormat, SourceConfig};
 use crate::decode::debezium_written::{framed, in_avro};
 use crate::decode::envelope::EnvelopeFormat;
 use crate::decode::growth::GrowthLimits;
 use crate::decode::json::JsonOptions;
-use crate::decode::registry::Registry;
 use crate::decode::registry::tests::{config, serve};
+use crate::decode::registry::{Registries, Registry};
 use crate::decode::type_text::type_text;
 use crate::decode::{Decoder, DecoderOptions, Format, Inference};
 use crate::env::Env;
 use crate::model::batch::tests::raw;
 use crate::model::batch::{Batch, RawBatch};
-use crate::transform::evolve::evolve;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::ids::PipelineName;
+use crate::source::kafka::KafkaSource;
+use crate::source::{Source, SourceEvent};
+use crate::transform::evolve::{add_columns, evolve};
+use crate::transform::metadata_columns::{MetadataColumns, fields};
 
 const EVENTS: &str = include_str!("../../tests/golden/decode/debezium.ndjson");
 const WITH_SCHEMAS: &str = include_str!("../../tests/golden/decode/debezium-schemas.ndjson");
@@ -188,4 +202,169 @@ async fn a_table_without_the_columns_beside_gets_them_and_one_that_is_frozen_is_
     let (batch, observed) = frozen.decode_observed(&raw(&rows));
     assert!(observed.is_settled() && observed.ignored > 0 && batch.rejects.is_empty());
     assert_eq!((batch.rows.num_rows(), batch.rows.num_columns()), (rows.len(), 1));
+}
+
+const CUSTOMERS: &str = "shop.public.customers";
+const ORDERS: &str = "shop.public.orders";
+const TRANSACTIONS: &str = "shop.transaction";
+
+/// Where the topics had records without a value between the events: topic, offset, key.
+const TOMBSTONES: &[(&str, usize, &str)] =
+    &[(CUSTOMERS, 5, r#"{"id":2}"#), (CUSTOMERS, 7, r#"{"id":3}"#), (ORDERS, 8, r#"{"id":1}"#)];
+
+/// The headers of all records but those of the transaction topic, which had none,
+const CONTEXT: &[(&str, &str)] = &[
+    ("__debezium.context.connectorLogicalName", "shop"),
+    ("__debezium.context.taskId", "0"),
+    ("__debezium.context.connectorName", "postgresql"),
+    ("__debezium.context.runId", "01a2088c-e131-71d1-aee8-25c5913aaf2b"),
+];
+
+/// and those of a changed key, before them: topic, offset, header.
+const KEYS: &[(&str, usize, (&str, &str))] = &[
+    (CUSTOMERS, 6, ("__debezium.newkey", r#"{"id":30}"#)),
+    (CUSTOMERS, 7, ("__debezium.newkey", r#"{"id":30}"#)),
+    (CUSTOMERS, 8, ("__debezium.oldkey", r#"{"id":3}"#)),
+];
+
+/// A record as it was captured.
+struct Record {
+    key: Option<&'static str>,
+    value: Option<String>,
+    headers: Vec<(&'static str, &'static str)>,
+}
+
+/// The records of a topic, from offset 0.
+fn records(topic: &str) -> Vec<Record> {
+    let events = EVENTS.lines().map(|line| serde_json::from_str::<Captured>(line).expect("an event"));
+    let mut events = events.filter(|event| event.topic == topic);
+    let mut records = Vec::new();
+    loop {
+        let here = (topic, records.len());
+        let gone = TOMBSTONES.iter().find(|(topic, at, _)| (*topic, *at) == here);
+        let value = if gone.is_some() { None } else { events.next().map(|event| event.value.get().to_owned()) };
+        if gone.is_none() && value.is_none() {
+            return records;
+        }
+        let own = KEYS.iter().filter(|(topic, at, _)| (*topic, *at) == here).map(|(.., header)| *header);
+        let context = CONTEXT.iter().filter(|_| topic != TRANSACTIONS).copied();
+        records.push(Record { key: gone.map(|(.., key)| *key), value, headers: own.chain(context).collect() });
+    }
+}
+
+/// Sends them to a topic of one partition.
+fn send(cluster: &MockCluster<'static, DefaultProducerContext>, topic: &str) {
+    cluster.create_topic(topic, 1, 1).expect("a topic");
+    let producer = ClientConfig::new().set("bootstrap.servers", cluster.bootstrap_servers()).create();
+    let producer: BaseProducer = producer.expect("a producer");
+    for Record { key, value, headers } in &records(topic) {
+        let headers = headers.iter().fold(None, |held: Option<OwnedHeaders>, (key, value)| {
+            Some(held.unwrap_or_default().insert(Header { key, value: Some(*value) }))
+        });
+        let (key, payload) = (*key, value.as_deref());
+        let record = BaseRecord::<str, str> { key, payload, headers, partition: Some(0), ..BaseRecord::to(topic) };
+        producer.send(record).expect("queued");
+    }
+    producer.flush(Duration::from_secs(30)).expect("sent");
+}
+
+/// What a pipeline with these settings of its source reads of the topics, until it has `count` records, and the pipeline.
+async fn read(brokers: &str, group: &str, settings: &str, count: u64) -> (PipelineConfig, Vec<RawBatch>) {
+    let text = format!(
+        r#"
+        [catalog.lake]
+        type = "memory"
+        [source.events]
+        type = "kafka"
+        brokers = ["{brokers}"]
+        group = "{group}"
+        topics = ["{CUSTOMERS}", "{ORDERS}", "{TRANSACTIONS}"]
+        {settings}
+        [pipeline.shop]
+        source = "events"
+        table = "lake.raw.{{topic}}"
+        anchor = "lake.raw.epochs"
+        decode = {{ envelope = "debezium", debezium = {{ columns = {{ _op = "op", _tx = "transaction" }} }} }}
+        metadata = {{ _offset = "number", _headers = "headers" }}
+        "#
+    );
+    let mut config = from_text("frazil.toml", text, &[]).expect("valid").config;
+    let Some(SourceConfig::Kafka(kafka)) = config.sources.remove("events") else { panic!("no source") };
+    let mut source = KafkaSource::new(*kafka, Env::system()).expect("valid");
+    source.connect().await.expect("connects");
+    source.open(&Checkpoint::default()).await.expect("opens");
+    let (mut batches, mut idle) = (Vec::<RawBatch>::new(), 0);
+    let seen = |batch: &RawBatch| (batch.rows.len() + batch.rejects.len()) as u64 + batch.skipped;
+    while batches.iter().map(seen).sum::<u64>() < count {
+        match source.next().await.expect("an event") {
+            SourceEvent::Batch(batch) => batches.push(batch),
+            SourceEvent::Assigned(_) => {
+                batches.clear();
+                source.open(&Checkpoint::default()).await.expect("opens");
+            }
+            SourceEvent::Revoked(_) => {}
+            // Five seconds apart.
+            SourceEvent::Idle => idle += 1,
+            SourceEvent::End => panic!("a log has no end"),
+        }
+        assert!(idle < 24, "nothing came any more");
+    }
+    (config.pipelines.remove(&PipelineName::new("shop")).expect("there"), batches)
+}
+
+/// The rows of a topic in their table: offset and headers of each. And the rejects: offset, stage and bytes.
+type Taken = (Vec<(i64, Option<Value>)>, Vec<(u64, &'static str, String)>);
+
+/// What a pipeline makes of what it read of one topic.
+async fn taken(pipeline: &PipelineConfig, batches: &[RawBatch], topic: &str) -> Taken {
+    let format = Format::of(&pipeline.decode, &Registries::new(), &Env::system()).expect("valid");
+    let batches: Vec<&RawBatch> = batches.iter().filter(|batch| &*batch.origin == topic).collect();
+    let rows: Vec<&[u8]> =
+        batches.iter().flat_map(|batch| batch.rows.iter().map(move |row| batch.bytes(*row))).collect();
+    let (schema, _) = settled(&format, &rows, 2).await;
+    let (beside, limits) = (fields(&pipeline.metadata), GrowthLimits::default());
+    let table = add_columns(&schema, schema.highest_field_id(), &beside, limits).expect("valid").schema;
+    let table: SchemaRef = Arc::new(table.expect("more columns"));
+    let json = JsonOptions { metadata: pipeline.metadata.clone(), ..JsonOptions::default() };
+    let decoder = Decoder::new(&table, &format, DecoderOptions { json, nanos: false }).expect("valid");
+    let columns = MetadataColumns::new(&table, &pipeline.metadata).expect("valid");
+    let (mut rows, mut rejects) = (Vec::new(), Vec::new());
+    for raw in &batches {
+        let batch = columns.add(decoder.decode_observed(raw).0, raw, 0).expect("fits");
+        let column = |name: &str| batch.rows.column_by_name(name).expect(name);
+        let offsets = column("_offset").as_primitive::<Int64Type>().values().iter().copied();
+        let headers = column("_headers").as_string::<i32>().iter();
+        rows.extend(offsets.zip(headers.map(|text| text.map(|text| serde_json::from_str(text).expect("JSON")))));
+        let told = batch.rejects.iter();
+        rejects.extend(told.map(|r| (r.number, r.stage.as_str(), String::from_utf8_lossy(&r.raw).into_owned())));
+    }
+    (rows, rejects)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn captured_records_without_a_value_are_no_rows_and_the_headers_of_the_others_are_a_column() {
+    let topics = [CUSTOMERS, ORDERS, TRANSACTIONS];
+    // It outlives the test, as clients wait for it that are being closed.
+    let cluster = ManuallyDrop::new(MockCluster::new(1).expect("a mock cluster"));
+    topics.iter().for_each(|topic| send(&cluster, topic));
+    let brokers = cluster.bootstrap_servers();
+    let count = topics.iter().map(|topic| records(topic).len() as u64).sum::<u64>();
+    let both =
+        tokio::join!(read(&brokers, "skips", "", count), read(&brokers, "rejects", "tombstones = \"reject\"", count));
+    for topic in topics {
+        let (mut rows, mut gone) = (Vec::new(), Vec::new());
+        for (offset, Record { key, value, headers }) in (0_i64..).zip(records(topic)) {
+            let headers = headers.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect::<Vec<_>>();
+            let headers = (!headers.is_empty()).then(|| Value::from(headers));
+            match (value, key) {
+                (Some(_), _) => rows.push((offset, headers)),
+                (None, key) => gone.push((offset.cast_unsigned(), "source", key.expect("a key").to_owned())),
+            }
+        }
+        for ((pipeline, batches), rejects) in [(&both.0, Vec::new()), (&both.1, gone.clone())] {
+            let skipped: u64 = batches.iter().filter(|batch| &*batch.origin == topic).map(|batch| batch.skipped).sum();
+            assert_eq!(skipped, (gone.len() - rejects.len()) as u64, "{topic}");
+            assert_eq!(taken(pipeline, batches, topic).await, (rows.clone(), rejects), "{topic}");
+        }
+    }
 }

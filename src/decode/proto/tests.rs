@@ -5,21 +5,26 @@ use std::fmt::Write;
 
 use proptest::prelude::*;
 use protox::prost::Message as _;
-use protox::prost_reflect::{DynamicMessage, Kind as FieldKind, MapKey, MessageDescriptor, ReflectMessage, Value};
+use protox::prost_reflect::{
+    DescriptorPool, DynamicMessage, Kind as FieldKind, MapKey, MessageDescriptor, ReflectMessage, Value,
+};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
 use super::*;
+use crate::config::load::from_text;
 use crate::decode::avro::tests::{given, held};
 use crate::decode::plan::StructPlan;
 use crate::decode::proto_schema::described;
-use crate::decode::registry::Registry;
 use crate::decode::registry::tests::{Shelf, config, serve};
+use crate::decode::registry::{Registries, Registry};
 use crate::decode::type_text::type_text;
+use crate::decode::{Decoder, DecoderOptions, Format, Inference};
 use crate::env::Env;
 use crate::error::ErrorKind;
 use crate::model::batch::tests::raw;
+use crate::model::ids::PipelineName;
 
 const ROW: &str = r#"
 syntax = "proto3";
@@ -716,4 +721,113 @@ async fn rows_say_which_message_of_their_schema_they_are() {
             ": registry sr has no schema with the id 3",
         ]
     );
+}
+
+const PLACE: &str = r#"syntax = "proto3"; package geo; message Place { string city = 1; double height = 2; }"#;
+const ORDER: &str = r#"
+syntax = "proto3";
+package shop;
+import "geo.proto";
+import "google/protobuf/timestamp.proto";
+enum State { OPEN = 0; PAID = 1; }
+message Money { int64 units = 1; sint32 nanos = 2; }
+message Order {
+  sint64 id = 1; string note = 2; bool gift = 3; double weight = 4; bytes token = 5; fixed32 code = 6; State state = 7;
+  geo.Place place = 8; repeated string tags = 9; map<string, int32> counts = 10; google.protobuf.Timestamp at = 11;
+  oneof payment { string card = 12; Money cash = 13; }
+}
+"#;
+
+/// What `protoc --include_imports -o` writes of these two, of which one imports the other.
+fn descriptors() -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, text) in [("geo.proto", PLACE), ("shop.proto", ORDER)] {
+        std::fs::write(folder.path().join(name), text).expect("writable");
+    }
+    protox::compile(["shop.proto"], [folder.path()]).expect("valid").encode_to_vec()
+}
+
+/// The format of a pipeline whose rows are messages of that name, by a file of descriptors.
+fn configured(set: &[u8], message: &str) -> Result<Format> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("shop.desc");
+    std::fs::write(&file, set).expect("writable");
+    let text = format!(
+        r#"
+        [catalog.lake]
+        type = "memory"
+        [source.orders]
+        type = "kafka"
+        brokers = ["127.0.0.1:9092"]
+        group = "g"
+        topics = ["orders"]
+        [pipeline.shop]
+        source = "orders"
+        table = "lake.raw.orders"
+        decode = {{ format = "protobuf", schema = {{ file = {file:?}, message = "{message}" }} }}
+        "#
+    );
+    let config = from_text("frazil.toml", text, &[]).expect("valid").config;
+    Format::of(&config.pipelines[&PipelineName::new("shop")].decode, &Registries::new(), &Env::system())
+}
+
+#[tokio::test]
+async fn rows_are_read_by_a_configured_set_of_descriptors_whose_files_import_each_other() {
+    let set = descriptors();
+    let order =
+        DescriptorPool::decode(set.as_slice()).expect("a set").get_message_by_name("shop.Order").expect("there");
+    let rows = [
+        r#"id: -7 note: "é" gift: true weight: 1.5 token: "\001\377" code: 4294967295 state: PAID
+           place { city: "Bern" height: 540.5 } tags: "a" tags: "b" counts { key: "k" value: -2 }
+           at { seconds: 1 nanos: 500000 } card: "x""#,
+        "id: 8 cash { units: 3 nanos: -4 }",
+    ];
+    let rows = rows.map(|text| DynamicMessage::parse_text_format(order.clone(), text).expect(text).encode_to_vec());
+    let batch = raw(&rows);
+    let format = configured(&set, "shop.Order").expect("valid");
+    let metadata = BTreeMap::new();
+    let how = Inference { metadata: &metadata, limits: GrowthLimits::default(), rows: 100, nanos: false };
+    let schema = Arc::new(format.table_schema(&batch, how).await.expect("a table"));
+    assert_eq!(
+        columns(&schema),
+        [
+            "id: long not null",
+            "note: string not null",
+            "gift: boolean not null",
+            "weight: double not null",
+            "token: binary not null",
+            "code: long not null",
+            "state: string not null",
+            "place: struct<city: string not null, height: double not null>",
+            "tags: list<string not null> not null",
+            "counts: map<string, int not null> not null",
+            "at: timestamptz",
+            "card: string",
+            "cash: struct<units: long not null, nanos: int not null>",
+        ]
+    );
+    let options = DecoderOptions { json: JsonOptions::default(), nanos: false };
+    let (decoded, observed) = Decoder::new(&schema, &format, options).expect("valid").decode_observed(&batch);
+    assert!(observed.is_settled() && decoded.rejects.is_empty(), "{:?}", reasons(&decoded));
+    assert_eq!(
+        [0, 1].map(|at| shown(&decoded, at)),
+        [
+            r#"(-7,"é",true,1.5,[1, 255],4294967295,"PAID",("Bern",540.5,),["a","b",],{"k":-2,},1000500,"x",null,)"#,
+            r#"(8,"",false,0.0,[],0,"OPEN",null,[],{},null,null,(3,-4,),)"#,
+        ]
+    );
+}
+
+#[test]
+fn a_message_that_a_configured_set_of_descriptors_does_not_hold_is_named_with_those_that_it_holds() {
+    let error = configured(&descriptors(), "shop.Gone").expect_err("not there");
+    assert_eq!(error.kind(), ErrorKind::Config);
+    let said = error.to_string();
+    assert!(
+        said.starts_with("decode.schema.file ") && said.contains("shop.desc: there is no message \"shop.Gone\""),
+        "{said}"
+    );
+    let hint = error.hint().unwrap_or_default();
+    assert!(hint.starts_with("set decode.schema.message to one of ") && !hint.contains("google"), "{hint}");
+    assert!(["geo.Place", "shop.Money", "shop.Order"].iter().all(|name| hint.contains(name)), "{hint}");
 }
