@@ -270,9 +270,10 @@ impl ConsumerContext for Callbacks {
         let places = places(partitions);
         let answer = match code {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                // The end is always there to begin at.
+                // Not at an end or a beginning, which have to be looked up: librdkafka (2.12.1) looks up anew what was answered too
+                // late, and goes there even if it was sent elsewhere meanwhile. Nothing is read at 0 either, for it is paused.
                 let taken = partitions
-                    .set_all_offsets(Offset::End)
+                    .set_all_offsets(Offset::Offset(0))
                     .and_then(|()| client.incremental_assign(partitions))
                     .and_then(|()| client.pause(partitions));
                 self.note(Ownership::Gained(places));
@@ -342,9 +343,16 @@ pub(super) fn meaning(error: &KafkaError, reason: &str) -> Option<Error> {
             .map(|error| error.with_hint("tls.enabled = \"off\" if this port of the brokers is one without TLS")),
         Code::BrokerTransportFailure if reason.contains("connecting to a SSL listener") => unreachable()
             .map(|error| error.with_hint("tls.enabled = \"on\" if this port of the brokers is one with TLS")),
-        Code::FencedInstanceId | Code::UnreleasedInstanceId => {
-            of(ErrorKind::Config, "another process has the same member name")
-                .map(|error| error.with_hint("give each process of the group its own `member`, or remove the setting"))
+        Code::FencedInstanceId => of(ErrorKind::Config, "another process has the same member name")
+            .map(|error| error.with_hint("give each process of the group its own `member`, or remove the setting")),
+        // What was killed has its name until its session ends, if brokers assign partitions.
+        Code::UnreleasedInstanceId => {
+            of(ErrorKind::Unavailable, "the brokers still hold our member name for a process").map(|error| {
+                error.with_hint(
+                    "it is tried again until they miss a process that was killed (group.consumer.session.timeout.ms of the brokers, 45 s); \
+                     if it lasts, another one runs under this name: give each process of the group its own `member`",
+                )
+            })
         }
         Code::UnsupportedVersion | Code::UnsupportedFeature => {
             of(ErrorKind::Config, "the brokers are too old for this")

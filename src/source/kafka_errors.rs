@@ -11,13 +11,13 @@ use rdkafka::mocking::MockCoordinator;
 use rdkafka::types::RDKafkaApiKey as Api;
 use rdkafka::types::RDKafkaRespErr::{self as Code, *};
 
-use crate::config::Secret;
+use crate::config::{KafkaConfig, Secret};
 use crate::env::{Clock, Env, SystemClock};
 use crate::error::ErrorKind;
 use crate::model::checkpoint::{Checkpoint, Position};
 use crate::model::ids::PartitionId;
-use crate::source::Source;
 use crate::source::kafka::tests::{Cluster, Member};
+use crate::source::{Source, SourceEvent};
 
 /// Answers to requests of a member that reads. A leader that moved, that is behind, or that does not know yet; a request timed out; a
 /// member that the group threw out, and one whose group is moving.
@@ -77,6 +77,10 @@ async fn a_group_that_is_not_well_when_a_member_begins_is_waited_for() {
         member.quiet().await;
         assert_eq!(member.numbers(), [], "{api:?} is asked before there are rows");
         cluster.mock.clear_request_errors(*api);
+        // As a pipeline does after an opening that failed.
+        while let Err(error) = member.open().await {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        }
         member.until(20).await;
         in_order(&member, 20);
     });
@@ -188,6 +192,64 @@ async fn a_group_that_may_not_be_joined_any_more_is_told_with_the_way_out() {
     };
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     assert!(error.hint().is_some_and(|hint| hint.contains("READ on the consumer group")), "{error}");
+}
+
+/// The client looked up where to begin when the leader was another one, and hears of it once it was sent elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_a_leader_before_that_comes_late_moves_nothing() {
+    // More than is fetched ahead and waits in channels.
+    const PARTITIONS: i32 = 6;
+    const ROWS: i32 = 45;
+    let cluster = Cluster::of(2, &[("orders", PARTITIONS)]);
+    cluster.mock.coordinator(MockCoordinator::Group("readers".to_owned()), 2).expect("a coordinator");
+    let leads = |broker| {
+        for partition in 0..PARTITIONS {
+            cluster.mock.partition_leader("orders", partition, Some(broker)).expect("a leader");
+        }
+    };
+    leads(1);
+    cluster.fill("orders", PARTITIONS, ROWS, 100_000);
+    cluster.mock.broker_round_trip_time(1, Duration::from_secs(3)).expect("slow");
+    let ids = || (0..PARTITIONS).map(|partition| PartitionId::new(format!("orders/{partition}")));
+    let positions = ids().map(|id| (id, Position::Offset(0))).collect();
+    let config = KafkaConfig { row_bytes_max: 200_000, ..cluster.config(&["orders"]) };
+    let mut member =
+        Member::at(config, Checkpoint { positions, ..Checkpoint::default() }).await.expect("there is nothing to open");
+    while !matches!(member.source.next().await.expect("an event"), SourceEvent::Assigned(_)) {}
+    leads(2);
+    while let Err(error) = member.open().await {
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    }
+    // The answer of the one before comes meanwhile, and what is asked for anew.
+    SystemClock.sleep(Duration::from_secs(5)).await;
+    let all = usize::try_from(PARTITIONS * (ROWS - 1)).expect("few");
+    member.until(all).await;
+    let mut expected: Vec<(String, u64)> =
+        ids().flat_map(|id| (1..u64::try_from(ROWS).expect("few")).map(move |at| (id.to_string(), at))).collect();
+    let mut numbers = member.numbers();
+    (expected.sort(), numbers.sort());
+    assert!(numbers == expected, "{} of {all} rows", numbers.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_a_broker_ended_for_good_is_told_and_the_next_opening_has_another() {
+    let cluster = Cluster::with(&[("orders", 2)]);
+    cluster.send("orders", 2, 0..20);
+    cluster.mock.request_errors(Api::JoinGroup, &[RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID]);
+    let mut member = Member::begun(KafkaConfig { member: Some("a".to_owned()), ..cluster.config(&["orders"]) }).await;
+    let error = loop {
+        if let Err(error) = member.step().await {
+            break error;
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("its own `member`")), "{error}");
+    // The old one is asked until it is gone.
+    while let Err(error) = member.open().await {
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    }
+    member.until(20).await;
+    in_order(&member, 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]

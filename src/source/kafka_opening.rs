@@ -69,7 +69,8 @@ impl Reader {
     fn reads_from(&mut self, place: &Place, checkpoint: &Checkpoint) -> Result<(Option<i64>, Offset, Option<String>)> {
         let id = PartitionId::new(name(place));
         let given = match checkpoint.positions.get(&id) {
-            None => return Ok((None, self.beginning(place)?, None)),
+            // By number: of what has to be looked up the client may hear too late.
+            None => return Ok((None, Offset::Offset(self.watermarks(place)?.0), None)),
             Some(Position::Offset(offset)) => *offset,
             Some(Position::Files(_)) => {
                 let text = format!("the checkpoint of Kafka {id} is that of followed files");

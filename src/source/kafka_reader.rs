@@ -125,6 +125,8 @@ pub(super) struct State {
     pub(super) idle_ms: Option<i64>,
     /// What the client could not mend so far.
     pub(super) trouble: Option<Trouble>,
+    /// The client does nothing any more: the next opening makes another one.
+    is_over: bool,
 }
 
 impl Reader {
@@ -139,7 +141,7 @@ impl Reader {
                 self.obey(order);
                 continue;
             }
-            if self.deliver().is_err() {
+            if self.deliver().is_err() || self.state.is_over {
                 return;
             }
             if self.state.pending.is_empty() {
@@ -285,8 +287,8 @@ impl Reader {
     fn failed(&mut self, error: &KafkaError) -> Option<Error> {
         let own = self.client.context().trouble().or_else(|| meaning(error, &error.to_string()))?;
         let gone = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset);
-        let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
-        if own.kind() != ErrorKind::Unavailable || gone || fatal {
+        self.state.is_over |= matches!(error, KafkaError::MessageConsumptionFatal(_));
+        if own.kind() != ErrorKind::Unavailable || gone || self.state.is_over {
             return Some(own);
         }
         tracing::warn!("{own}");

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use rdkafka::Offset;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
@@ -10,7 +9,7 @@ use crate::config::kafka::KafkaConfig;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::checkpoint::Checkpoint;
 use crate::source::gather::{self, Log};
-use crate::source::kafka_client::{Callbacks, Place, place};
+use crate::source::kafka_client::{Callbacks, place};
 use crate::source::kafka_reader::{IDLE_MS, REQUEST, Reader, SILENCE_MS, State, What};
 
 /// How often it is looked for topics at most, however often the client misses one.
@@ -134,14 +133,6 @@ impl Reader {
         };
         self.state.told = Some(self.state.generation);
         self.say(What::Failed(error));
-    }
-
-    /// Where a log begins that has no position: the client has the beginning from before in mind where its topic was made anew.
-    pub(super) fn beginning(&self, place: &Place) -> Result<Offset> {
-        if self.state.anew.contains(&place.0) {
-            return Ok(Offset::Offset(self.watermarks(place)?.0));
-        }
-        Ok(Offset::Beginning)
     }
 
     /// Whether any of the topics that are named is not there, where the client missed one.

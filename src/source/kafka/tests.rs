@@ -54,6 +54,16 @@ impl Cluster {
         self.producer.flush(Duration::from_secs(30)).expect("sent");
     }
 
+    /// So many rows of so many bytes in each partition of a topic. Of a partition the mock keeps 5 MB.
+    pub(in crate::source) fn fill(&self, topic: &str, partitions: i32, rows: i32, bytes: usize) {
+        let value = "x".repeat(bytes);
+        for number in 0..rows * partitions {
+            let record = BaseRecord::<str, str>::to(topic).partition(number % partitions).payload(&value);
+            self.producer.send(record).expect("queued");
+        }
+        self.producer.flush(Duration::from_secs(60)).expect("sent");
+    }
+
     /// The offsets of the group `readers`, where it has any.
     pub(in crate::source) fn committed(&self, topic: &str, partitions: i32) -> Vec<Option<i64>> {
         let mut client = ClientConfig::new();
@@ -427,13 +437,10 @@ impl Clock for Rushing {
 // The thread that reads takes one of the workers, whose number must not be that of a small machine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_partition_that_is_far_behind_does_not_keep_rows_of_another_waiting() {
-    // The mock keeps 5 MB of a partition; an answer has 1 MiB.
-    const BEHIND: usize = 48;
+    // An answer has 1 MiB.
+    const BEHIND: i32 = 45;
     let cluster = Cluster::with(&[("orders", 2)]);
-    let value = "x".repeat(100_000);
-    for _ in 0..BEHIND {
-        cluster.producer.send(BaseRecord::<str, str>::to("orders").partition(0).payload(&value)).expect("queued");
-    }
+    cluster.fill("orders", 1, BEHIND, 100_000);
     for _ in 0..10 {
         cluster.producer.send(BaseRecord::<str, str>::to("orders").partition(1).payload("{}")).expect("queued");
     }
@@ -445,8 +452,9 @@ async fn a_partition_that_is_far_behind_does_not_keep_rows_of_another_waiting() 
         member.step().await.expect("an event");
     }
     let before = of(&member.numbers(), "orders/0");
-    assert!(before < BEHIND / 2, "{before} rows of the other came first");
-    member.until(BEHIND + 10).await;
+    let behind = usize::try_from(BEHIND).expect("few");
+    assert!(before < behind / 2, "{before} rows of the other came first");
+    member.until(behind + 10).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -258,3 +258,12 @@ fn a_connection_that_ends_is_no_alert_and_one_to_the_wrong_port_says_so() {
         assert_eq!(told.hint().map(|own| hint.is_some_and(|part| own.contains(part))), hint.map(|_| true), "{reason}");
     }
 }
+
+#[test]
+fn a_name_that_brokers_still_hold_is_waited_for_and_one_that_another_process_took_is_not() {
+    let of = |code| meaning(&KafkaError::MessageConsumptionFatal(code), "why").expect("a meaning");
+    let held = of(RDKafkaErrorCode::UnreleasedInstanceId);
+    assert_eq!(held.kind(), ErrorKind::Unavailable, "{held}");
+    assert!(held.hint().is_some_and(|hint| hint.contains("session.timeout.ms") && hint.contains("its own `member`")));
+    assert_eq!(of(RDKafkaErrorCode::FencedInstanceId).kind(), ErrorKind::Config);
+}
