@@ -227,7 +227,8 @@ async fn an_answer_of_a_leader_before_that_comes_late_moves_nothing() {
     let mut expected: Vec<(String, u64)> =
         ids().flat_map(|id| (1..u64::try_from(ROWS).expect("few")).map(move |at| (id.to_string(), at))).collect();
     let mut numbers = member.numbers();
-    (expected.sort(), numbers.sort());
+    expected.sort();
+    numbers.sort();
     assert!(numbers == expected, "{} of {all} rows", numbers.len());
 }
 
