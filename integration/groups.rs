@@ -114,7 +114,7 @@ fn send(topic: &str, partitions: i32, numbers: std::ops::Range<u32>, properties:
     producer.flush(WAIT).expect("the broker has them");
 }
 
-fn queue(producer: &BaseProducer, topic: &str, partition: i32, row: &str) {
+pub(crate) fn queue(producer: &BaseProducer, topic: &str, partition: i32, row: &str) {
     let record = BaseRecord::<str, str>::to(topic).partition(partition).payload(row);
     producer.send(record).map_err(|(error, _)| error).expect("queued");
 }
@@ -266,6 +266,70 @@ fn of_a_member_that_another_one_joins_only_what_moves_is_taken_away() {
     assert_eq!((lost.len(), &members(&shared)[1]["name"]), (3, &json!("b")), "taken away: {lost:?}; {shared}");
     assert_eq!(json!(lost), members(&shared)[1]["partitions"], "what is taken away is what the other has: {shared}");
     holds(&folder, &remote::place(&topic.replace('-', "_")), &[0..1_800]);
+}
+
+/// A member with a name, to which the brokers assign.
+fn named_of_the_consumer_protocol(folder: &Path, own: &str, topic: &str, name: &str) -> Daemon {
+    member(folder, own, topic, &format!("group_protocol = \"consumer\"\nmember = \"{name}\""))
+}
+
+#[test]
+fn a_named_member_of_the_consumer_protocol_that_restarts_has_its_partitions_again_and_the_other_keeps_its_own() {
+    let topic = format!("restarted-{}", std::process::id());
+    let folder = scratch(&topic);
+    create(&topic, 6);
+    let first = named_of_the_consumer_protocol(&folder, "a", &topic, "one");
+    let other = named_of_the_consumer_protocol(&folder, "b", &topic, "two");
+    let mut a = first.spawn(&[]);
+    send(&topic, 6, 0..600, &[]);
+    rests(&topic, 1, 6, &mut [&mut a]);
+    let mut b = other.spawn(&[]);
+    let before = rests(&topic, 2, 6, &mut [&mut a, &mut b]);
+    assert_eq!(before["type"], "CONSUMER", "{before}");
+    assert_eq!(members(&before).iter().map(|one| &one["name"]).collect::<Vec<_>>(), ["one", "two"], "{before}");
+    has(&first, &table(&topic), 600, &mut [&mut a, &mut b]);
+
+    // Who ends says that it comes back, and has 45 s for it: the other takes nothing of what is missing.
+    ends_well(a);
+    send(&topic, 6, 600..1_200, &[]);
+    has(&other, &table(&topic), 900, &mut [&mut b]);
+    a = first.spawn(&[]);
+    has(&first, &table(&topic), 1_200, &mut [&mut a, &mut b]);
+    let after = rests(&topic, 2, 6, &mut [&mut a, &mut b]);
+    assert_eq!(members(&after)[1], members(&before)[1], "the other's membership: {after}");
+    assert_eq!(members(&after)[0]["partitions"], members(&before)[0]["partitions"], "its own partitions: {after}");
+    // Once they have ended their logs are whole.
+    ends_well(a);
+    ends_well(b);
+    let log = folder.join("b").join("frazil.log");
+    assert_eq!(json!(told_of(&log, "assigned")), members(&before)[1]["partitions"], "all that the other was given");
+    assert_eq!(told_of(&log, "taken away"), Vec::<String>::new(), "what was taken away from the other");
+    holds(&folder, &remote::place(&topic.replace('-', "_")), &[0..1_200]);
+}
+
+#[test]
+fn a_named_member_of_the_consumer_protocol_that_is_killed_waits_for_its_name_and_has_its_partitions_again() {
+    let topic = format!("killed-{}", std::process::id());
+    let folder = scratch(&topic);
+    create(&topic, 6);
+    let daemon = named_of_the_consumer_protocol(&folder, "a", &topic, "one");
+    let mut process = daemon.spawn(&[]);
+    send(&topic, 6, 0..600, &[]);
+    let before = rests(&topic, 1, 6, &mut [&mut process]);
+    assert_eq!((&before["type"], &members(&before)[0]["name"]), (&json!("CONSUMER"), &json!("one")), "{before}");
+    has(&daemon, &table(&topic), 600, &mut [&mut process]);
+    process.kill9();
+
+    // The brokers give its name to nobody until they miss who had it, 45 s later.
+    process = daemon.spawn(&[]);
+    send(&topic, 6, 600..1_200, &[]);
+    has(&daemon, &table(&topic), 1_200, &mut [&mut process]);
+    let after = rests(&topic, 1, 6, &mut [&mut process]);
+    let (was, is) = (&members(&before)[0], &members(&after)[0]);
+    assert_ne!(is["id"], was["id"], "another membership: {after}");
+    assert_eq!((&is["name"], &is["partitions"]), (&was["name"], &was["partitions"]), "{after}");
+    ends_well(process);
+    holds(&folder, &remote::place(&topic.replace('-', "_")), &[0..1_200]);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A real Kafka broker: members of a group that are killed, transactions, TLS and passwords, logs that change under a pipeline.
+//! A real Kafka broker: members of a group that are killed, transactions, TLS and passwords, Avro, large records, and what a
+//! record says beside its value.
 
 use std::fs;
 use std::path::Path;
@@ -7,15 +8,16 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value, json};
 
 use crate::components::{rows, scratch, value};
 use crate::daemon::{Daemon, Moments};
-use crate::groups::{described, is_shared_out};
+use crate::groups::{described, is_shared_out, queue};
 use crate::input::{FLIGHTS, created};
 use crate::process::Process;
-use crate::readers::{all_engines_find, input};
+use crate::readers::{Columns, Engine, all_engines_find, engines_find, input};
 use crate::remote::lake;
 
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
@@ -45,7 +47,13 @@ pub(crate) fn admin() -> AdminClient<DefaultClientContext> {
 }
 
 pub(crate) fn create(topic: &str, partitions: i32) {
+    create_with(topic, partitions, &[]);
+}
+
+/// A topic with these properties.
+fn create_with(topic: &str, partitions: i32, properties: &[(&str, &str)]) {
     let wanted = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    let wanted = properties.iter().fold(wanted, |wanted, (name, property)| wanted.set(name, property));
     // A topic that is just being deleted is in the way for a moment.
     for _ in 0..100 {
         let done = answer(admin().create_topics([&wanted], &AdminOptions::new())).expect("asked");
@@ -436,4 +444,127 @@ fn avro_records_become_columns_and_what_is_none_is_put_aside() {
     fs::write(&sent, ledger.join("\n")).expect("write the ledger");
     let place = json!({ "metadata": daemon.metadata("lake.k.rows").display().to_string() });
     all_engines_find(&input(&[&sent], READINGS), &place, READINGS);
+}
+
+/// Fails unless engines find exactly these rows in the table of a process of one.
+fn holds(folder: &Path, daemon: &Daemon, lines: &[String], columns: Columns<'_>) {
+    let sent = folder.join("sent.ndjson");
+    fs::write(&sent, lines.join("\n")).expect("write the ledger");
+    let place = json!({ "metadata": daemon.metadata("lake.k.rows").display().to_string() });
+    engines_find(&[Engine::PyIceberg, Engine::DuckDb], &input(&[&sent], columns), &place, columns);
+}
+
+/// A row with a text of about so many bytes, no two parts of which are alike.
+fn texted(n: u32, bytes: usize) -> String {
+    let text: String = (0..bytes / 10).map(|part| format!("{n:03}{part:07}")).collect();
+    json!({ "n": n, "text": text }).to_string()
+}
+
+#[test]
+fn a_record_that_is_larger_than_an_answer_of_the_brokers_or_than_all_that_is_fetched_ahead_is_there_whole() {
+    let topic = format!("large-{}", std::process::id());
+    let folder = scratch(&topic);
+    create_with(&topic, 2, &[("max.message.bytes", "16777216")]);
+    let sizes = [10, 3 << 20, 6 << 20, 10, 10, 2 << 20, 10, 10];
+    let lines: Vec<String> = (0..).zip(sizes).map(|(n, bytes)| texted(n, bytes)).collect();
+    let mut config = client();
+    // Limits are about bytes as they travel.
+    config.set("message.max.bytes", "16777216").set("compression.type", "none");
+    let producer: BaseProducer = config.create().expect("a producer");
+    for (number, line) in (0..).zip(&lines) {
+        queue(&producer, &topic, number % 2, line);
+    }
+    producer.flush(WAIT).expect("the broker has them");
+    let daemon = single(&folder, &topic, "");
+    // An answer is a fourth of that.
+    let mut process = daemon.spawn(&["source.rows.fetch_bytes=4MiB"]);
+    has(&daemon, "lake.k.rows", lines.len() as u64, &mut [&mut process]);
+    holds(&folder, &daemon, &lines, &[("n", "long"), ("text", "string")]);
+}
+
+/// A record's key and headers, and what its columns say of them.
+struct Beside {
+    key: Option<&'static [u8]>,
+    headers: &'static [(&'static str, Option<&'static [u8]>)],
+    /// The key in hexadecimal digits and as text, and the headers.
+    columns: [Option<&'static str>; 3],
+}
+
+/// Sent to two partitions in turn.
+const BESIDE: [Beside; 4] = [
+    Beside {
+        key: Some(b"plain"),
+        headers: &[("trace", Some("é".as_bytes())), ("none", None), ("trace", Some(b"\xff\x00")), ("empty", Some(b""))],
+        columns: [
+            Some("706c61696e"),
+            Some("plain"),
+            Some(concat!(
+                r#"[{"key":"trace","value":"é"},{"key":"none","value":null},"#,
+                r#"{"key":"trace","base64":"/wA="},{"key":"empty","value":""}]"#
+            )),
+        ],
+    },
+    Beside { key: None, headers: &[], columns: [None, None, None] },
+    // No key is another thing than one without bytes.
+    Beside {
+        key: Some(b""),
+        headers: &[("none", None)],
+        columns: [Some(""), Some(""), Some(r#"[{"key":"none","value":null}]"#)],
+    },
+    Beside { key: Some(b"k\xff"), headers: &[], columns: [Some("6bff"), Some(r"k\xff"), None] },
+];
+
+const TOLD: &[(&str, &str)] = &[
+    ("n", "long"),
+    ("topic", "string"),
+    ("log", "string"),
+    ("number", "long"),
+    ("written", "timestamptz"),
+    ("key", "binary"),
+    ("key_text", "string"),
+    ("headers", "string"),
+];
+
+#[test]
+fn other_engines_read_where_each_record_was_its_time_its_key_and_its_headers() {
+    let topic = format!("beside-{}", std::process::id());
+    let folder = scratch(&topic);
+    create(&topic, 2);
+    // Recent enough that retention leaves them.
+    let began_ms = frazil::env::Env::system().now_ms() - 5 * 3_600_000;
+    let (sender, mut lines) = (Sender::new(&topic, 2, None), Vec::new());
+    for (n, beside) in (0..).zip(BESIDE) {
+        let (row, partition, time_ms) = (format!(r#"{{"n":{n}}}"#), n % 2, began_ms + 1_001 * i64::from(n));
+        let mut record = BaseRecord::<[u8], str>::to(&topic).partition(partition).payload(&row).timestamp(time_ms);
+        if let Some(key) = beside.key {
+            record = record.key(key);
+        }
+        if !beside.headers.is_empty() {
+            let with =
+                |all: OwnedHeaders, (key, value): &(&str, Option<&[u8]>)| all.insert(Header { key, value: *value });
+            record = record.headers(beside.headers.iter().fold(OwnedHeaders::new(), with));
+        }
+        sender.producer.send(record).map_err(|(error, _)| error).expect("queued");
+        let [key, key_text, headers] = beside.columns;
+        let told = json!({
+            "n": n, "topic": topic, "log": format!("{topic}/{partition}"), "number": n / 2, "written": time_ms * 1_000,
+            "key": key, "key_text": key_text, "headers": headers,
+        });
+        lines.push(told.to_string());
+    }
+    sender.flush();
+    let columns = r#"
+        [pipeline.rows.metadata]
+        topic = "origin"
+        log = "partition"
+        number = "number"
+        written = "timestamp"
+        key = "key"
+        key_text = "key_text"
+        headers = "headers"
+        "#;
+    let daemon = single(&folder, &topic, columns);
+    let mut process = daemon.spawn(&[]);
+    has(&daemon, "lake.k.rows", lines.len() as u64, &mut [&mut process]);
+    holds(&folder, &daemon, &lines, TOLD);
 }

@@ -212,7 +212,9 @@ pub(crate) const FIELDS: &[Field] = &[
         "source.*.member",
         Text,
         Unset,
-        "Name of this member in the group (`group.instance.id`): unique and stable, so that a quick restart moves no partition",
+        "Name of this member in the group (`group.instance.id`): unique and stable, so that a quick restart moves no partition. With \
+         `group_protocol = \"consumer\"` a member that was killed waits until the brokers miss it (their \
+         `group.consumer.session.timeout.ms`, 45 s)",
     ),
     typed(
         TYPE,
